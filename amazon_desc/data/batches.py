@@ -1,0 +1,97 @@
+"""Turns packed rows, or prompts, into the tensors that the model takes.
+
+In come records of the corpus, out go RowBatch (to learn from, or to measure the loss on) and
+PromptBatch (to write descriptions for). B rows or prompts, T tokens. No model, no device.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amazon_desc.data.packing import Row
+
+LossOn = Literal["completion", "all"]
+
+# Prompts of similar length share a width: a text depends less on its neighbours' lengths.
+PROMPT_WIDTH_STEP = 32
+
+
+class RowBatch(NamedTuple):
+    """Packed rows. Positions restart at each example: that alone keeps examples apart."""
+
+    input_ids: Tensor
+    """(B, T) int64"""
+    position_ids: Tensor
+    """(B, T) int64, 0 at the first token of each example and of the padding behind the last"""
+    is_target: Tensor
+    """(B, T) bool: this token is to be predicted from those before it"""
+    num_tokens: int
+    """tokens that are no padding"""
+
+
+class PromptBatch(NamedTuple):
+    """Prompts padded on the left, with what they came from."""
+
+    titles: list[str]
+    references: list[str]
+    """the true descriptions; empty texts where there are none"""
+    input_ids: Tensor
+    """(B, T) int64"""
+    attention_mask: Tensor
+    """(B, T) int64: 1 where there is a token, 0 where there is padding"""
+
+
+def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: LossOn) -> RowBatch:
+    """Builds the tensors of packed rows.
+
+    One row of 10 tokens with examples of 5 (prompt 3) and 3 tokens (prompt 1), completion only:
+
+        input_ids    = [1, 7, 8, 4, 2, 1, 5, 2, 0, 0]
+        position_ids = [0, 1, 2, 3, 4, 0, 1, 2, 0, 1]
+        is_target    = [0, 0, 0, 1, 1, 0, 1, 1, 0, 0]
+
+    With `loss_on` "all" every token but each example's first is a target.
+    """
+    input_ids = np.full((len(rows), row_tokens), pad_id, dtype=np.int64)
+    position_ids = np.empty((len(rows), row_tokens), dtype=np.int64)
+    is_target = np.zeros((len(rows), row_tokens), dtype=bool)
+    for index, row in enumerate(rows):
+        lengths = np.asarray(row["lengths"])
+        prompts = (
+            np.asarray(row["prompt_lengths"]) if loss_on == "completion" else np.ones_like(lengths)
+        )
+        used = int(lengths.sum())
+        input_ids[index, :used] = row["input_ids"]
+        starts = np.cumsum(lengths) - lengths
+        position_ids[index, :used] = np.arange(used) - np.repeat(starts, lengths)
+        position_ids[index, used:] = np.arange(row_tokens - used)
+        is_target[index, :used] = position_ids[index, :used] >= np.repeat(prompts, lengths)
+    return RowBatch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(position_ids),
+        torch.from_numpy(is_target),
+        sum(sum(row["lengths"]) for row in rows),
+    )
+
+
+def collate_prompts(
+    titles: list[str], references: list[str], prompts: list[list[int]], pad_id: int
+) -> PromptBatch:
+    """Pads prompts on the left, to a multiple of a fixed step.
+
+    With a step of 4 and pad_id 0:
+
+        input_ids      = [[0, 0, 1, 7], [1, 5, 6, 8]]
+        attention_mask = [[0, 0, 1, 1], [1, 1, 1, 1]]
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    width = -(-longest // PROMPT_WIDTH_STEP) * PROMPT_WIDTH_STEP
+    input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
+    attention_mask = torch.zeros_like(input_ids)
+    for index, prompt in enumerate(prompts):
+        input_ids[index, width - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[index, width - len(prompt) :] = 1
+    return PromptBatch(titles, references, input_ids, attention_mask)

@@ -1,0 +1,272 @@
+"""Titles and descriptions as the trainer wants them: one loader for each stage.
+
+In come the data options, out go batches: packed rows to train on; packed rows and prompts of the
+same fixed examples to score; prompts of a file of titles to predict. The only file of the data
+stage that knows Lightning. It also keeps the position in the data that a checkpoint stores.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from amazon_desc.data.batches import LossOn, PromptBatch, RowBatch, collate_prompts, collate_rows
+from amazon_desc.data.cleaning import clean_text
+from amazon_desc.data.corpus import Corpus, CorpusSettings, open_or_prepare
+from amazon_desc.data.order import RowOrder
+from amazon_desc.data.packing import Row, packed_rows
+from amazon_desc.data.prompts import PromptSettings
+from amazon_desc.data.records import Fault, read_titles
+from amazon_desc.data.selection import Selection, Sources, count_fault
+from amazon_desc.data.tokens import Encoder, load_tokenizer
+from amazon_desc.errors import DataError, UserError
+from amazon_desc.hub import find_backbone
+from amazon_desc.options import Fraction, NonNegativeInt, PositiveInt
+from amazon_desc.resources import SAMPLE_PRODUCTS
+
+# Loaders of validation and test, in this order.
+ROWS, PROMPTS = 0, 1
+
+# Written for at each validation during training, so that progress can be read as text.
+NUM_TEXT_SAMPLES = 3
+
+
+class DescriptionData(L.LightningDataModule):
+    """Reads products or titles and serves batches.
+
+    Args:
+        train_file: files of products, one or several (.json, .jsonl, .json.gz, .csv, .tsv,
+            .parquet, or the data set's own .zip), or `sample`: invented ones that ship here
+        title_column: the column or key that holds the title, in every format
+        description_column: the column or key that holds the description, in every format
+        titles: a file of titles to predict for (.txt with one a line, or any format of train_file)
+        num_products: use only this many products, a part that stays the same; null: all
+        max_bad_records: stop when more records than this cannot be read
+        validation_fraction: share of all titles that validation holds out, chosen by their hash
+        test_fraction: share of all titles that test holds out, chosen by their hash
+        num_scored: held-out products that validate and test score; always the same ones
+        prompt: how a title is put to the model
+        max_seq_length: tokens of one example: prompt, description and end token
+        row_tokens: tokens of one packed row
+        batch_size: rows of one micro-batch
+        generation_batch_size: titles that are written for at a time
+        loss_on: what is learnt: description and end (`completion`), or the prompt too (`all`)
+        num_workers: processes that load batches; 0: the main process does
+        corpora: folder that keeps prepared data; null: `corpora` beside the run folder
+        backbone: the base whose tokenizer is used; follows model.backbone
+        revision: the hub commit of the base; follows model.revision
+        num_epochs: passes over the data; follows trainer.max_epochs
+        seed: decides the order of the rows; follows seed_everything
+    """
+
+    def __init__(
+        self,
+        train_file: str | list[str] = "sample",
+        title_column: str = "title",
+        description_column: str = "content",
+        titles: str | None = None,
+        num_products: PositiveInt | None = None,
+        max_bad_records: NonNegativeInt = 100,
+        validation_fraction: Fraction = 0.01,
+        test_fraction: Fraction = 0.01,
+        num_scored: PositiveInt = 500,
+        prompt: PromptSettings = PromptSettings(),  # noqa: B008 (frozen)
+        max_seq_length: PositiveInt = 256,
+        row_tokens: PositiveInt = 2048,
+        batch_size: PositiveInt = 1,
+        generation_batch_size: PositiveInt = 32,
+        loss_on: LossOn = "completion",
+        num_workers: NonNegativeInt = 0,
+        corpora: str | None = None,
+        backbone: str = "tiny",
+        revision: str | None = None,
+        num_epochs: PositiveInt = 1,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        super().__init__()
+        self.train_files = [train_file] if isinstance(train_file, str) else list(train_file)
+        self.titles = titles
+        self.num_scored = num_scored
+        self.batch_size = batch_size
+        self.generation_batch_size = generation_batch_size
+        self.loss_on: LossOn = loss_on
+        self.num_workers = num_workers
+        self.corpora = corpora
+        self.num_epochs = num_epochs
+        self.seed = seed
+        self.backbone = backbone
+        self.revision = revision
+        self.max_seq_length = max_seq_length
+        self.row_tokens = row_tokens
+        self.settings = CorpusSettings(
+            sources=Sources(
+                train_files=tuple(str(source_path(file)) for file in self.train_files),
+                title_column=title_column,
+                description_column=description_column,
+                num_products=num_products,
+                max_bad_records=max_bad_records,
+            ),
+            validation_fraction=validation_fraction,
+            test_fraction=test_fraction,
+            max_seq_length=max_seq_length,
+            row_tokens=row_tokens,
+            prompt=prompt,
+        )
+        self.corpus: Corpus | None = None
+        self.num_trained_rows = 0
+        self.check_options()
+
+    def check_options(self) -> None:
+        """Refuses options that contradict each other."""
+        if self.max_seq_length > self.row_tokens:
+            raise UserError(
+                f"--data.max_seq_length {self.max_seq_length}: an example must fit into a packed "
+                f"row, and --data.row_tokens is {self.row_tokens}. Change one of them."
+            )
+        if self.settings.validation_fraction + self.settings.test_fraction >= 1:
+            raise UserError(
+                f"--data.validation_fraction {self.settings.validation_fraction} and "
+                f"--data.test_fraction {self.settings.test_fraction} leave nothing to train on; "
+                f"wanted a sum below 1."
+            )
+
+    # What is read
+
+    @functools.cached_property
+    def encoder(self) -> Encoder:
+        base = find_backbone(self.backbone, self.revision)
+        return Encoder(load_tokenizer(base.folder), self.settings.prompt, self.max_seq_length)
+
+    def prepare_data(self) -> None:
+        self.setup(str(self.stage))
+
+    def setup(self, stage: str) -> None:
+        if stage == "predict":
+            self.product_titles = self.read_titles()
+        elif self.corpus is None:
+            base = find_backbone(self.backbone, self.revision)
+            corpora = Path(self.corpora or Path(self.run_folder).parent / "corpora")
+            self.corpus = open_or_prepare(self.settings, base.folder, corpora)
+
+    @property
+    def stage(self) -> str | None:
+        return self.trainer.state.fn if self.trainer else None
+
+    @property
+    def run_folder(self) -> str:
+        assert self.trainer is not None, "the run folder is the trainer's"
+        return self.trainer.default_root_dir
+
+    def read_titles(self) -> list[str]:
+        """Reads the file of titles; says which of its records hold none."""
+        if self.titles is None:
+            raise UserError(
+                "predict needs a file of titles: --data.titles FILE (.txt with one title a line, "
+                ".csv, .tsv, .jsonl, .json, .json.gz or .parquet)."
+            )
+        sources, selection = self.settings.sources, Selection()
+        titles = []
+        for record in read_titles(source_path(self.titles), sources.title_column):
+            if isinstance(record, Fault):
+                count_fault(record, selection, sources.max_bad_records)
+            else:
+                titles.append(record)
+        for fault in selection.faults:
+            print(f"No title at {fault}")
+        if not titles:
+            raise DataError(
+                f"--data.titles {self.titles}: no usable title in it "
+                f"({selection.bad.total()} records without one). Write one title a line."
+            )
+        return titles
+
+    # What is served
+
+    def train_dataloader(self) -> DataLoader[RowBatch]:
+        table = self.opened.table("train")
+        return DataLoader(
+            table,  # pyright: ignore[reportArgumentType] (a datasets.Dataset is a map-style one)
+            batch_sampler=RowOrder(
+                len(table), self.batch_size, self.num_epochs, self.seed, self.num_trained_rows
+            ),
+            collate_fn=self.collate_rows,
+            num_workers=self.num_workers,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        num_prompts = NUM_TEXT_SAMPLES if self.stage == "fit" else self.num_scored
+        return self.scoring_loaders("validation", num_prompts)
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        return self.scoring_loaders("test", self.num_scored)
+
+    def predict_dataloader(self) -> DataLoader[PromptBatch]:
+        pairs = [(title, "") for title in self.product_titles]
+        return self.prompt_loader(pairs)
+
+    def scoring_loaders(
+        self, split: Literal["validation", "test"], num_prompts: int
+    ) -> list[DataLoader[Any]]:
+        """Returns the loader of packed rows and that of prompts, over the same fixed examples."""
+        table = self.opened.table(split)
+        scored = table.select(range(min(self.num_scored, len(table)))).to_list()
+        ids = [example["input_ids"] for example in scored]
+        prompt_lengths = [example["num_prompt_tokens"] for example in scored]
+        rows = list(packed_rows(ids, prompt_lengths, self.row_tokens))
+        pairs = [(example["title"], example["description"]) for example in scored[:num_prompts]]
+        return [self.row_loader(rows), self.prompt_loader(pairs)]
+
+    def row_loader(self, rows: list[Row]) -> DataLoader[RowBatch]:
+        return DataLoader(
+            rows,  # pyright: ignore[reportArgumentType]
+            batch_size=self.batch_size,
+            collate_fn=self.collate_rows,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def prompt_loader(self, pairs: list[tuple[str, str]]) -> DataLoader[PromptBatch]:
+        return DataLoader(
+            pairs,  # pyright: ignore[reportArgumentType]
+            batch_size=self.generation_batch_size,
+            collate_fn=self.collate_prompts,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    @property
+    def opened(self) -> Corpus:
+        assert self.corpus is not None, "setup() opens the corpus"
+        return self.corpus
+
+    def collate_rows(self, rows: list[Row]) -> RowBatch:
+        return collate_rows(rows, self.row_tokens, self.encoder.pad_id, self.loss_on)
+
+    def collate_prompts(self, pairs: list[tuple[str, str]]) -> PromptBatch:
+        titles = [title for title, _ in pairs]
+        prompts = self.encoder.prompts([clean_text(title) for title in titles])
+        references = [reference for _, reference in pairs]
+        return collate_prompts(titles, references, prompts, self.encoder.pad_id)
+
+    # What a checkpoint keeps
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_trained_rows": self.num_trained_rows, "corpus": self.opened.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.corpus is not None and state_dict["corpus"] != self.corpus.fingerprint:
+            raise UserError(
+                f"the checkpoint was trained on the prepared data {state_dict['corpus']}, this run "
+                f"has {self.corpus.fingerprint}: the data files or --data options have changed. "
+                f"Set them back, or start anew in another --trainer.default_root_dir."
+            )
+        self.num_trained_rows = state_dict["num_trained_rows"]
+
+
+def source_path(file: str) -> Path:
+    """Returns the file that `sample` or a path names."""
+    return SAMPLE_PRODUCTS if file == "sample" else Path(file).expanduser()

@@ -1,0 +1,64 @@
+"""Places whole examples into rows of a fixed number of tokens, none cut, none lost.
+
+In come examples as token ids, out go rows that hold them one behind the other. Best fit
+decreasing: the longest examples first, each into the fullest row that still has room for it.
+Deterministic: equal lengths go in by their number. Padding and tensors come later.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TypedDict
+
+
+def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """Returns rows of example numbers whose lengths add up to at most `row_tokens`.
+
+        lengths    = [3, 6, 4, 2], row_tokens = 8
+        rows       = [[1, 3], [2, 0]]
+        row fill   = [6 + 2, 4 + 3]
+
+    Raises:
+        ValueError: an example is longer than a row.
+
+    Source: best-fit decreasing bin packing; Ding et al. 2024, "Fewer Truncations Improve Language
+    Modeling" (arXiv 2404.10830).
+    """
+    if lengths and max(lengths) > row_tokens:
+        raise ValueError(f"an example of {max(lengths)} tokens does not fit a row of {row_tokens}")
+    rows: list[list[int]] = []
+    with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]  # room -> rows that have it
+    rooms = 0  # bit r is set when a row has room for exactly r more tokens
+    for example in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        length = lengths[example]
+        large_enough = rooms >> length
+        if large_enough:
+            room = length + (large_enough & -large_enough).bit_length() - 1
+            row = with_room[room].pop()
+            if not with_room[room]:
+                rooms &= ~(1 << room)
+            rows[row].append(example)
+        else:
+            room, row = row_tokens, len(rows)
+            rows.append([example])
+        with_room[room - length].append(row)
+        rooms |= 1 << (room - length)
+    return rows
+
+
+class Row(TypedDict):
+    """A packed row: its examples' ids one behind the other, and where each begins and ends."""
+
+    input_ids: list[int]
+    lengths: list[int]
+    prompt_lengths: list[int]
+
+
+def packed_rows(
+    input_ids: Sequence[Sequence[int]], prompt_lengths: Sequence[int], row_tokens: int
+) -> Iterator[Row]:
+    """Yields the rows of the examples with these ids and prompt lengths."""
+    for row in pack([len(ids) for ids in input_ids], row_tokens):
+        yield {
+            "input_ids": [token for example in row for token in input_ids[example]],
+            "lengths": [len(input_ids[example]) for example in row],
+            "prompt_lengths": [prompt_lengths[example] for example in row],
+        }

@@ -1,0 +1,162 @@
+"""A file of products or titles -> one Product (or title) per record, in order, or a Fault.
+
+What is wrong with one record is a Fault with its place, and the caller decides whether to go on.
+What is wrong with the whole file raises DataError: missing, empty, damaged, or other columns than
+the ones asked for. How files are opened is in sources.py, how records stand in them in formats.py;
+no text is changed here.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from amazon_desc.data.formats import Row, read_rows
+from amazon_desc.data.sources import (
+    LINE_TOO_LONG,
+    NOT_UTF8,
+    SUPPORTED,
+    Fault,
+    check_file,
+    open_source,
+    split_lines,
+)
+from amazon_desc.errors import DataError
+
+__all__ = ["Fault", "Product", "read_products", "read_titles"]
+
+# Records looked at before a column counts as missing from the whole file.
+_LOOK_AHEAD = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A title and the description that was written for it; either may be empty."""
+
+    title: str
+    description: str
+
+
+def read_products(
+    path: Path, title_column: str = "title", description_column: str = "content"
+) -> Iterator[Product | Fault]:
+    """Yields one Product or Fault for every record of a file, in the file's order.
+
+    Reads .json (an object a line, or one array), .jsonl, .csv and .tsv, all also as .gz; .parquet;
+    and the data set's .zip in place. An empty or null text is "", which cleaning refuses by name.
+
+        {"title": "Mog's Kittens", "content": "A cat."}  -> Product("Mog's Kittens", "A cat.")
+        {"title": "Mog's Kittens", "content": null}      -> Product("Mog's Kittens", "")
+        {"title": "Mog's Kittens", "content": ["A cat"]} -> Fault(.., "description is not text")
+        {"title": "Mog's Kit                             -> Fault(.., "not valid JSON")
+
+    Raises:
+        DataError: at once for a file that is missing, empty or of an unknown format; at the first
+            record for missing columns; where the reader meets it for damage.
+    """
+    path = Path(path)
+    check_file(path, SUPPORTED)
+    options = {"title": title_column, "description": description_column}
+    return (_product(row, options) for row in _checked_rows(path, options))
+
+
+def read_titles(path: Path, title_column: str = "title") -> Iterator[str | Fault]:
+    """Yields one title or Fault for every record of a file, in the file's order.
+
+    Reads what read_products reads, and .txt with a title on every line. An empty title is a
+    Fault, since one line of output is owed to every title.
+
+        "Mog's Kittens\\n\\n" -> "Mog's Kittens", Fault("titles.txt, line 2", "title is empty")
+
+    Raises:
+        DataError: as read_products.
+    """
+    path = Path(path)
+    check_file(path, (".txt", *SUPPORTED))
+    if path.suffix.lower() == ".txt":
+        return _text_titles(path)
+    return (_title(row, title_column) for row in _checked_rows(path, {"title": title_column}))
+
+
+def _text_titles(path: Path) -> Iterator[str | Fault]:
+    has_title = False
+    with open_source(path) as source:
+        for number, line in split_lines(source):
+            place = f"{source.name}, line {number}"
+            title = Fault(place, LINE_TOO_LONG) if line is None else _decoded(place, line)
+            has_title = has_title or title != Fault(place, "title is empty")
+            yield title
+    if not has_title:
+        raise DataError(f"{path} is empty: wanted a title on every line, found only white space.")
+
+
+def _decoded(place: str, line: bytes) -> str | Fault:
+    try:
+        title = line.decode()
+    except UnicodeDecodeError:
+        return Fault(place, NOT_UTF8)
+    return title if title.strip() else Fault(place, "title is empty")
+
+
+def _product(row: Row | Fault, options: dict[str, str]) -> Product | Fault:
+    if isinstance(row, Fault):
+        return row
+    title = _text(row, options["title"], "title")
+    if isinstance(title, Fault):
+        return title
+    description = _text(row, options["description"], "description")
+    if isinstance(description, Fault):
+        return description
+    return Product(title, description)
+
+
+def _title(row: Row | Fault, column: str) -> str | Fault:
+    title = row if isinstance(row, Fault) else _text(row, column, "title")
+    if isinstance(title, Fault) or title.strip():
+        return title
+    return Fault(row.place, "title is empty")
+
+
+def _text(row: Row, column: str, word: str) -> str | Fault:
+    """Reasons use our words, not the file's column names: they are counted across files."""
+    if column not in row.values:
+        return Fault(row.place, f"{word} is missing")
+    value = row.values[column]
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else Fault(row.place, f"{word} is not text")
+
+
+def _checked_rows(path: Path, options: dict[str, str]) -> Iterator[Row | Fault]:
+    """Every record of the file, once the first ones have shown that it has the columns."""
+    rows = read_rows(path, list(options.values()))
+    first = list(islice(rows, _LOOK_AHEAD))
+    if not first:
+        raise DataError(f"{path} is empty: it holds no record. Copy or download it again.")
+    seen = [row.values for row in first if isinstance(row, Row)]
+    if seen:
+        _check_columns(path, seen, options)
+    return chain(first, rows)
+
+
+def _check_columns(path: Path, seen: Sequence[dict], options: dict[str, str]) -> None:
+    columns = list(dict.fromkeys(chain.from_iterable(seen)))
+    missing = {word: name for word, name in options.items() if name not in columns}
+    if not missing:
+        return
+    wanted = " and ".join(f"a column {name!r} with the {word}" for word, name in missing.items())
+    found = ", ".join(str(column)[:40] for column in columns[:20]) or "none"
+    if {"instruction", "output"} <= set(columns):
+        remedy = _alpaca_remedy(seen, options)
+    else:
+        names = " and ".join(f"--data.{word}_column" for word in missing)
+        remedy = f"Name yours with {names}."
+    raise DataError(f"{path}: wanted {wanted}; the columns seen are {found}. {remedy}")
+
+
+def _alpaca_remedy(seen: Iterable[dict], options: dict[str, str]) -> str:
+    """Alpaca rows keep the title in `input`, or in `instruction` where no row has an input."""
+    title = "input" if any(row.get("input") for row in seen) else "instruction"
+    columns = {"title": title, "description": "output"}
+    advice = " ".join(f"--data.{word}_column {columns[word]}" for word in options)
+    return f"These look like Alpaca rows (instruction, input, output): use {advice}."

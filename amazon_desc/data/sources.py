@@ -1,0 +1,126 @@
+"""A path -> decompressed bytes, and the lines in them.
+
+Knows compression, archives and line ends. Everything streams and a line's length is capped, so
+memory stays bounded. A file that is missing, empty or damaged raises DataError. What stands in a
+line is not known here: formats.py reads it.
+"""
+
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from amazon_desc.errors import DataError
+
+LINE_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 18
+BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+LINE_TOO_LONG = "line too long"
+NOT_UTF8 = "not valid UTF-8"
+
+PACKABLE = (".json", ".jsonl", ".csv", ".tsv")
+SUPPORTED = (*PACKABLE, *(f"{suffix}.gz" for suffix in PACKABLE), ".parquet", ".zip")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A record that cannot be used: where it is, and a short reason that can be counted."""
+
+    place: str  # "trn.json.gz, line 812"
+    reason: str  # "not valid JSON"
+
+
+class Source(NamedTuple):
+    """Decompressed bytes, with the name that places are told by and the format's suffix."""
+
+    name: str
+    suffix: str
+    stream: io.BufferedReader
+
+
+def check_file(path: Path, supported: Sequence[str]) -> None:
+    """Raises DataError unless `path` is a file with something in it and a supported suffix."""
+    wanted = f"Wanted one of {', '.join(supported)}."
+    if path.is_dir():
+        raise DataError(f"{path.absolute()} is a folder, not a file. {wanted}")
+    if not path.exists():
+        raise DataError(
+            f"{path.absolute()} does not exist. Check the path; a relative one starts at "
+            f"{Path.cwd()}."
+        )
+    if not path.name.lower().endswith(tuple(supported)):
+        raise DataError(f"{path}: the suffix {path.suffix!r} is not supported. {wanted}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes). Copy or download it again.")
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """Opens a file and undoes .gz and .zip; damage found later, while reading, names the file."""
+    try:
+        with path.open("rb") as file:
+            if path.suffix.lower() != ".zip":
+                yield _unpacked(path.name, file)
+                return
+            with zipfile.ZipFile(file) as archive:
+                member = _choose_member(path, archive)
+                with archive.open(member) as packed:
+                    yield _unpacked(f"{path.name} ({PurePosixPath(member).name})", packed, member)
+    except (EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path} is damaged, cut short or cannot be read: {error}. Copy or download it again."
+        ) from error
+
+
+def _unpacked(name: str, file, member: str | None = None) -> Source:
+    lowered = (member or name).lower()
+    if lowered.endswith(".gz"):
+        file = gzip.GzipFile(fileobj=file, mode="rb")
+    suffix = PurePosixPath(lowered.removesuffix(".gz")).suffix
+    return Source(name, suffix, io.BufferedReader(file, BUFFER_BYTES))
+
+
+def _choose_member(path: Path, archive: zipfile.ZipFile) -> str:
+    """The data set's trn.json.gz if there is exactly one, else the only member in a known format.
+
+    LF-Amazon-1.3M/{lbl,trn,tst}.json.gz -> LF-Amazon-1.3M/trn.json.gz
+    """
+    names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+    usable = [name for name in names if name.lower().endswith(SUPPORTED[: 2 * len(PACKABLE)])]
+    training = [name for name in usable if name.endswith("trn.json.gz")]
+    for choice in (training, usable):
+        if len(choice) == 1:
+            return choice[0]
+    raise DataError(
+        f"{path}: wanted one member that ends in trn.json.gz, or a single one that ends in "
+        f"{', '.join(PACKABLE)} (or these with .gz); found {', '.join(names[:20]) or 'none'}. "
+        "Unpack it and name the file you mean."
+    )
+
+
+def split_lines(source: Source) -> Iterator[tuple[int, bytes | None]]:
+    """Yields (number from 1, line without its end), or None for a line over LINE_BYTES.
+
+    Only a line feed ends a line: a carriage return or U+2028 inside a title does not.
+    """
+    start = source.stream.peek(BUFFER_BYTES)
+    if start.startswith(_UTF16_BOMS):
+        raise DataError(f"{source.name} is UTF-16 text; save it as UTF-8.")
+    if start.startswith(BOM):
+        source.stream.read(len(BOM))
+    number = 0
+    while line := source.stream.readline(LINE_BYTES + 1):
+        number += 1
+        if len(line) > LINE_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = source.stream.readline(LINE_BYTES)
+            yield number, None
+        else:
+            yield number, line.removesuffix(b"\n").removesuffix(b"\r")

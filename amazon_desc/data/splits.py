@@ -1,0 +1,35 @@
+"""Decides, by a stable hash of its title, on which side of the split a product is.
+
+In comes a title, out goes "train", "validation" or "test". The answer depends on the title alone,
+not on the file's order, the other products or the machine; titles that differ only in case or
+spacing get the same answer.
+"""
+
+from hashlib import blake2b
+from typing import Literal
+
+from amazon_desc.data.cleaning import normalize_title
+
+Split = Literal["train", "validation", "test"]
+
+HASH_RANGE = 1 << 64
+
+
+def title_hash(title: str, purpose: str) -> int:
+    """Returns a number from 0 to 2**64 - 1; different purposes give independent numbers."""
+    digest = blake2b(normalize_title(title).encode(), digest_size=8, person=purpose.encode())
+    return int.from_bytes(digest.digest(), "big")
+
+
+def split_of(title: str, validation_fraction: float, test_fraction: float) -> Split:
+    """Returns the side of the split that `title` is on.
+
+    Raising one fraction moves titles out of train only; the test side is cut off first, so it never
+    depends on `validation_fraction`.
+    """
+    place = title_hash(title, "split") / HASH_RANGE
+    if place < test_fraction:
+        return "test"
+    if place >= 1 - validation_fraction:
+        return "validation"
+    return "train"

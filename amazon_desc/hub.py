@@ -1,0 +1,91 @@
+"""Turns a backbone's name into a folder on this machine: `tiny`, a folder, or a hub id.
+
+Everything after this works on folders only, so there is one place that can meet the network. A hub
+token is read by huggingface_hub from the environment; it is never an option here, because options
+are written to `config.yaml`. Nothing is loaded into memory here.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from amazon_desc.errors import UserError
+from amazon_desc.resources import TINY_BASE
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+# Never pickles: weights come from safetensors only.
+WANTED_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A base model's files, and the name by which anyone else can find the same ones.
+
+    `name` is a hub id or an absolute path; `revision` is a commit of the hub, or None for a folder.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None = None
+
+
+def find_backbone(name: str, revision: str | None = None) -> Backbone:
+    """Returns the folder that holds the base `name`, downloading it from the hub if need be.
+
+    Raises:
+        UserError: it is neither a folder with a config.json nor a hub id that can be had.
+    """
+    path = TINY_BASE if name == "tiny" else Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return Backbone(path.resolve(), str(path.resolve()))
+    if path.exists() or not HUB_ID.fullmatch(name) or name.startswith("."):
+        raise UserError(
+            f"--model.backbone {name}: wanted `tiny`, a folder with config.json and safetensors, "
+            f"or a hub id such as TinyLlama/TinyLlama_v1.1; found "
+            f"{'a file' if path.exists() else 'no such folder'}."
+        )
+    return download(name, revision)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that lacks what a base needs, naming what is missing."""
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        missing.append("tokenizer.json or tokenizer.model")
+    if missing:
+        found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+        raise UserError(
+            f"--model.backbone {folder}: the folder is incomplete: missing {'; '.join(missing)}; "
+            f"found {found}. Copy the base's files there, or name its hub id."
+        )
+
+
+def download(name: str, revision: str | None) -> Backbone:
+    """Fetches the files of a hub id, or takes them from the local cache when the hub is away."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            name, revision=revision, allow_patterns=WANTED_FILES, etag_timeout=5
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        place = f"{name}@{revision}" if revision else name
+        raise UserError(
+            f"--model.backbone {place}: it is not in the local cache and could not be had from the "
+            f"hub ({first_line(error)}). Check the name and the network (a gated model also needs "
+            f"HF_TOKEN in the environment), fetch it once with `hf download {name}`, or name a "
+            f"folder that holds it."
+        ) from None
+    check_folder(Path(folder))
+    return Backbone(Path(folder), name, Path(folder).name)
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's text, short enough for one sentence."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -1,0 +1,69 @@
+"""What trained LoRA matrices belong to: base, quantisation and prompt.
+
+In come two records of it, out comes nothing, or an error that shows both values side by side. The
+record is stored in every checkpoint and in every adapter folder.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amazon_desc.errors import UserError
+from amazon_desc.files import write_text
+
+RECORD_FILE = "amazon_desc.json"
+
+OPTIONS = {
+    "base_sha256": "--model.backbone",
+    "quantization": "--model.quantization",
+    "template": "--data.prompt.template",
+    "is_chat": "--data.prompt.chat",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """`base_sha256` decides whether two bases are the same; name and revision say how to get it."""
+
+    backbone: str
+    revision: str | None
+    base_sha256: str
+    quantization: str
+    template: str
+    is_chat: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_identity(found: dict[str, Any] | None, wanted: Identity, owner: str) -> None:
+    """Refuses weights that were trained on another base, quantisation or prompt.
+
+    Raises:
+        UserError: `owner`, the option, what it holds and what this run has.
+    """
+    if not isinstance(found, dict) or not set(OPTIONS) <= set(found):
+        raise UserError(f"{owner} was not written by amazon_desc: it does not say what it is for.")
+    mine = wanted.as_dict()
+    for key, option in OPTIONS.items():
+        if found[key] != mine[key]:
+            theirs, ours = found[key], mine[key]
+            if key == "base_sha256":
+                theirs, ours = (f"{r['backbone']} (sha256 {r[key][:12]})" for r in (found, mine))
+            raise UserError(
+                f"{owner} was trained with {option} {theirs!r}, this run has {ours!r}. "
+                f"Set {option} to what it was trained with."
+            )
+
+
+def write_record(folder: Path, identity: Identity) -> None:
+    write_text(folder / RECORD_FILE, json.dumps(identity.as_dict(), indent=1) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Returns the record of an adapter folder, or None where PEFT or TRL wrote it."""
+    file = folder / RECORD_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

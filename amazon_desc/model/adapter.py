@@ -1,0 +1,149 @@
+"""LoRA on a frozen base: attached anew, loaded from a folder, saved as plain PEFT.
+
+In come a base and settings, or a folder that PEFT (or TRL) wrote; out goes a PEFT model whose LoRA
+matrices alone are trainable, in float32. PEFT owns the weights; nothing here trains them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from amazon_desc.errors import UserError
+from amazon_desc.options import Fraction, PositiveInt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """The low-rank matrices that are trained."""
+
+    r: PositiveInt = 16
+    """rank: columns of each pair of matrices"""
+
+    alpha: PositiveInt = 32
+    """scale: the product of the matrices is multiplied by alpha / r"""
+
+    dropout: Fraction = 0.05
+    """share of a layer's inputs to LoRA that is zeroed in training, from 0 to below 1"""
+
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """names of the linear layers that get LoRA; all-linear: every one but the head"""
+
+
+def attach(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
+    """Adds untrained LoRA matrices (they change nothing yet) to the layers asked for.
+
+    Raises:
+        UserError: a name in `target_modules` matches no linear layer.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets = lora.target_modules
+    if targets != "all-linear":
+        check_targets(model, targets)
+        targets = sorted(set(targets))
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+
+
+def check_targets(model: PreTrainedModel, targets: list[str]) -> None:
+    """Refuses a misspelt name: PEFT ignores it as long as another one matches."""
+    head = model.get_output_embeddings()
+    linear = {
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and layer is not head
+    }
+    unmatched = [t for t in targets if not any(f".{name}".endswith(f".{t}") for name in linear)]
+    if unmatched or not targets:
+        choices = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise UserError(
+            f"--model.lora.target_modules: {', '.join(unmatched) or 'an empty list'} matches no "
+            f"linear layer of the base. Wanted all-linear, or some of: {', '.join(choices)}."
+        )
+
+
+def load(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Attaches the adapter in `folder`, trainable, and checks that every matrix was found.
+
+    Raises:
+        UserError: the folder is no LoRA adapter in safetensors, or belongs to another base.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    check_folder(folder)
+    try:
+        peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the adapter {folder} does not fit the base "
+            f"({str(error).strip().splitlines()[-1].strip()[:200]}). Name the base that it was "
+            f"trained on with --model.backbone."
+        ) from error
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        found = set(file.keys())
+    wanted = set(get_peft_model_state_dict(peft_model))
+    if found != wanted:
+        lacking = sorted(wanted - found) or sorted(found - wanted)
+        raise UserError(
+            f"the adapter {folder} does not fit the base: {len(wanted - found)} matrices missing, "
+            f"{len(found - wanted)} unknown (first: {lacking[0]}). Name the base that it was "
+            f"trained on with --model.backbone."
+        )
+    return peft_model
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Returns the adapter's configuration; refuses what is no LoRA adapter in safetensors."""
+    problem = ""
+    if not folder.is_dir():
+        problem = "no such folder"
+    elif not (folder / "adapter_config.json").is_file():
+        problem = "it has no adapter_config.json"
+    elif not (folder / WEIGHTS_FILE).is_file():
+        problem = f"it has no {WEIGHTS_FILE} (pickled .bin weights are never loaded)"
+    if problem:
+        raise UserError(
+            f"adapter {folder}: {problem}. Wanted a folder that PEFT saved, with "
+            f"adapter_config.json and {WEIGHTS_FILE}."
+        )
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise UserError(
+            f"adapter {folder}: wanted a LoRA adapter, found {config.get('peft_type')}. Train or "
+            f"name a LoRA adapter."
+        )
+    return config
+
+
+def save(model: PeftModel, folder: Path, base_name: str, revision: str | None) -> None:
+    """Writes weights and configuration into the existing `folder`, as PEFT wants them."""
+    config: Any = model.peft_config["default"]
+    config.base_model_name_or_path = base_name
+    config.revision = revision
+    if isinstance(config.target_modules, set):  # a set's order differs from run to run
+        config.target_modules = sorted(config.target_modules)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Returns what training changes: the LoRA matrices by name."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

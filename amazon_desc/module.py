@@ -1,0 +1,278 @@
+"""What Lightning trains: a 4-bit base with LoRA, its loss and its scores.
+
+In come batches of DescriptionData, out go the loss of a step, the scores of base and tuned weights
+(loss, perplexity, ROUGE, BLEU), predictions, and what a checkpoint keeps of the model. Files,
+TensorBoard and the terminal are the callbacks' business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from amazon_desc.data.batches import PromptBatch, RowBatch
+from amazon_desc.data.datamodule import ROWS, DescriptionData
+from amazon_desc.errors import UserError
+from amazon_desc.evaluation.report import Sample
+from amazon_desc.evaluation.scores import TargetLoss, TextScores
+from amazon_desc.generation.describe import Description, describe
+from amazon_desc.hub import find_backbone
+from amazon_desc.identity import Identity, check_identity
+from amazon_desc.model import adapter as adapters
+from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
+from amazon_desc.model.loss import target_loss
+from amazon_desc.model.schedule import warmup_cosine
+from amazon_desc.options import Fraction, PositiveInt
+
+Weights = Literal["base", "tuned"]
+
+
+class Prediction(NamedTuple):
+    """A title as it was read, and what was written for it."""
+
+    title: str
+    description: Description
+
+
+class DescriptionModule(L.LightningModule):
+    """A frozen base with trainable LoRA.
+
+    Args:
+        backbone: the base: a hub id, a folder, or `tiny` (ships with the package)
+        revision: commit, tag or branch of a hub id; null: its main branch
+        quantization: how the base is kept: in 4 bits (`nf4`, double quantisation) or not (`none`)
+        lora: the low-rank matrices that are trained
+        adapter: folder of a trained adapter (ours, PEFT's or TRL's): fit starts from it; validate,
+            test and predict use it instead of the run's own
+        optimizer: class and arguments of the optimizer
+        warmup_fraction: share of all steps over which the learning rate rises to its peak
+        final_lr_fraction: share of the peak learning rate that remains at the last step
+        max_new_tokens: most tokens that are written for a title
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tiny",
+        revision: str | None = None,
+        quantization: Quantization = "nf4",
+        lora: adapters.LoraSettings = adapters.LoraSettings(),  # noqa: B008 (frozen)
+        adapter: str | None = None,
+        optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
+        warmup_fraction: Fraction = 0.03,
+        final_lr_fraction: Fraction = 0.1,
+        max_new_tokens: PositiveInt = 128,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.revision = revision
+        self.quantization: Quantization = quantization
+        self.lora = lora
+        self.adapter = adapter
+        self.optimizer = optimizer
+        self.warmup_fraction = warmup_fraction
+        self.final_lr_fraction = final_lr_fraction
+        self.max_new_tokens = max_new_tokens
+        # A checkpoint holds LoRA only; on_load_checkpoint compares the names itself.
+        self.strict_loading = False
+        self.network: Any = None  # a PeftModel, once configure_model has built it
+        both: tuple[Weights, Weights] = ("base", "tuned")
+        self.losses: Any = nn.ModuleDict({weights: TargetLoss() for weights in both})
+        self.texts: Any = nn.ModuleDict({weights: TextScores() for weights in both})
+        self.samples: list[Sample] = []
+        self.window_loss: Tensor | float = 0.0
+        self.window_targets: Tensor | int = 0
+
+    @property
+    def data(self) -> DescriptionData:
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(data, DescriptionData)
+        return data
+
+    # Building
+
+    def configure_model(self) -> None:
+        """Loads the base and attaches LoRA: the adapter of `self.adapter`, or an untrained one."""
+        if self.network is not None:
+            return
+        base = find_backbone(self.backbone, self.revision)
+        model = load_backbone(base, self.quantization, self.compute_dtype, self.device)
+        if self.adapter is not None:
+            self.network = adapters.load(model, Path(self.adapter))
+        else:
+            self.network = adapters.attach(model, self.lora)
+        self.train()
+
+    def use_adapter(self, folder: Path) -> None:
+        """Has the next command load base and adapter from their files, as a new process would."""
+        self.adapter, self.network = str(folder), None
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        precision = str(self.trainer.precision)
+        if precision.startswith("bf16"):
+            return torch.bfloat16
+        return torch.float16 if precision.startswith("16") else torch.float32
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        num_steps = int(self.trainer.estimated_stepping_batches)
+
+        def share_of_peak(step: int) -> float:
+            return warmup_cosine(step, num_steps, self.warmup_fraction, self.final_lr_fraction)
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    # Training
+
+    def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
+        """Returns the summed loss over a constant; the optimizer step divides by the targets.
+
+        Micro-batches hold different numbers of targets, so the mean of their means would be wrong.
+        The constant only keeps the numbers small enough for float16.
+        """
+        loss_sum, num_targets = target_loss(self.network, batch)
+        self.window_loss = self.window_loss + loss_sum.detach()
+        self.window_targets = self.window_targets + num_targets
+        return loss_sum / self.data.row_tokens
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turns the accumulated gradient into that of the mean over the step's targets."""
+        num_targets = torch.as_tensor(self.window_targets).clamp(min=1)
+        scale = self.trainer.accumulate_grad_batches * self.data.row_tokens / num_targets
+        for parameter in self.trainable_parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+        self.log("train/loss", self.window_loss / num_targets, prog_bar=True)
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        self.window_loss, self.window_targets = 0.0, 0
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips as asked, and logs the norm from before clipping."""
+        gradients = [p.grad for p in self.trainable_parameters() if p.grad is not None]
+        self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.requires_grad]
+
+    # Scoring: the same steps for validation and test
+
+    def on_validation_epoch_start(self) -> None:
+        for metric in (*self.losses.values(), *self.texts.values()):
+            metric.reset()
+        self.samples = []
+
+    def validation_step(
+        self, batch: RowBatch | PromptBatch, batch_idx: int, dataloader_idx: int = ROWS
+    ) -> None:
+        if isinstance(batch, RowBatch):
+            for weights in self.scored_weights():
+                with self.using(weights):
+                    self.losses[weights].update(*target_loss(self.network, batch))
+        else:
+            self.score_texts(batch)
+
+    def score_texts(self, batch: PromptBatch) -> None:
+        texts: dict[str, list[str]] = {"base": [""] * len(batch.titles)}
+        for weights in self.scored_weights():
+            with self.using(weights):
+                texts[weights] = [description.text for description in self.describe(batch)]
+            self.texts[weights].update(texts[weights], batch.references)
+        self.samples += [
+            Sample(*sample)
+            for sample in zip(
+                batch.titles, batch.references, texts["base"], texts["tuned"], strict=True
+            )
+        ]
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.state.fn == "fit":
+            scores = self.losses["tuned"].compute()
+            for name in ("loss", "perplexity"):
+                self.log(f"validation/{name}", scores[name], prog_bar=name == "loss")
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(
+        self, batch: RowBatch | PromptBatch, batch_idx: int, dataloader_idx: int = ROWS
+    ) -> None:
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def scores(self, weights: Weights) -> dict[str, float]:
+        """Returns loss (nats a target token), perplexity, ROUGE (0 to 1) and BLEU (0 to 100)."""
+        return {**self.losses[weights].compute(), **self.texts[weights].compute()}
+
+    def scored_weights(self) -> tuple[Weights, ...]:
+        """While training only the tuned weights are measured: the base does not change."""
+        return ("tuned",) if self.trainer.state.fn == "fit" else ("base", "tuned")
+
+    @contextlib.contextmanager
+    def using(self, weights: Weights) -> Iterator[None]:
+        """Switches LoRA off for the base's turn."""
+        with self.network.disable_adapter() if weights == "base" else contextlib.nullcontext():
+            yield
+
+    # Prediction
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Prediction]:
+        descriptions = self.describe(batch)
+        return [Prediction(*pair) for pair in zip(batch.titles, descriptions, strict=True)]
+
+    def describe(self, batch: PromptBatch) -> list[Description]:
+        encoder = self.data.encoder
+        return describe(self.network, encoder.tokenizer, batch, self.end_ids(), self.max_new_tokens)
+
+    def end_ids(self) -> list[int]:
+        """Returns the tokens that end a description: the one that is trained first."""
+        encoder = self.data.encoder
+        ids = [encoder.end_id, encoder.tokenizer.eos_token_id]
+        return list(dict.fromkeys(int(i) for i in ids))  # pyright: ignore[reportArgumentType]
+
+    # What a checkpoint keeps
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # pyright: ignore
+        """Returns the LoRA matrices: the base is found by its name, and checked by its bytes."""
+        return adapters.trainable_state(self)
+
+    def identity(self, data: DescriptionData) -> Identity:
+        """Returns what must be the same wherever these LoRA matrices are used."""
+        base = find_backbone(self.backbone, self.revision)
+        return Identity(
+            backbone=base.name,
+            revision=base.revision,
+            base_sha256=fingerprint(base.folder),
+            quantization=self.quantization,
+            template=data.settings.prompt.template,
+            is_chat=data.encoder.prompter.is_chat,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["identity"] = self.identity(self.data).as_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_identity(checkpoint.get("identity"), self.identity(self.data), "the checkpoint")
+        found, wanted = checkpoint["state_dict"], self.state_dict()
+        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+        if shapes != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
+            raise UserError(
+                "the checkpoint's LoRA matrices have other names or shapes than this run's: "
+                "--model.lora was changed. Set r and target_modules back to what they were."
+            )

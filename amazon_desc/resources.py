@@ -1,0 +1,20 @@
+"""Where the things are that ship with the package: sample products, tiny base, configs."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+SAMPLE_PRODUCTS = PACKAGE / "assets" / "sample.json.gz"
+TINY_BASE = PACKAGE / "assets" / "tiny"
+
+
+def find_config(name: str) -> Path | None:
+    """Returns the shipped config called `name` (`configs/quickstart.yaml` or `quickstart.yaml`).
+
+    A wheel carries the configs inside the package; an editable install has them beside it.
+    """
+    for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
+        candidate = folder / Path(name).name
+        if candidate.is_file():
+            return candidate
+    return None

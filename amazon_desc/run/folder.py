@@ -1,0 +1,103 @@
+"""The run folder: where each thing of a run is, and whether the run has finished.
+
+    RUN/config.yaml          all options of the run
+    RUN/checkpoints/         to go on from
+    RUN/adapter/             the best weights, plain PEFT
+    RUN/tensorboard/         curves and text samples
+    RUN/metrics.json         scores of base and tuned weights
+    RUN/predictions/         files of descriptions
+    RUN/run.json             versions, and when the run finished
+
+Knows names only; what is in the files is the business of those who write them.
+"""
+
+import json
+import platform
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from amazon_desc.files import write_text
+
+CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
+RECORDED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places in a run folder; nothing is created by asking."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "run.json"
+
+    def newest_checkpoint(self) -> Path | None:
+        """Returns the checkpoint of the highest step: never judged by its time."""
+        steps = {
+            int(match[1]): file
+            for file in self.checkpoints.glob("*.ckpt")
+            if (match := CHECKPOINT_NAME.fullmatch(file.name))
+        }
+        return steps[max(steps)] if steps else None
+
+    def is_finished(self) -> bool:
+        return "finished" in self.read_record()
+
+    def read_record(self) -> dict[str, Any]:
+        if not self.record.is_file():
+            return {}
+        return json.loads(self.record.read_text(encoding="utf-8"))
+
+    def write_start(self) -> None:
+        """Notes when the run was first started, and with which versions it was last."""
+        record = {"started": now(), **self.read_record(), "versions": versions()}
+        write_text(self.record, json.dumps(record, indent=1) + "\n")
+
+    def write_finish(self, num_steps: int) -> None:
+        record = {**self.read_record(), "finished": now(), "num_steps": num_steps}
+        write_text(self.record, json.dumps(record, indent=1) + "\n")
+
+
+def step_of(checkpoint: Path) -> int:
+    """Returns the number of optimizer steps that a checkpoint of ours was written after."""
+    match = CHECKPOINT_NAME.fullmatch(checkpoint.name)
+    assert match is not None, checkpoint
+    return int(match[1])
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    packages = {package: version(package) for package in RECORDED_PACKAGES}
+    return {"python": platform.python_version(), **packages}

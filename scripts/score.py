@@ -1,0 +1,137 @@
+"""Scores a file of predictions against a file of real descriptions; no GPU, no model.
+
+    python scripts/score.py predictions.jsonl references.jsonl
+
+In: predictions as `amazon_desc predict` writes them (title, description), and products in any file
+that `amazon_desc` trains on. Out: ROUGE and BLEU on the screen, through `evaluate`. References are
+cleaned like the training data, since the model learnt that text; predictions stay as they are.
+"""
+
+import argparse
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from amazon_desc.data.cleaning import clean_text, normalize_title
+from amazon_desc.data.records import Fault, Product, read_products
+from amazon_desc.errors import DataError, UserError
+from amazon_desc.evaluation.scores import DESCRIPTION_SCORES
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        predictions = read_predictions(options.predictions)
+        references = read_references(options.references, options.title, options.description)
+        pairs = join(predictions, references)
+        if not pairs:
+            raise DataError(
+                f"{options.predictions}: none of its {len(predictions)} titles has a description "
+                f"in {options.references}. Give the file that the titles were taken from."
+            )
+        print_scores(pairs, num_left_out=len(predictions) - len(pairs))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Spells the columns' options like the command line, because the readers' errors name those."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("predictions", type=Path, help="rows with title and description")
+    parser.add_argument("references", type=Path, help="rows with title and content or description")
+    column = "column of the references that holds the"
+    parser.add_argument(
+        "--data.title_column", dest="title", default="title", metavar="NAME", help=f"{column} title"
+    )
+    parser.add_argument(
+        "--data.description_column",
+        dest="description",
+        metavar="NAME",
+        help=f"{column} description; content, or else description, if not given",
+    )
+    return parser
+
+
+def read_predictions(path: Path) -> list[Product]:
+    """Returns the rows in order; leaving out one that cannot be read would flatter the model."""
+    products = []
+    for record in read_products(path, "title", "description"):
+        if isinstance(record, Fault):
+            raise DataError(f"{record.place}: {record.reason}. Write the predictions anew.")
+        products.append(record)
+    return products
+
+
+def read_references(
+    path: Path, title_column: str = "title", description_column: str | None = None
+) -> Iterator[Product | Fault]:
+    """Yields the rows in order, from `content` or else `description` if no column is named."""
+    if description_column is not None:
+        return read_products(path, title_column, description_column)
+    try:
+        return read_products(path, title_column, "content")
+    except DataError as error:
+        try:
+            return read_products(path, title_column, "description")
+        except DataError:
+            raise error from None
+
+
+def join(
+    predictions: Sequence[Product], references: Iterable[Product | Fault]
+) -> list[tuple[str, str]]:
+    """Returns (prediction, reference) texts, in order, of the predictions that have a reference.
+
+    The n-th prediction for a title gets the n-th description of that title, so files with the same
+    titles in the same order are joined row by row. Case, white space and entities do not tell
+    titles apart. References are read until every prediction has one; a Fault among them is skipped.
+    """
+    keys = [title_key(product.title) for product in predictions]
+    num_wanted = Counter(keys)
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    num_missing = len(keys)
+    for record in references:
+        if isinstance(record, Product) and (key := title_key(record.title)) in num_wanted:
+            description = clean_text(record.description)
+            if description and len(found[key]) < num_wanted[key]:
+                found[key].append(description)
+                num_missing -= 1
+        if not num_missing:
+            break
+    waiting = {key: iter(descriptions) for key, descriptions in found.items()}
+    pairs = []
+    for key, product in zip(keys, predictions, strict=True):
+        reference = next(waiting.get(key, iter(())), None)
+        if reference is not None:
+            pairs.append((product.description, reference))
+    return pairs
+
+
+def title_key(title: str) -> str:
+    return normalize_title(clean_text(title))
+
+
+def print_scores(pairs: Sequence[tuple[str, str]], num_left_out: int) -> None:
+    import evaluate  # late: it takes seconds, and wrong files should be told at once
+
+    try:
+        metric = evaluate.load(str(DESCRIPTION_SCORES), keep_in_memory=True)
+    except OSError as error:
+        raise UserError(
+            f"evaluate needs a cache folder that it may write to: {error}. "
+            "Set HF_HOME to a folder where you may write."
+        ) from error
+    predictions, references = map(list, zip(*pairs, strict=True))
+    print(f"texts     {len(pairs)}")
+    if num_left_out:
+        print(f"left out  {num_left_out} (titles without a description in the references)")
+    scores = metric.compute(predictions=predictions, references=references) or {}
+    for name, value in scores.items():
+        print(f"{name:<8}  {value:.4f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""Promises of scripts/score.py: the right pairs, the numbers of `score_texts`, told errors."""
+
+import gzip
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from amazon_desc.data.records import Fault, Product
+from amazon_desc.evaluation.scores import score_texts
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "score.py"
+
+
+@pytest.fixture(scope="module")
+def score() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("score", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _write(path: Path, rows: list[dict[str, str | None]]) -> Path:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text, "utf-8")
+    return path
+
+
+def _predictions(folder: Path, *rows: tuple[str, str]) -> Path:
+    written = [{"title": title, "description": text} for title, text in rows]
+    return _write(folder / "predictions.jsonl", written)
+
+
+def _numbers(printed: str) -> dict[str, float]:
+    lines = [line.split(maxsplit=2) for line in printed.strip().split("\n")]
+    return {line[0]: float(line[1]) for line in lines if line[0] != "left"}
+
+
+def test_the_command_prints_the_scores(tmp_path: Path) -> None:
+    predictions = _predictions(tmp_path, ("Hat", "a warm winter hat."), ("Tutu", ""))
+    references = _write(
+        tmp_path / "trn.json.gz",
+        [
+            {"title": "Hat", "content": "a warm nice winter hat."},
+            {"title": "Tutu", "content": "a tutu"},
+        ],
+    )
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(predictions), str(references)],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(SCRIPT.parents[1]),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    expected = score_texts(["a warm winter hat.", ""], ["a warm nice winter hat.", "a tutu"])
+    assert 0 < expected["rouge1"] < 1
+    assert 0 < expected["bleu"] < 100
+    found = _numbers(done.stdout)
+    assert list(found) == ["texts", "rouge1", "rougeL", "bleu"]
+    assert found == {
+        "texts": 2.0,
+        **{name: pytest.approx(value, abs=5e-5) for name, value in expected.items()},
+    }
+
+
+def test_same_titles_in_the_same_order_join_row_by_row(score: ModuleType) -> None:
+    predictions = [Product("Hat", "p1"), Product("Tutu", "p2"), Product("Hat", "p3")]
+    references = [Product("Hat", "r1"), Product("Tutu", "r2"), Product("Hat", "r3")]
+    assert score.join(predictions, references) == [("p1", "r1"), ("p2", "r2"), ("p3", "r3")]
+
+
+def test_another_order_joins_by_title(score: ModuleType) -> None:
+    predictions = [Product("Hat", "p1"), Product("Tutu", "p2"), Product("Hat", "p3")]
+    references = [
+        Product("Shoe", "r0"),
+        Product("Tutu", "r1"),
+        Fault("line 3", "not valid JSON"),
+        Product("Hat", "r2"),
+        Product("Hat", "r3"),
+        Product("Hat", "r4"),
+    ]
+    assert score.join(predictions, references) == [("p1", "r2"), ("p2", "r1"), ("p3", "r3")]
+
+
+def test_a_prediction_without_a_reference_is_left_out(score: ModuleType) -> None:
+    predictions = [Product("Hat", "p1"), Product("Tutu", "p2"), Product("Hat", "p3")]
+    references = [Product("Tutu", ""), Product("Hat", " <br> "), Product("Hat", "r1")]
+    assert score.join(predictions, references) == [("p1", "r1")]
+
+
+def test_an_empty_prediction_is_not_left_out(score: ModuleType) -> None:
+    assert score.join([Product("Hat", "")], [Product("Hat", "r1")]) == [("", "r1")]
+
+
+def test_cleaned_titles_find_raw_ones_and_references_are_cleaned(score: ModuleType) -> None:
+    predictions = [Product("Mog & Bunny", "<b>p</b>")]
+    references = [Product(" mog &amp;  Bunny", "<p>Soft &amp; warm</p>")]
+    assert score.join(predictions, references) == [("<b>p</b>", "Soft & warm")]
+
+
+def test_references_are_read_no_further_than_needed(score: ModuleType) -> None:
+    def references() -> Iterator[Product]:
+        yield Product("Hat", "r1")
+        raise AssertionError("read on")
+
+    assert score.join([Product("Hat", "p1")], references()) == [("p1", "r1")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [
+        (("title", "content"), []),
+        (("title", "description"), []),
+        (("name", "text"), ["--data.title_column", "name", "--data.description_column", "text"]),
+    ],
+)
+def test_columns_of_the_references(
+    score: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    columns: tuple[str, str],
+    options: list[str],
+) -> None:
+    seen = []
+    monkeypatch.setattr(score, "print_scores", lambda pairs, num_left_out: seen.extend(pairs))
+    predictions = _predictions(tmp_path, ("Hat", "p1"))
+    references = _write(tmp_path / "r.jsonl", [dict(zip(columns, ("Hat", "r1"), strict=True))])
+    assert score.main([str(predictions), str(references), *options]) == 0
+    assert seen == [("p1", "r1")]
+
+
+def test_left_out_predictions_are_counted(
+    score: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    monkeypatch.setattr(
+        score, "print_scores", lambda pairs, num_left_out: counts.append(num_left_out)
+    )
+    predictions = _predictions(tmp_path, ("Hat", "p1"), ("Tutu", "p2"), ("Shoe", "p3"))
+    references = _write(tmp_path / "r.jsonl", [{"title": "Tutu", "content": "r1"}])
+    assert score.main([str(predictions), str(references)]) == 0
+    assert counts == [2]
+
+
+@pytest.mark.parametrize(
+    ("prediction_lines", "reference_lines", "told"),
+    [
+        (None, '{"title": "Hat", "content": "r"}', "predictions.jsonl does not exist"),
+        ('{"title": "Hat", "description": "p"}', None, "references.jsonl does not exist"),
+        (
+            '{"title": "Hat", "description": "p"}\n{"title": "Tu',
+            '{"title": "Hat", "content": "r"}',
+            "predictions.jsonl, line 2: not valid JSON",
+        ),
+        (
+            '{"title": "Hat", "description": "p"}',
+            '{"title": "Hat", "text": "r"}',
+            "wanted a column 'content'",
+        ),
+        (
+            '{"title": "Hat", "description": "p"}',
+            '{"title": "Tutu", "content": "r"}',
+            "none of its 1 titles has a description",
+        ),
+    ],
+)
+def test_files_that_cannot_be_scored_are_told_without_a_traceback(
+    score: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    prediction_lines: str | None,
+    reference_lines: str | None,
+    told: str,
+) -> None:
+    paths = []
+    for name, lines in (("predictions", prediction_lines), ("references", reference_lines)):
+        paths.append(tmp_path / f"{name}.jsonl")
+        if lines is not None:
+            paths[-1].write_text(lines + "\n", "utf-8")
+    assert score.main([str(path) for path in paths]) == 3
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert told in printed.err
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_way_out(
+    score: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    evaluate = pytest.importorskip("evaluate")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", "/home/reader/.cache")
+
+    monkeypatch.setattr(evaluate, "load", refuse)
+    predictions = _predictions(tmp_path, ("Hat", "p1"))
+    references = _write(tmp_path / "r.jsonl", [{"title": "Hat", "content": "r1"}])
+    assert score.main([str(predictions), str(references)]) == 2
+    assert "Set HF_HOME to a folder where you may write." in capsys.readouterr().err
