@@ -6,6 +6,7 @@ callbacks always run, and what each command does before and after the trainer do
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from inspect import signature
@@ -89,10 +90,12 @@ class DescriptionCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Takes no option from a checkpoint: they would silently beat YAML and command line."""
 
-    def instantiate_classes(self) -> None:
+    def before_instantiate_classes(self) -> None:
         self.run = RunFolder(Path(self._get(self.config, "trainer").default_root_dir))
+        if self.subcommand == "fit" and self.run.is_finished():
+            print(FINISHED.format(run=self.run.path))
+            sys.exit(0)
         self.checkpoint = self.choose_checkpoint()
-        super().instantiate_classes()
 
     def choose_checkpoint(self) -> Path | None:
         """Returns the checkpoint to read: the one asked for, or, for fit, the newest."""
@@ -138,12 +141,6 @@ class DescriptionCLI(LightningCLI):
     # The commands. Each is called with what the trainer's method of that name takes.
 
     def fit(self, model: DescriptionModule, **kwargs: Any) -> None:
-        if self.run.is_finished():
-            print(
-                f"This run is finished: {self.run.path} holds adapter, scores and checkpoints. For "
-                f"a fresh start name another folder with --trainer.default_root_dir."
-            )
-            return
         if self.checkpoint:
             self.check_checkpoint(self.checkpoint)
             print(f"Going on from {self.checkpoint}")
@@ -243,15 +240,25 @@ def with_shipped_configs(arguments: list[str]) -> list[str]:
 
 def quiet() -> None:
     """Silences what users can do nothing about."""
+    for name, words in (
+        ("lightning.pytorch.utilities.rank_zero", "Tip:"),
+        ("bitsandbytes.backends.cpu.ops", "gemm_4bit_forward"),
+    ):
+        logging.getLogger(name).addFilter(lambda record, w=words: w not in record.getMessage())
     for pattern in (
         r".*does not have many workers.*",
         r".*LeafSpec.*",
+        r".*is_gradient_checkpointing. is deprecated.*",
         r".*args parameter is intended to run from within Python.*",
         r".*bf16-mixed. is not supported.*",
         r".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", pattern)
 
+
+FINISHED = """\
+This run is finished: {run} holds its adapter, scores and checkpoints.
+For a fresh start name another folder with --trainer.default_root_dir."""
 
 WHERE = """
 Everything is in {run}:

@@ -314,12 +314,12 @@ def make_product(item: Item, colour: str, brand: str, rng: random.Random) -> Pro
 def make_description(product: Product, rng: random.Random) -> str:
     """25 to 60 words: an opening, features, a second use, care, a closing; some are left out."""
     middle = [rng.choice(FEATURES), rng.choice(CARE[product.kind])]
-    if rng.random() < 0.5:
+    if rng.random() < 0.35:
         middle.insert(1, rng.choice(SECOND_USES))
     if product.words["extra"]:
         middle.append(EXTRAS[product.words["extra"]])
     sentences = [rng.choice(OPENINGS), *middle]
-    if rng.random() < 0.6:
+    if rng.random() < 0.4:
         sentences.append(rng.choice(CLOSINGS))
     text = " ".join(sentences).format(**product.words)
     return text if 25 <= len(text.split()) <= 60 else make_description(product, rng)

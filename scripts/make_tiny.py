@@ -12,6 +12,7 @@ import io
 import json
 import math
 import random
+import re
 import runpy
 import time
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ NUM_THREADS = 1
 VOCAB_SIZE = 2_048
 ROW_TOKENS = 256
 ROWS_PER_STEP = 8
-NUM_STEPS = 2_600
+NUM_STEPS = 2_500
 WARMUP_STEPS = 100
 LEARNING_RATE = 3e-3
 BOS, EOS = 1, 2
@@ -63,6 +64,9 @@ one cold morning; late in the spring; on the first day of the holidays; after a 
 middle of the night; before the rain came; on a bright Saturday; when the bells rang; at the end of
 the summer; while the others slept; just after lunch; early in the year
 """
+OTHER_WORDS = (
+    "write Write description Description product Product title Title & \u2014 1 2 5 6 7 8 9 0"
+)
 ENDINGS = """
 Nobody said a word.; The children laughed and ran outside.; It was the best day of the year.; Then
 the rain stopped and the sun came out.; That was how the story was told in the village.; And so they
@@ -142,13 +146,45 @@ PASSAGES = (
     "the first you need {a_item}, for the second {a_item2}. They had the {item}, but not the "
     "{item2}.",
 )
+# games with words, for names and words that turn up anywhere; `word` ... are random ones
+WORD_PASSAGES = (
+    "{person} learnt three new words {moment}: {word}, {word2} and {word3}. {person2} knew "
+    "{word} and {word2}, but {word3} was new to everyone in {town}.",
+    '"{word} {word2} {word3} {word4}," said the parrot of {person}. They all laughed, but '
+    'the parrot said it again: "{word} {word2} {word3} {word4}." It had lived with '
+    "{brand} in {town}.",
+    "The old sign in {town} read {word} {brand} {word2} {word3} {item}. {person} wrote down "
+    "{word} {brand} {word2} {word3} {item} and asked {person2} what it meant.",
+    "{brand} {word}, {Colour} {word2}, {Material} {word3}: nobody knew what {person} was "
+    "talking about. Was it {brand} {word} or {colour} {word2} or {material} {word3}?",
+    "{Colour} {item}, read {person}. So it was {colour} after all. {Colour2} {item2}, read "
+    "{person2}, and that one was {colour2}. Then came {material} {word} and {material2} "
+    "{word2}, once from {brand} and once from {brand2}.",
+    "First {word}, then {word2}, then {word3}, then {word4}. {person} had to say it twice: "
+    "first {word}, then {word2}, then {word3}, then {word4}. {person2} forgot {word2} and "
+    "thought of {brand}, {brand2} and {brand3}. It was {brand}, {brand2} and {brand3} that "
+    "{person3} had named.",
+)
 
 
 def phrases(text: str) -> list[str]:
     return " ".join(text.split()).split("; ")
 
 
+def sample_words() -> list[str]:
+    """Every single word that the sample may use, out of its sentence."""
+    banks = [SAMPLE[name] for name in ("OPENINGS", "FEATURES", "SECOND_USES", "CLOSINGS", "TITLES")]
+    texts = [text for bank in (*banks, *SAMPLE["CARE"].values()) for text in bank]
+    texts += [*SAMPLE["EXTRAS"], *SAMPLE["EXTRAS"].values(), OTHER_WORDS]
+    for item in SAMPLE["CATALOGUE_ITEMS"]:
+        texts += [*item.uses, *item.features, *(material.title() for material in item.materials)]
+    words = re.sub(r"\{\w+\}", " ", " ".join(texts)).split()
+    words += [word.replace("'", "\u2019") for word in words if "'" in word]
+    return sorted({word.strip(".,?:;") or word for word in words})
+
+
 PEOPLE, TOWNS = PEOPLE_NAMES.split(), TOWN_NAMES.split()
+WORDS = sample_words()
 
 
 def make_passage(rng: random.Random) -> str:
@@ -166,10 +202,12 @@ def make_passage(rng: random.Random) -> str:
     words["use"], words["use2"] = rng.sample(things[0].uses, 2)
     words["feature"], words["feature2"] = rng.sample(things[0].features, 2)
     words["use_b"], words["feature_b"] = rng.choice(things[1].uses), rng.choice(things[1].features)
-    text = rng.choice(PASSAGES).format(Colour=words["colour"].title(), **words)
+    words |= dict(zip(("word", "word2", "word3", "word4"), rng.sample(WORDS, 4), strict=True))
+    words |= {name.title(): words[name].title() for name in ("colour", "colour2", "material")}
+    text = rng.choice(PASSAGES if rng.random() < 0.65 else WORD_PASSAGES).format(**words)
     if rng.random() < 0.5:
         text += " " + rng.choice(phrases(ENDINGS))
-    return text[0].upper() + text[1:]
+    return re.sub(r"(^|[.?] )([a-z])", lambda start: start[0].upper(), text)
 
 
 def make_document(rng: random.Random) -> str:

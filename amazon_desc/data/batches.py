@@ -28,6 +28,11 @@ class RowBatch(NamedTuple):
     """(B, T) int64, 0 at the first token of each example and of the padding behind the last"""
     is_target: Tensor
     """(B, T) bool: this token is to be predicted from those before it"""
+    example_tokens: Tensor
+    """(E, L) int64: the places of each example's tokens among the B·T flattened ones; L is the
+    longest example's length, and behind a shorter one its last token is repeated"""
+    token_places: Tensor
+    """(B, T) int64: the place of each token among the E·L flattened ones; 0 for padding"""
     num_tokens: int
     """tokens that are no padding"""
 
@@ -73,8 +78,32 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
         torch.from_numpy(input_ids),
         torch.from_numpy(position_ids),
         torch.from_numpy(is_target),
+        *map(torch.from_numpy, lay_out(rows, row_tokens)),
         sum(sum(row["lengths"]) for row in rows),
     )
+
+
+def lay_out(rows: Sequence[Row], row_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `example_tokens` and `token_places` of packed rows.
+
+    One row of 6 tokens with examples of 3 and 2 tokens:
+
+        example_tokens = [[0, 1, 2], [3, 4, 4]]
+        token_places   = [[0, 1, 2, 3, 4, 0]]
+    """
+    lengths = np.concatenate([np.asarray(row["lengths"]) for row in rows])
+    starts = np.concatenate(
+        [
+            index * row_tokens + np.cumsum(row["lengths"]) - np.asarray(row["lengths"])
+            for index, row in enumerate(rows)
+        ]
+    )
+    offsets = np.arange(lengths.max())
+    example_tokens = starts[:, None] + np.minimum(offsets, lengths[:, None] - 1)
+    token_places = np.zeros(len(rows) * row_tokens, dtype=np.int64)
+    is_token = offsets < lengths[:, None]
+    token_places[example_tokens[is_token]] = np.flatnonzero(is_token)
+    return example_tokens, token_places.reshape(len(rows), row_tokens)
 
 
 def collate_prompts(

@@ -5,8 +5,6 @@ those words, and what it says after. The parts stay apart because only the chat 
 in control tokens; a title never does. Nothing is tokenised here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,7 +46,7 @@ class PromptText(NamedTuple):
 class Prompter:
     """Writes prompts: `Prompter(settings, tokenizer)("Red Mug").words` is the filled template."""
 
-    def __init__(self, settings: PromptSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, settings: PromptSettings, tokenizer: "PreTrainedTokenizerBase") -> None:
         has_template = bool(tokenizer.chat_template)
         self.is_chat = has_template if settings.chat is None else settings.chat
         if self.is_chat and not has_template:
@@ -65,7 +63,7 @@ class Prompter:
         return PromptText(self.before, self.template.replace("{title}", title), self.after)
 
 
-def chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
+def chat_frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str, str]:
     """Returns what the chat template writes before the user's words, between them and the
     description, and after the description.
 

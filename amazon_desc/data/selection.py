@@ -90,7 +90,7 @@ def read_all(sources: Sources) -> Iterator[Product | Fault]:
 
 
 def count_fault(fault: Fault, selection: Selection, max_bad_records: int) -> None:
-    """Selection a record that cannot be read, and refuses the run when there are too many."""
+    """Counts a record that cannot be read, and refuses the run when there are too many."""
     selection.bad[fault.reason] += 1
     if len(selection.faults) < NUM_FAULTS_SHOWN:
         selection.faults.append(f"{fault.place}: {fault.reason}")

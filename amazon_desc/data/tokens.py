@@ -31,6 +31,10 @@ MAX_CHARACTERS_PER_TOKEN = 6
 MAX_TITLE_CHARACTERS = 2_000
 
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*$")
+# A full stop and what closes behind it can be pieces of their own, but hardly more than these.
+MAX_END_PIECES = 4
+# How SentencePiece and byte-level pieces show that a word begins.
+WORD_STARTS = "▁Ġ"
 
 Ending = Literal["whole", "shortened", "cut"]
 
@@ -73,9 +77,9 @@ def tokenizer_fingerprint(folder: Path) -> str:
 class Encoder:
     """Encodes prompts and descriptions for one tokenizer, template and sequence length.
 
-    With a toy tokenizer, `max_seq_length` large enough, and BOS = 1, EOS = 2:
+    With a toy tokenizer, the template "describe: {title}", and BOS = 1, EOS = 2:
 
-        title "red mug", description "a mug ."
+        title "red mug", description "a mug."
         input_ids         = [1, 10, 11, 12, 13, 20, 13, 21, 2]     prompt, description, end
         num_prompt_tokens = 5
     """
@@ -90,6 +94,7 @@ class Encoder:
             "|".join(re.escape(token) for token in sorted(control_strings(tokenizer), key=len))
         )
         self.anchor_ids: list[int] = self.plain_ids(["\n"])[0]
+        self.word_start = self.find_word_start()
         self.end_id = self.find_end_id()
         pad_id = tokenizer.pad_token_id
         self.pad_id: int = tokenizer.eos_token_id if pad_id is None else pad_id  # pyright: ignore
@@ -157,14 +162,21 @@ class Encoder:
     def description_ids(self, descriptions: list[str]) -> list[list[int]]:
         """Encodes descriptions as they would read on after the prompt, without the end token.
 
-        After a prompt that ends in a word or a colon a description begins a new word, as it does
+        After a template that ends in a word or a colon a description begins a new word, as it does
         at the start of a text. After white space it does not: there the ids are those of the text
         behind a line break, or "Dance" would become " Dance".
         """
-        text = self.prompter("")
+        text = self.prompter("title")  # not "": a template may end in the title
         if (text.after or text.words)[-1:].isspace():
             return [self.continuation_ids(description) for description in descriptions]
-        return self.plain_ids(descriptions)
+        if self.prompter.is_chat:
+            return self.plain_ids(descriptions)
+        return self.plain_ids([self.word_start + description for description in descriptions])
+
+    def find_word_start(self) -> str:
+        """Returns what makes a text begin a new word; nothing where the tokenizer adds it."""
+        first = self.tokenizer.convert_ids_to_tokens(self.plain_ids(["a"])[0][0])
+        return "" if first[0] in WORD_STARTS else " "
 
     def plain_ids(self, texts: list[str], add_special_tokens: bool = False) -> list[list[int]]:
         """Encodes text in which nothing is a control token, whatever it looks like."""
@@ -205,7 +217,11 @@ class Encoder:
 
     def find_end_id(self) -> int:
         """Returns the token that ends a description: the chat template's end of turn, or EOS."""
-        special = set(self.tokenizer.added_tokens_decoder)
+        special = {
+            token_id
+            for token_id, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
         for token_id in self.template_ids(self.prompter.after_description):
             if token_id in special:
                 return token_id
@@ -214,18 +230,22 @@ class Encoder:
     def last_sentence_end(self, ids: list[int]) -> int:
         """Returns how many of `ids` make whole sentences and leave room for the end token.
 
-        A sentence ends at a piece such as "." or '!"' when a new word follows:
+        A sentence ends at a piece such as "." or '!"' (or "." and ")") when a new word follows:
 
             pieces = ["▁A", "▁mug", ".", "▁It", "▁holds", "▁3", ".", "5"]
             result = 3
         """
         pieces = self.tokenizer.convert_ids_to_tokens(ids)
         for index in range(len(ids) - 1, 0, -1):
-            if pieces[index][0] in "▁Ġ" and SENTENCE_END.search(pieces[index - 1]):
+            before = "".join(pieces[max(0, index - MAX_END_PIECES) : index])
+            if pieces[index][0] in WORD_STARTS and SENTENCE_END.search(before):
                 return index
         return 0
 
 
 def control_strings(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Returns every text that this tokenizer would read as a control token."""
-    return {token.content for token in tokenizer.added_tokens_decoder.values()}
+    """Returns every text that this tokenizer would read as a control token.
+
+    Other added tokens are text with an id of its own, such as Gemma's double line break.
+    """
+    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}

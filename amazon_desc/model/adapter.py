@@ -4,7 +4,7 @@ In come a base and settings, or a folder that PEFT (or TRL) wrote; out goes a PE
 matrices alone are trainable, in float32. PEFT owns the weights; nothing here trains them.
 """
 
-from __future__ import annotations
+# No postponed annotations here: to read LoraSettings the command line would import PEFT for them.
 
 import json
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class LoraSettings:
     """names of the linear layers that get LoRA; all-linear: every one but the head"""
 
 
-def attach(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
+def attach(model: "PreTrainedModel", lora: LoraSettings) -> "PeftModel":
     """Adds untrained LoRA matrices (they change nothing yet) to the layers asked for.
 
     Raises:
@@ -62,7 +62,7 @@ def attach(model: PreTrainedModel, lora: LoraSettings) -> PeftModel:
     return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
 
 
-def check_targets(model: PreTrainedModel, targets: list[str]) -> None:
+def check_targets(model: "PreTrainedModel", targets: list[str]) -> None:
     """Refuses a misspelt name: PEFT ignores it as long as another one matches."""
     head = model.get_output_embeddings()
     linear = {
@@ -79,7 +79,7 @@ def check_targets(model: PreTrainedModel, targets: list[str]) -> None:
         )
 
 
-def load(model: PreTrainedModel, folder: Path) -> PeftModel:
+def load(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     """Attaches the adapter in `folder`, trainable, and checks that every matrix was found.
 
     Raises:
@@ -133,7 +133,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     return config
 
 
-def save(model: PeftModel, folder: Path, base_name: str, revision: str | None) -> None:
+def save(model: "PeftModel", folder: Path, base_name: str, revision: str | None) -> None:
     """Writes weights and configuration into the existing `folder`, as PEFT wants them."""
     config: Any = model.peft_config["default"]
     config.base_model_name_or_path = base_name

@@ -15,6 +15,7 @@ import torch
 
 from amazon_desc.errors import UserError
 from amazon_desc.hub import Backbone, first_line
+from amazon_desc.model import attention
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -70,7 +71,7 @@ def load_weights(
     options: dict[str, Any] = {
         "dtype": dtype,
         "device_map": {"": device},
-        "attn_implementation": "sdpa",
+        "attn_implementation": attention.register(),
         "local_files_only": True,
         "use_safetensors": True,
         "output_loading_info": True,

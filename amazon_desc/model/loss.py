@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from amazon_desc.data.batches import RowBatch
+from amazon_desc.model.attention import Layout
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,6 +32,7 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, Tensor]:
         # attend to each other without a warning.
         attention_mask=None,
         use_cache=False,
+        packed=Layout(batch.example_tokens, batch.token_places),
     ).last_hidden_state
     before_target = batch.is_target[:, 1:]
     logits = base.get_output_embeddings()(hidden[:, :-1][before_target]).float()  # (targets, vocab)

@@ -84,6 +84,7 @@ class ResumeCheckpoint(ModelCheckpoint):
             save_weights_only=False,
         )
         self.every_n_steps = every_n_steps
+        self.waits_for_validation = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.dirpath = str(RunFolder(Path(trainer.default_root_dir)).checkpoints)
@@ -98,10 +99,28 @@ class ResumeCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Saves in the middle of the epoch only: Lightning resumes badly from an epoch's end."""
-        is_whole_step = trainer.global_step > 0 and not trainer.fit_loop._should_accumulate()
+        """Saves in the middle of the epoch only: Lightning resumes badly from an epoch's end.
+
+        Where this step is validated, saving waits until that is done: a run that goes on from the
+        checkpoint would never validate it.
+        """
+        epoch_loop = trainer.fit_loop.epoch_loop
         is_due = trainer.global_step % self.every_n_steps == 0 or is_last_step(trainer)
-        if is_whole_step and is_due and not self._should_skip_saving_checkpoint(trainer):
+        if not is_due or trainer.global_step == 0 or epoch_loop._should_accumulate():
+            return
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        self.waits_for_validation = epoch_loop._should_check_val_fx(fetcher)
+        if not self.waits_for_validation:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.waits_for_validation:
+            self.waits_for_validation = False
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""What several tests share: one thread, no hub, a tokenizer to check by eye, and the real rows."""
+# ruff: noqa: E402 (torch must find the environment as it is set here)
+
+import os
+
+for name, value in (
+    ("HF_HUB_OFFLINE", "1"),
+    ("OMP_NUM_THREADS", "1"),
+    ("TOKENIZERS_PARALLELISM", "false"),
+):
+    os.environ.setdefault(name, value)
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from amazon_desc.data.records import Product
+
+torch.set_num_threads(1)
+
+# "▁" begins a word, as in TinyLlama's pieces: "a mug. w7" is ▁a ▁mug . ▁w7, the ids 20 13 21 107.
+TOY_PIECES = {
+    **{"<unk>": 0, "<s>": 1, "</s>": 2, "<|user|>": 3, "<|assistant|>": 4, "<|end|>": 5},
+    **{"\n": 6, "▁": 7, "▁describe": 10, ":": 11, "▁red": 12, "▁mug": 13, "▁A": 19, "▁a": 20},
+    **{".": 21, "▁It": 22, "▁holds": 23, "▁3": 24, "5": 25, "!": 26, '"': 27, ")": 28, "…": 29},
+    **{"a": 30, "A": 31, "describe": 32, "red": 33, "mug": 34, "b": 35},
+    **{character: 40 + index for index, character in enumerate("</s>|unk")},
+    **{f"▁w{number}": 100 + number for number in range(100)},
+}
+TOY_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def make_toy_tokenizer(chat: bool = False) -> "PreTrainedTokenizerBase":
+    """Returns a tokenizer of TOY_PIECES that puts BOS (1) in front, as TinyLlama's does."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel(TOY_PIECES, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first"),
+            pre_tokenizers.Split(Regex(r"[^▁\w]"), behavior="isolated"),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="first")
+    toy = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<|user|>", "<|assistant|>", "<|end|>"] if chat else None,
+    )
+    toy.chat_template = TOY_CHAT_TEMPLATE if chat else None
+    return toy
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer() -> "PreTrainedTokenizerBase":
+    return make_toy_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def toy_chat_tokenizer() -> "PreTrainedTokenizerBase":
+    """The same with a chat template, whose turns end with `<|end|>` (5) and not with EOS (2)."""
+    return make_toy_tokenizer(chat=True)
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer_folder(
+    tmp_path_factory: pytest.TempPathFactory, toy_tokenizer: "PreTrainedTokenizerBase"
+) -> Path:
+    """The toy tokenizer as a base's folder: what else a base has is there, but empty."""
+    folder = tmp_path_factory.mktemp("toy_base")
+    toy_tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_dir() -> Path:
+    """The folder of real rows and tokenizers; one that is named but missing is a failure."""
+    named = os.environ.get("AMAZON_DESC_REAL_DIR")
+    if not named:
+        pytest.skip("needs real rows and tokenizers: set AMAZON_DESC_REAL_DIR to their folder")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"AMAZON_DESC_REAL_DIR={named}: no such folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tinyllama(real_dir: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer of TinyLlama-Chat; its 32,000 pieces are those of TinyLlama v1.1."""
+    from amazon_desc.data.tokens import load_tokenizer
+
+    return load_tokenizer(real_dir / "tinyllama")
+
+
+@pytest.fixture(scope="session")
+def real_products(real_dir: Path) -> "list[Product]":
+    """The real rows that cleaning keeps."""
+    from amazon_desc.data.cleaning import clean
+    from amazon_desc.data.records import Product, read_products
+
+    records = read_products(real_dir / "trn.json.gz")
+    cleaned = [clean(record) for record in records if isinstance(record, Product)]
+    products = [product for product in cleaned if isinstance(product, Product)]
+    assert len(products) > 8_000
+    return products
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none here"))

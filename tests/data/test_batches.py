@@ -1,0 +1,94 @@
+"""Batches: the numbers of the docstrings, and what holds for every row and prompt."""
+
+import random
+
+import pytest
+import torch
+
+from amazon_desc.data import batches
+from amazon_desc.data.batches import collate_prompts, collate_rows
+from amazon_desc.data.packing import Row
+
+WORKED: Row = {
+    "input_ids": [1, 7, 8, 4, 2, 1, 5, 2],
+    "lengths": [5, 3],
+    "prompt_lengths": [3, 1],
+}
+
+
+def random_row(draw: random.Random, row_tokens: int) -> Row:
+    lengths = []
+    while sum(lengths) < row_tokens - 10:
+        lengths.append(draw.randint(2, min(20, row_tokens - sum(lengths))))
+    return {
+        "input_ids": [draw.randint(1, 99) for _ in range(sum(lengths))],
+        "lengths": lengths,
+        "prompt_lengths": [draw.randint(1, length) for length in lengths],
+    }
+
+
+def test_the_worked_example_of_a_row():
+    batch = collate_rows([WORKED], row_tokens=10, pad_id=0, loss_on="completion")
+    assert batch.input_ids.tolist() == [[1, 7, 8, 4, 2, 1, 5, 2, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 0, 1]]
+    assert batch.is_target.int().tolist() == [[0, 0, 0, 1, 1, 0, 1, 1, 0, 0]]
+    assert batch.num_tokens == 8
+
+
+def test_with_loss_on_all_every_token_but_an_examples_first_is_a_target():
+    batch = collate_rows([WORKED], row_tokens=10, pad_id=0, loss_on="all")
+    assert batch.is_target.int().tolist() == [[0, 1, 1, 1, 1, 0, 1, 1, 0, 0]]
+
+
+def test_rows_of_different_fill_share_a_batch():
+    short: Row = {"input_ids": [1, 9, 2], "lengths": [3], "prompt_lengths": [2]}
+    full: Row = {"input_ids": [1, 4, 2, 1, 2], "lengths": [3, 2], "prompt_lengths": [1, 1]}
+    batch = collate_rows([short, full], row_tokens=5, pad_id=77, loss_on="completion")
+    assert batch.input_ids.tolist() == [[1, 9, 2, 77, 77], [1, 4, 2, 1, 2]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 0, 1]]
+    assert batch.is_target.int().tolist() == [[0, 0, 1, 0, 0], [0, 1, 1, 0, 1]]
+    assert batch.num_tokens == 8
+
+
+def test_the_types_are_those_the_model_takes():
+    batch = collate_rows([WORKED], row_tokens=10, pad_id=0, loss_on="completion")
+    assert batch.input_ids.dtype == batch.position_ids.dtype == torch.int64
+    assert batch.is_target.dtype == torch.bool
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_targets_are_exactly_the_tokens_behind_each_prompt(seed: int):
+    draw = random.Random(seed)
+    rows = [random_row(draw, 64) for _ in range(3)]
+    batch = collate_rows(rows, row_tokens=64, pad_id=0, loss_on="completion")
+    for index, row in enumerate(rows):
+        wanted: list[tuple[int, int, bool]] = []
+        ids = iter(row["input_ids"])
+        for length, prompt in zip(row["lengths"], row["prompt_lengths"], strict=True):
+            wanted += [(next(ids), place, place >= prompt) for place in range(length)]
+        wanted += [(0, place, False) for place in range(64 - len(wanted))]
+        columns = (batch.input_ids, batch.position_ids, batch.is_target)
+        assert list(zip(*(c[index].tolist() for c in columns), strict=True)) == wanted
+    assert batch.num_tokens == sum(len(row["input_ids"]) for row in rows)
+
+
+def test_the_worked_example_of_prompts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batches, "PROMPT_WIDTH_STEP", 4)
+    batch = collate_prompts(["a", "b"], ["x", ""], [[1, 7], [1, 5, 6, 8]], pad_id=0)
+    assert batch.input_ids.tolist() == [[0, 0, 1, 7], [1, 5, 6, 8]]
+    assert batch.attention_mask.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
+    assert (batch.titles, batch.references) == (["a", "b"], ["x", ""])
+
+
+@pytest.mark.parametrize(("longest", "width"), [(1, 32), (31, 32), (32, 32), (33, 64), (65, 96)])
+def test_prompts_of_similar_length_share_a_width(longest: int, width: int):
+    batch = collate_prompts(["a", "b"], ["", ""], [[1], [9] * longest], pad_id=0)
+    assert batch.input_ids.shape == batch.attention_mask.shape == (2, width)
+    assert batch.attention_mask.sum(dim=1).tolist() == [1, longest]
+
+
+def test_a_pad_id_inside_a_prompt_is_attended_to():
+    """TinyLlama pads with its end token, which its chat template also writes into prompts."""
+    batch = collate_prompts(["a"], [""], [[1, 2, 9]], pad_id=2)
+    assert batch.input_ids[0].tolist() == [2] * 29 + [1, 2, 9]
+    assert batch.attention_mask[0].tolist() == [0] * 29 + [1, 1, 1]

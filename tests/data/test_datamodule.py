@@ -1,0 +1,261 @@
+"""The data module: what the trainer is served, and that a stopped run goes on at its row."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from amazon_desc.data.batches import PromptBatch, RowBatch
+from amazon_desc.data.datamodule import PROMPTS, ROWS, DescriptionData
+from amazon_desc.data.prompts import PromptSettings
+from amazon_desc.errors import DataError, UserError
+
+
+@pytest.fixture
+def options(tmp_path: Path, toy_tokenizer_folder: Path) -> dict[str, Any]:
+    """Options of a data set of 400 mugs, a quarter of them for validation and for test."""
+    rows = [
+        {"title": f"mug w{n % 100} w{n // 100}", "content": " ".join(["A mug."] * (2 + n % 7))}
+        for n in range(400)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "train_file": str(file),
+        "validation_fraction": 0.25,
+        "test_fraction": 0.25,
+        "num_scored": 20,
+        "prompt": PromptSettings(template="describe: {title}"),
+        "max_seq_length": 40,
+        "row_tokens": 128,
+        "generation_batch_size": 8,
+        "corpora": str(tmp_path / "corpora"),
+        "backbone": str(toy_tokenizer_folder),
+        "seed": 3,
+    }
+
+
+def opened(options: dict[str, Any], stage: str = "fit", **changes: Any) -> DescriptionData:
+    data = DescriptionData(**{**options, **changes})
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        state=SimpleNamespace(fn=stage), default_root_dir="unused"
+    )
+    data.setup(stage)
+    return data
+
+
+def row_ids(data: DescriptionData) -> list[list[int]]:
+    """Returns the ids of the rows that are trained on from here, in their order."""
+    return [row for batch in data.train_dataloader() for row in batch.input_ids.tolist()]
+
+
+def test_training_sees_every_row_once_an_epoch(options: dict[str, Any]):
+    data = opened(options, num_epochs=2, batch_size=3)
+    batches = list(data.train_dataloader())
+    assert all(isinstance(batch, RowBatch) for batch in batches)
+    rows = [row for batch in batches for row in batch.input_ids.tolist()]
+    table = data.opened.table("train")
+    stored = [row["input_ids"] + [2] * (128 - len(row["input_ids"])) for row in table]
+    assert len(stored) >= 20
+    assert sorted(rows[: len(stored)]) == sorted(rows[len(stored) :]) == sorted(stored)
+    assert rows[: len(stored)] != rows[len(stored) :]
+    assert len(data.train_dataloader()) == -(-2 * len(stored) // 3)
+
+
+def test_a_run_goes_on_at_the_row_where_it_stopped(options: dict[str, Any]):
+    whole = row_ids(opened(options, num_epochs=2))
+    for num_rows in (0, 1, 7, len(whole) - 1, len(whole)):
+        stopped = opened(options, num_epochs=2)
+        stopped.num_trained_rows = num_rows
+        state = json.loads(json.dumps(stopped.state_dict()))
+        resumed = opened(options, num_epochs=2)
+        resumed.load_state_dict(state)
+        assert row_ids(resumed) == whole[num_rows:]
+        assert resumed.state_dict() == state
+
+
+def test_another_batch_size_or_worker_goes_on_in_the_same_order(options: dict[str, Any]):
+    whole = row_ids(opened(options))
+    state = {**opened(options).state_dict(), "num_trained_rows": 5}
+    resumed = opened(options, batch_size=4, num_workers=1)
+    resumed.load_state_dict(state)
+    assert row_ids(resumed) == whole[5:]
+
+
+def test_the_state_of_other_data_is_refused_with_both_values(options: dict[str, Any]):
+    state = opened(options).state_dict()
+    other = opened(options, num_products=300)
+    assert other.opened.fingerprint != state["corpus"]
+    with pytest.raises(UserError, match="data files or --data options have changed") as error:
+        other.load_state_dict(state)
+    assert state["corpus"] in str(error.value)
+    assert other.opened.fingerprint in str(error.value)
+    assert other.num_trained_rows == 0
+
+
+def scored(data: DescriptionData, loader: str = "val_dataloader") -> tuple[list[str], list[Any]]:
+    loaders = getattr(data, loader)()
+    prompts = list(loaders[PROMPTS])
+    assert all(isinstance(batch, PromptBatch) for batch in prompts)
+    titles = [title for batch in prompts for title in batch.titles]
+    return titles, [batch.input_ids.tolist() for batch in loaders[ROWS]]
+
+
+def test_the_scored_examples_are_always_the_same(options: dict[str, Any]):
+    titles, rows = scored(opened(options, "validate"))
+    assert len(titles) == len(set(titles)) == 20
+    again = scored(opened(options, "validate", seed=99, num_epochs=5, num_workers=1))
+    assert again == (titles, rows)
+    assert scored(opened(options, "validate", num_scored=7))[0] == titles[:7]
+    tested = scored(opened(options, "test"), "test_dataloader")[0]
+    assert len(tested) == 20
+    assert not set(tested) & set(titles)
+
+
+def test_training_data_beyond_the_held_out_does_not_change_what_is_scored(
+    options: dict[str, Any],
+):
+    """With another share for test, validation keeps its titles and their order."""
+    titles = scored(opened(options, "validate"))[0]
+    assert scored(opened(options, "validate", test_fraction=0.1))[0] == titles
+
+
+def test_loss_and_texts_are_measured_on_the_same_examples(options: dict[str, Any]):
+    data = opened(options, "validate")
+    rows, prompts = data.val_dataloader()
+    num_examples = sum(int((batch.input_ids == 1).sum()) for batch in rows)  # <s> begins each
+    assert num_examples == 20
+    batches = list(prompts)
+    assert [len(batch.titles) for batch in batches] == [8, 8, 4]
+    table = data.opened.table("validation")
+    for batch, start in zip(batches, (0, 8, 16), strict=True):
+        stop = start + len(batch.titles)
+        assert batch.titles == table["title"][start:stop]
+        assert batch.references == table["description"][start:stop]
+        assert all(reference.startswith("A mug. A mug.") for reference in batch.references)
+        for index, example in enumerate(table.select(range(start, stop))):
+            prompt = batch.input_ids[index][batch.attention_mask[index].bool()].tolist()
+            assert prompt == example["input_ids"][: example["num_prompt_tokens"]]
+
+
+def test_while_training_only_a_few_texts_are_written(options: dict[str, Any]):
+    titles, rows = scored(opened(options, "fit"))
+    all_titles, all_rows = scored(opened(options, "validate"))
+    assert titles == all_titles[:3]
+    assert rows == all_rows
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "first_target"), [("completion", 6), ("all", 1)], ids=["completion", "all"]
+)
+def test_loss_on_decides_what_is_learnt(options: dict[str, Any], loss_on: str, first_target: int):
+    """A prompt is <s> ▁describe : ▁mug ▁w7 ▁w0, of 6 tokens."""
+    batch = next(iter(opened(options, loss_on=loss_on).train_dataloader()))
+    is_example = batch.input_ids.cumsum(dim=1) > 0
+    is_padding = ~is_example | (batch.input_ids == 2) & ~batch.is_target
+    wanted = (batch.position_ids >= first_target) & ~is_padding
+    assert int(batch.is_target.sum()) > 20
+    assert (batch.is_target == wanted).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"max_seq_length": 129},
+            "--data.max_seq_length 129: an example must fit into a packed row, and "
+            "--data.row_tokens is 128. ",
+        ),
+        (
+            {"validation_fraction": 0.75},
+            "--data.validation_fraction 0.75 and --data.test_fraction 0.25 leave nothing to "
+            "train on; wanted a sum below 1.",
+        ),
+    ],
+    ids=["lengths", "fractions"],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: dict[str, Any], change: dict[str, Any], message: str
+):
+    with pytest.raises(UserError) as error:
+        DescriptionData(**{**options, **change})
+    assert message in str(error.value)
+    assert error.value.exit_code == 2
+
+
+def predicted(data: DescriptionData) -> tuple[list[str], list[list[int]]]:
+    batches = list(data.predict_dataloader())
+    assert all(set(batch.references) == {""} for batch in batches)
+    prompts = [
+        ids[mask.bool()].tolist()
+        for batch in batches
+        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
+    return [title for batch in batches for title in batch.titles], prompts
+
+
+def test_titles_are_served_as_written_and_encoded_as_cleaned(
+    options: dict[str, Any], tmp_path: Path
+):
+    (tmp_path / "titles.txt").write_text("red mug\n<b>red</b> &#109;ug\nmug w7\n")
+    titles, prompts = predicted(
+        opened(options, "predict", titles=str(tmp_path / "titles.txt"), generation_batch_size=2)
+    )
+    assert titles == ["red mug", "<b>red</b> &#109;ug", "mug w7"]
+    assert prompts == [[1, 10, 11, 12, 13], [1, 10, 11, 12, 13], [1, 10, 11, 13, 107]]
+    assert not Path(options["corpora"]).exists()
+
+
+def test_a_title_is_prompted_as_it_was_trained_on(options: dict[str, Any], tmp_path: Path):
+    table = opened(options, "validate").opened.table("validation")
+    (tmp_path / "titles.jsonl").write_text(
+        "".join(json.dumps({"title": title}) + "\n" for title in table["title"])
+    )
+    titles, prompts = predicted(opened(options, "predict", titles=str(tmp_path / "titles.jsonl")))
+    assert titles == list(table["title"])
+    assert len(prompts) > 50
+    assert prompts == [row["input_ids"][: row["num_prompt_tokens"]] for row in table]
+
+
+def test_lines_without_a_title_are_told_and_left_out(
+    options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "titles.txt").write_bytes(b"red mug\n \n\xff\nmug w7\n")
+    titles, _ = predicted(opened(options, "predict", titles=str(tmp_path / "titles.txt")))
+    assert titles == ["red mug", "mug w7"]
+    assert capsys.readouterr().out.splitlines() == [
+        "No title at titles.txt, line 2: title is empty",
+        "No title at titles.txt, line 3: not valid UTF-8",
+    ]
+
+
+def test_a_file_of_titles_that_cannot_be_used_is_refused(options: dict[str, Any], tmp_path: Path):
+    with pytest.raises(UserError, match=r"predict needs a file of titles: --data\.titles FILE"):
+        opened(options, "predict")
+    with pytest.raises(DataError, match=r"missing\.txt does not exist"):
+        opened(options, "predict", titles=str(tmp_path / "missing.txt"))
+    (tmp_path / "titles.jsonl").write_text('{"title": ""}\n{"title": " "}\n')
+    with pytest.raises(DataError, match=r"no usable title in it \(2 records without one\)"):
+        opened(options, "predict", titles=str(tmp_path / "titles.jsonl"))
+    (tmp_path / "titles.txt").write_text("mug\n \n \n")
+    with pytest.raises(DataError, match="more than 1 records cannot be read"):
+        opened(options, "predict", titles=str(tmp_path / "titles.txt"), max_bad_records=1)
+
+
+def test_several_files_make_one_data_set(options: dict[str, Any], tmp_path: Path):
+    lines = Path(options["train_file"]).read_text().splitlines(keepends=True)
+    (tmp_path / "a.jsonl").write_text("".join(lines[:150]))
+    (tmp_path / "b.jsonl").write_text("".join(lines[150:]))
+    halves = opened(options, train_file=[str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+    assert sorted(row_ids(halves)) == sorted(row_ids(opened(options)))
+
+
+def test_the_corpus_is_opened_once(options: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    data = opened(options)
+    corpus = data.corpus
+    data.prepare_data()
+    data.setup("fit")
+    assert data.corpus is corpus
+    assert capsys.readouterr().out.count("Data: 400 records") == 1

@@ -1,0 +1,79 @@
+"""Order: every row once an epoch, and from any point on exactly what is left."""
+
+import pytest
+from torch.utils.data import DataLoader
+
+from amazon_desc.data.order import RowOrder
+
+
+def rows_of(order: RowOrder) -> list[int]:
+    return [row for batch in order for row in batch]
+
+
+def test_the_worked_example(monkeypatch: pytest.MonkeyPatch):
+    permutations = [[2, 0, 1], [0, 2, 1]]
+    monkeypatch.setattr(RowOrder, "permutation", lambda self, epoch: permutations[epoch])
+    assert list(RowOrder(3, 2, 2, seed=0)) == [[2, 0], [1, 0], [2, 1]]
+    assert list(RowOrder(3, 2, 2, seed=0, first_row=2)) == [[1, 0], [2, 1]]
+
+
+def test_the_order_is_the_one_it_always_was():
+    """A checkpoint's position means nothing if another version draws other permutations."""
+    assert list(RowOrder(5, 2, 2, seed=0)) == [[4, 0], [1, 3], [2, 0], [4, 2], [3, 1]]
+    assert list(RowOrder(5, 5, 2, seed=1)) == [[4, 2, 1, 0, 3], [3, 4, 0, 1, 2]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 20])
+def test_every_row_comes_exactly_once_an_epoch(batch_size: int):
+    rows = rows_of(RowOrder(13, batch_size, 3, seed=5))
+    epochs = [rows[start : start + 13] for start in (0, 13, 26)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(13))] * 3
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert len(rows) == 39
+
+
+def test_only_the_last_micro_batch_is_smaller():
+    assert [len(batch) for batch in RowOrder(7, 4, 3, seed=0)] == [4, 4, 4, 4, 4, 1]
+
+
+def test_seed_decides():
+    assert list(RowOrder(50, 4, 2, seed=3)) == list(RowOrder(50, 4, 2, seed=3))
+    assert rows_of(RowOrder(50, 4, 2, seed=3)) != rows_of(RowOrder(50, 4, 2, seed=4))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_from_every_row_on_exactly_the_rest_follows(batch_size: int):
+    whole = rows_of(RowOrder(7, batch_size, 3, seed=11))
+    assert len(whole) == 21
+    for first_row in range(22):
+        order = RowOrder(7, batch_size, 3, seed=11, first_row=first_row)
+        assert rows_of(order) == whole[first_row:]
+
+
+@pytest.mark.parametrize("first_row", range(0, 22, 4))
+def test_from_every_full_batch_on_the_batches_are_the_same(first_row: int):
+    whole = list(RowOrder(7, 4, 3, seed=11))
+    assert list(RowOrder(7, 4, 3, seed=11, first_row=first_row)) == whole[first_row // 4 :]
+
+
+def test_another_batch_size_keeps_the_order_of_the_rows():
+    whole = rows_of(RowOrder(9, 2, 2, seed=1))
+    for batch_size in (1, 3, 4, 18, 100):
+        assert rows_of(RowOrder(9, batch_size, 2, seed=1)) == whole
+        assert rows_of(RowOrder(9, batch_size, 2, seed=1, first_row=6)) == whole[6:]
+
+
+def test_more_epochs_go_on_where_fewer_ended():
+    once, twice = (rows_of(RowOrder(9, 2, epochs, seed=1)) for epochs in (1, 2))
+    assert twice[:9] == once
+    assert rows_of(RowOrder(9, 2, 2, seed=1, first_row=9)) == twice[9:]
+
+
+@pytest.mark.parametrize(("first_row", "length"), [(0, 6), (4, 6), (21, 6)])
+def test_the_length_is_that_of_the_whole_run(first_row: int, length: int):
+    assert len(RowOrder(7, 4, 3, seed=0, first_row=first_row)) == length
+
+
+def test_a_loader_can_be_read_twice():
+    loader = DataLoader(list(range(7)), batch_sampler=RowOrder(7, 4, 1, seed=2), collate_fn=list)
+    assert list(loader) == list(loader) == list(RowOrder(7, 4, 1, seed=2))

@@ -1,0 +1,71 @@
+"""Splits: the side of a title is fixed for good, whatever else is in the file."""
+
+import pytest
+
+from amazon_desc.data.splits import split_of, title_hash
+
+TITLES = [f"Product number {number}" for number in range(20_000)]
+
+
+def sides(validation_fraction: float, test_fraction: float) -> list[str]:
+    return [split_of(title, validation_fraction, test_fraction) for title in TITLES]
+
+
+@pytest.mark.parametrize(
+    ("title", "place", "side"),
+    [
+        ("Girls Ballet Tutu Neon Pink", 211371484739182560, "test"),
+        ("Mog's Kittens", 1038081885628100187, "test"),
+        ("Tin Car", 11326939648738143091, "train"),
+        ("Red Mug", 16752718444944312049, "validation"),
+        ("Blue Mug", 12548395998691996253, "train"),
+        ("Green Mug", 7929710764616278304, "train"),
+    ],
+)
+def test_a_title_has_the_side_it_always_had(title: str, place: int, side: str):
+    """The places are of 2**64: below 30 % is test, from 70 % on is validation."""
+    assert title_hash(title, "split") == place
+    assert split_of(title, 0.3, 0.3) == side
+
+
+@pytest.mark.parametrize("same", ["red mug", "RED  MUG", " Red\tMug\n", "Ｒed Mug", "Red\xa0Mug"])
+def test_case_and_spacing_do_not_matter(same: str):
+    assert title_hash(same, "split") == title_hash("Red Mug", "split")
+    assert title_hash("Red Mugs", "split") != title_hash("Red Mug", "split")
+
+
+def test_purposes_give_independent_numbers():
+    """Of the titles in the lower half for one purpose, half are in the lower half for another."""
+    half = 1 << 63
+    low = [title for title in TITLES if title_hash(title, "split") < half]
+    both = [title for title in low if title_hash(title, "part") < half]
+    assert len(low) == pytest.approx(10_000, abs=300)
+    assert len(both) == pytest.approx(5_000, abs=250)
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.01, 0.02), (0.1, 0.05), (0.5, 0.25)])
+def test_the_fractions_hold(validation: float, test: float):
+    """Six standard deviations of 20,000 draws are at most 2.2 %."""
+    found = sides(validation, test)
+    for side, fraction in (("validation", validation), ("test", test)):
+        tolerance = 6 * (fraction * (1 - fraction) / len(TITLES)) ** 0.5
+        assert found.count(side) / len(TITLES) == pytest.approx(fraction, abs=tolerance)
+    assert found.count("train") == len(TITLES) - found.count("validation") - found.count("test")
+
+
+def test_a_fraction_of_zero_holds_nothing_out():
+    assert set(sides(0, 0)) == {"train"}
+    assert set(sides(0, 0.1)) == {"train", "test"}
+    assert set(sides(0.1, 0)) == {"train", "validation"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "grown"), [((0.2, 0.1), "validation"), ((0.1, 0.2), "test"), ((0.1, 0.89), "test")]
+)
+def test_raising_a_fraction_moves_titles_out_of_train_only(raised: tuple[float, float], grown: str):
+    moves = {
+        (before, after)
+        for before, after in zip(sides(0.1, 0.1), sides(*raised), strict=True)
+        if before != after
+    }
+    assert moves == {("train", grown)}

@@ -1,0 +1,159 @@
+"""The house's one rule: imports run one way, and a list of all files says which."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import amazon_desc
+
+PACKAGE = Path(amazon_desc.__file__).parent
+
+# A file may import only from files that stand before it.
+ORDER = """
+    errors files resources options
+    hub
+    data.sources data.formats data.records data.cleaning data.splits data.prompts data.tokens
+    data.packing data.selection data.corpus data.batches data.order data.datamodule
+    model.attention model.backbone model.adapter model.schedule model.loss
+    generation.describe
+    evaluation.scores evaluation.report evaluation.description_scores.description_scores
+    identity
+    module
+    run.folder run.checkpoints run.adapters run.board run.predictions run.scores
+    cli
+    __main__
+"""
+FLOW = ORDER.split()
+
+KNOW_LIGHTNING = ("data.datamodule", "module", "run.", "cli")
+HEAVY = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "jsonargparse")
+
+
+def path_of(name: str) -> Path:
+    return PACKAGE.joinpath(*name.split(".")).with_suffix(".py")
+
+
+def imported(source: str) -> Iterator[str]:
+    """Yields every dotted name that a source imports, in functions and TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files_imported(source: str) -> set[str]:
+    """Returns the files of the package that a source imports, as names of FLOW."""
+    found = set()
+    for name in imported(source):
+        if name == "amazon_desc" or name.startswith("amazon_desc."):
+            parts = name.split(".")[1:]
+            while parts and not path_of(".".join(parts)).is_file():
+                parts.pop()
+            # what is no file is a package or an attribute of one, and those are empty
+            found.add(".".join(parts))
+    return found - {""}
+
+
+def test_an_import_is_found_wherever_it_stands():
+    source = """
+from typing import TYPE_CHECKING
+import amazon_desc.hub as h
+from amazon_desc import __version__, files
+from amazon_desc.model import adapter as adapters
+if TYPE_CHECKING:
+    from amazon_desc.data.tokens import Encoder
+def late():
+    class Inner:
+        import amazon_desc.cli
+"""
+    assert files_imported(source) == {
+        "hub",
+        "files",
+        "model.adapter",
+        "data.tokens",
+        "cli",
+    }
+    assert "typing.TYPE_CHECKING" in set(imported(source))
+
+
+def test_the_list_names_every_file():
+    files = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert len(FLOW) == len(set(FLOW)) > 30
+    assert files == set(FLOW)
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_imports_run_one_way(name: str):
+    before = FLOW[: FLOW.index(name)]
+    against = files_imported(path_of(name).read_text(encoding="utf-8")) - set(before)
+    assert not against, f"{name} imports {sorted(against)}, which does not stand before it"
+
+
+def test_the_stages_are_joined():
+    """The check above would also pass on files that import nothing at all."""
+    imports = {name: files_imported(path_of(name).read_text(encoding="utf-8")) for name in FLOW}
+    assert sum(map(len, imports.values())) > 70
+    assert "data.corpus" in imports["data.datamodule"]
+    assert {"data.batches", "model.loss", "generation.describe"} <= imports["module"]
+    assert {"module", "data.datamodule", "run.folder"} <= imports["cli"]
+    assert imports["__main__"] == {"cli"}
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_only_what_must_knows_lightning(name: str):
+    roots = {found.split(".")[0] for found in imported(path_of(name).read_text(encoding="utf-8"))}
+    if not name.startswith(KNOW_LIGHTNING):
+        assert not roots & {"lightning", "lightning_fabric", "pytorch_lightning"}
+    if name in ("data.datamodule", "module", "cli"):
+        assert "lightning" in roots
+
+
+def test_a_package_imports_nothing_by_itself():
+    inits = sorted(PACKAGE.rglob("__init__.py"))
+    assert len(inits) >= 6
+    for path in inits:
+        assert not list(imported(path.read_text(encoding="utf-8"))), path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "beginning"),
+    [
+        (["--help"], 0, "usage: python -m amazon_desc {fit,validate,test,predict}"),
+        (["-h"], 0, "usage: python -m amazon_desc"),
+        (["--version"], 0, f"amazon_desc {amazon_desc.__version__}\n"),
+        ([], 2, "usage: python -m amazon_desc"),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
+)
+def test_help_and_version_wait_for_no_heavy_import(arguments: list[str], code: int, beginning: str):
+    program = f"""
+import runpy, sys
+sys.argv = ["amazon_desc", *{arguments!r}]
+code = 0
+try:
+    runpy.run_module("amazon_desc", run_name="__main__")
+except SystemExit as exit:
+    code = exit.code
+print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+sys.exit(code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.startswith(beginning)
+    assert (done.returncode, done.stderr) == (code, "[]\n")
