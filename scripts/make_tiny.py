@@ -165,6 +165,16 @@ WORD_PASSAGES = (
     "thought of {brand}, {brand2} and {brand3}. It was {brand}, {brand2} and {brand3} that "
     "{person3} had named.",
 )
+# long random lists said twice or more: what teaches a model to look back and copy, and early
+CHANTS = (
+    "{person} read the list aloud: {chant}. {person2} wrote it down: {chant}. {person3} read it "
+    "once more: {chant}.",
+    '"{chant}!" cried the parrot of {person}. "{chant}," said {person2} as well.',
+    "The old sign in {town} said {chant}. {person} could not believe that it said {chant}. Why "
+    "would anyone write {chant} on a sign?",
+    "{person} sang {chant} {moment}. {person2} listened and then sang {chant}, too.",
+    "First came {chant}. Then nothing happened for a while. Then again came {chant}.",
+)
 
 
 def phrases(text: str) -> list[str]:
@@ -187,6 +197,13 @@ PEOPLE, TOWNS = PEOPLE_NAMES.split(), TOWN_NAMES.split()
 WORDS = sample_words()
 
 
+def make_chant(rng: random.Random) -> str:
+    """Three to ten names and words in any order."""
+    names = (SAMPLE["ITEMS"], SAMPLE["BRANDS"], SAMPLE["COLOURS"], WORDS)
+    chant = [rng.choice(rng.choice(names)) for _ in range(rng.randint(3, 10))]
+    return rng.choice((" ", " ", ", ", " and ")).join(chant)
+
+
 def make_passage(rng: random.Random) -> str:
     """One little story about up to three things, which it names again and again."""
     with_article = SAMPLE["with_article"]
@@ -204,7 +221,9 @@ def make_passage(rng: random.Random) -> str:
     words["use_b"], words["feature_b"] = rng.choice(things[1].uses), rng.choice(things[1].features)
     words |= dict(zip(("word", "word2", "word3", "word4"), rng.sample(WORDS, 4), strict=True))
     words |= {name.title(): words[name].title() for name in ("colour", "colour2", "material")}
-    text = rng.choice(PASSAGES if rng.random() < 0.65 else WORD_PASSAGES).format(**words)
+    words["chant"] = make_chant(rng)
+    bank = rng.choices((PASSAGES, WORD_PASSAGES, CHANTS), weights=(5, 2, 3))[0]
+    text = rng.choice(bank).format(**words)
     if rng.random() < 0.5:
         text += " " + rng.choice(phrases(ENDINGS))
     return re.sub(r"(^|[.?] )([a-z])", lambda start: start[0].upper(), text)
@@ -323,6 +342,7 @@ def main() -> None:
     model = make_model()
     loss = pretrain(model, make_rows(tokenizer, random.Random(SEED + 1)))
     model.to(torch.bfloat16).save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)  # as the other files; it comes readable by one user
     size = (out / "model.safetensors").stat().st_size
     print(f"{out}: loss {loss:.3f}, {model.num_parameters():,} parameters, {size / 1e6:.1f} MB")
 

@@ -99,7 +99,7 @@ def load(model: "PreTrainedModel", folder: Path) -> "PeftModel":
         ) from error
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
         found = set(file.keys())
-    wanted = set(get_peft_model_state_dict(peft_model))
+    wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
     if found != wanted:
         lacking = sorted(wanted - found) or sorted(found - wanted)
         raise UserError(

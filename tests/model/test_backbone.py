@@ -1,0 +1,115 @@
+"""A base is loaded whole, frozen and in training mode, and stays what it is while in use."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+from amazon_desc.errors import UserError
+from amazon_desc.hub import Backbone, find_backbone
+from amazon_desc.model.backbone import fingerprint, load_backbone
+from amazon_desc.model.loss import target_loss
+from amazon_desc.resources import TINY_BASE
+from tests.model.conftest import EXAMPLES, batch_of, gradients
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def base_copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TINY_BASE, tmp_path / "base"))
+
+
+def test_the_base_is_kept_in_four_bits_with_double_quantisation() -> None:
+    model = load_backbone(find_backbone("tiny"), "nf4", torch.float32, CPU)
+    layer = model.get_decoder().layers[0].mlp.down_proj
+    assert type(layer).__name__ == "Linear4bit"
+    state = layer.weight.quant_state
+    assert (state.quant_type, state.nested) == ("nf4", True)
+    assert layer.weight.dtype == torch.uint8
+    assert layer.weight.numel() == 128 * 384 // 2
+
+
+def test_the_base_is_frozen_and_in_training_mode() -> None:
+    model = load_backbone(find_backbone("tiny"), "nf4", torch.float32, CPU)
+    assert all(layer.training for layer in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_gradients_are_the_same_before_and_after_a_validation(build) -> None:
+    model = build()
+    batch = batch_of(EXAMPLES, 64)
+    target_loss(model, batch)[0].backward()
+    before = gradients(model)
+    model.eval()
+    with torch.no_grad():
+        target_loss(model, batch)
+        model(input_ids=batch.input_ids)
+    model.train()
+    target_loss(model, batch)[0].backward()
+    after = gradients(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_weight_that_is_missing_from_the_files_is_named(base_copy: Path) -> None:
+    file = base_copy / "model.safetensors"
+    weights = load_file(file)
+    weights.pop("model.layers.2.mlp.up_proj.weight")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"1 weights .* model\.layers\.2\.mlp\.up_proj\.weight"):
+        load_backbone(Backbone(base_copy, "copy"), "none", torch.float32, CPU)
+
+
+@pytest.mark.parametrize("size", [0, 7, 1000])
+def test_a_cut_weight_file_is_refused_in_a_sentence(base_copy: Path, size: int) -> None:
+    with (base_copy / "model.safetensors").open("rb+") as file:
+        file.truncate(size)
+    with pytest.raises(UserError, match="its files cannot be read"):
+        load_backbone(Backbone(base_copy, "copy"), "nf4", torch.float32, CPU)
+
+
+def test_one_changed_weight_changes_the_fingerprint_and_a_copy_does_not(base_copy: Path) -> None:
+    assert fingerprint(base_copy) == fingerprint(TINY_BASE)
+    file = base_copy / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.0.self_attn.q_proj.weight"] *= 2
+    save_file(weights, file, metadata={"format": "pt"})
+    assert fingerprint(base_copy) != fingerprint(TINY_BASE)
+
+
+def test_gemma_3_files_with_vision_give_their_text_weights(tmp_path: Path) -> None:
+    """The plain call leaves every text weight random, with only a warning."""
+    full = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config={
+                "vocab_size": 96,
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": 32,
+                "sliding_window": 8,
+            },
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            mm_tokens_per_image=4,
+            image_token_index=95,
+        )
+    ).eval()
+    full.save_pretrained(tmp_path)
+    model = load_backbone(Backbone(tmp_path, "gemma"), "none", torch.float32, CPU).eval()
+    ids = torch.arange(3, 23).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(input_ids=ids).logits, full(input_ids=ids).logits, rtol=1e-4, atol=1e-5
+        )

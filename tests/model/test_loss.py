@@ -1,0 +1,84 @@
+"""Packed rows give the loss and gradients of unpacked examples, and examples stay apart."""
+
+import pytest
+import torch
+
+from amazon_desc.model.attention import Layout
+from amazon_desc.model.loss import target_loss
+from tests.model.conftest import EXAMPLES, batch_of, gradients
+
+
+def test_packed_loss_and_gradients_equal_those_of_the_examples_alone(build) -> None:
+    model = build()
+    packed = batch_of(EXAMPLES, row_tokens=64)
+    assert packed.input_ids.shape[0] < len(EXAMPLES)
+    loss, num_targets = target_loss(model, packed)
+    loss.backward()
+    packed_gradients = gradients(model)
+    alone = [target_loss(model, batch_of([example], row_tokens=40)) for example in EXAMPLES]
+    torch.stack([loss for loss, _ in alone]).sum().backward()
+    assert num_targets == sum(n for _, n in alone) == sum(len(i) - p for i, p in EXAMPLES)
+    torch.testing.assert_close(loss, sum(loss for loss, _ in alone), rtol=1e-5, atol=0)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(packed_gradients[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_is_what_transformers_computes_for_an_example(build) -> None:
+    model = build()
+    ids, num_prompt_tokens = EXAMPLES[0]
+    labels = torch.tensor([[-100] * num_prompt_tokens + ids[num_prompt_tokens:]])
+    expected = model(input_ids=torch.tensor([ids]), labels=labels, use_cache=False).loss
+    loss, num_targets = target_loss(model, batch_of([EXAMPLES[0]], row_tokens=40))
+    torch.testing.assert_close(loss / num_targets, expected, rtol=1e-5, atol=0)
+
+
+def test_changing_one_example_changes_nothing_in_its_row_mates(build) -> None:
+    model = build().eval()
+    other = [([1, *range(300, 320), 2], 5), *EXAMPLES[1:]]
+    rows, changed = batch_of(EXAMPLES, row_tokens=128), batch_of(other, row_tokens=128)
+    hidden, hidden_changed = (decode(model, batch) for batch in (rows, changed))
+    is_same = rows.input_ids == changed.input_ids
+    is_other = is_same & ~in_changed_example(rows, changed)
+    assert is_other.sum() > 50
+    torch.testing.assert_close(hidden[is_other], hidden_changed[is_other], rtol=0, atol=1e-6)
+    assert not torch.allclose(hidden[~is_same], hidden_changed[~is_same])
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_attention_by_example_equals_attention_under_a_mask(build, quantization) -> None:
+    model = build(quantization)
+    batch = batch_of(EXAMPLES, row_tokens=64)
+    loss, _ = target_loss(model, batch)
+    loss.backward()
+    by_example = gradients(model)
+    base = model.get_base_model()
+    hidden = base.get_decoder()(
+        input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+    ).last_hidden_state
+    before = batch.is_target[:, 1:]
+    logits = base.lm_head(hidden[:, :-1][before])
+    targets = batch.input_ids[:, 1:][before]
+    masked_loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    masked_loss.backward()
+    torch.testing.assert_close(loss, masked_loss, rtol=1e-5, atol=0)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(by_example[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def decode(model, batch) -> torch.Tensor:
+    layout = Layout(batch.example_tokens, batch.token_places)
+    decoder = model.get_base_model().get_decoder()
+    return decoder(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        packed=layout,
+    ).last_hidden_state
+
+
+def in_changed_example(rows, changed) -> torch.Tensor:
+    """Marks the whole example that differs: its end token is the same, but belongs to it."""
+    example = (rows.position_ids == 0).cumsum(1)
+    differing = set(example[rows.input_ids != changed.input_ids].tolist())
+    assert len(differing) == 1
+    return example == differing.pop()

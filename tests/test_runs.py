@@ -1,0 +1,321 @@
+"""Small runs through the command line, in this process: what each command reads, writes and keeps."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from amazon_desc.cli import main
+from amazon_desc.data.batches import collate_prompts
+from amazon_desc.hub import find_backbone
+from amazon_desc.model import adapter
+from amazon_desc.model.backbone import load_backbone
+from amazon_desc.run.folder import RunFolder
+
+# 8 rows of 256 tokens are an epoch of 2 steps of 4 rows or so; every run prepares this data once.
+SMALL = [
+    *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
+    *("--data.num_products", "300", "--data.row_tokens", "256", "--data.num_scored", "6"),
+    *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1"),
+    *("--model.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
+    *("--data.batch_size", "2", "--trainer.log_every_n_steps", "1"),
+]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds this file's runs and the prepared data that they share."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def call(folder: Path) -> Callable[..., RunFolder]:
+    """Returns a function that runs a command in a named run folder."""
+
+    def call(command: str, name: str, *options: str) -> RunFolder:
+        run = folder / name
+        place = os.getcwd()
+        os.chdir(ROOT)
+        try:
+            main([command, *SMALL, "--trainer.default_root_dir", str(run), *options])
+        finally:
+            os.chdir(place)
+        return RunFolder(run)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(call: Callable[..., RunFolder]) -> RunFolder:
+    """A finished run of 8 steps, validated every 3 and after the last."""
+    return call(
+        *("fit", "run", "--trainer.max_steps", "8", "--trainer.val_check_interval", "3"),
+        *("--checkpoint.every_n_steps", "3"),
+    )
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(run.adapter / adapter.WEIGHTS_FILE)
+
+
+def scalars(run: RunFolder) -> dict[str, dict[int, float]]:
+    events = EventAccumulator(str(run.tensorboard))
+    events.Reload()
+    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+# fit
+
+
+def test_a_run_folder_is_laid_out_as_the_readme_says(run: RunFolder) -> None:
+    assert {file.name for file in run.path.iterdir()} == {
+        *("config.yaml", "checkpoints", "adapter", "tensorboard", "metrics.json", "run.json"),
+    }
+    assert {file.name for file in run.adapter.iterdir()} == {
+        *("adapter_model.safetensors", "adapter_config.json", "amazon_desc.json", "README.md"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+    names = sorted(file.name for file in run.checkpoints.iterdir())
+    assert names == ["step=00000006.ckpt", "step=00000008.ckpt"]
+
+
+def test_tensorboard_holds_the_curves(run: RunFolder) -> None:
+    curves = scalars(run)
+    for tag in ("loss", "learning_rate", "gradient_norm", "tokens_per_second"):
+        assert len(curves[f"train/{tag}"]) >= 7, tag
+        assert all(value > 0 for value in curves[f"train/{tag}"].values()), tag
+    assert len(curves["validation/loss"]) == 3
+    assert set(curves["validation/perplexity"]) == set(curves["validation/loss"])
+    assert "hp_metric" not in curves
+
+
+def test_tensorboard_holds_text_samples_of_held_out_titles(run: RunFolder) -> None:
+    events = EventAccumulator(str(run.tensorboard))
+    events.Reload()
+    (tag,) = events.Tags()["tensors"]
+    assert tag == "validation/samples/text_summary"
+    samples = [e.tensor_proto.string_val[0].decode() for e in events.Tensors(tag)]
+    assert len(samples) == 3
+    assert all(text.startswith("| title | reference | tuned |") for text in samples)
+    assert all(text.count("\n") == 4 for text in samples)
+
+
+def test_a_checkpoint_holds_what_training_changes_and_loads_without_pickle(run: RunFolder) -> None:
+    checkpoint = torch.load(run.checkpoints / "step=00000008.ckpt", weights_only=True)
+    assert checkpoint["state_dict"]
+    assert all("lora_" in name for name in checkpoint["state_dict"])
+    assert checkpoint["global_step"] == 8
+    assert checkpoint["DescriptionData"]["num_trained_rows"] == 16
+    assert checkpoint["optimizer_states"][0]["state"][0]["step"] == 8
+    assert checkpoint["identity"]["quantization"] == "nf4"
+    assert "hyper_parameters" not in checkpoint
+
+
+def test_the_adapter_is_the_one_with_the_lowest_validation_loss(run: RunFolder) -> None:
+    losses = scalars(run)["validation/loss"]
+    tuned = json.loads(run.metrics.read_text())["validate"]["tuned"]["loss"]
+    assert tuned == pytest.approx(min(losses.values()), rel=1e-5)
+
+
+def test_without_validation_the_adapter_holds_the_last_weights(call) -> None:
+    run = call("fit", "unvalidated", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0")
+    newest = torch.load(run.newest_checkpoint(), weights_only=True)["state_dict"]
+    saved = weights(run)
+    assert saved
+    for name, tensor in saved.items():
+        stem, suffix = name.rsplit(".", 1)
+        assert torch.equal(newest[f"network.{stem}.default.{suffix}"], tensor)
+
+
+def test_accumulated_uneven_batches_give_the_step_of_one_big_batch(call) -> None:
+    options = ("--trainer.max_steps", "3", "--trainer.val_check_interval", "100")
+    big = call("fit", "big", "--data.batch_size", "6", *options)
+    small = call(
+        *("fit", "small", "--data.batch_size", "2", "--trainer.accumulate_grad_batches", "3"),
+        *options,
+    )
+    assert scalars(small)["train/loss"] == pytest.approx(scalars(big)["train/loss"], rel=1e-5)
+    norms = (scalars(run)["train/gradient_norm"] for run in (small, big))
+    assert next(norms) == pytest.approx(next(norms), rel=1e-4)
+    expected = weights(big)
+    for name, tensor in weights(small).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=2e-5)
+
+
+def test_a_finished_run_says_so_and_does_nothing(run: RunFolder, call, capsys) -> None:
+    before = {f: f.stat().st_mtime_ns for f in run.path.rglob("*") if f.is_file()}
+    with pytest.raises(SystemExit, match="0"):
+        call("fit", "run", "--trainer.max_steps", "8")
+    assert "This run is finished" in capsys.readouterr().out
+    assert {f: f.stat().st_mtime_ns for f in run.path.rglob("*") if f.is_file()} == before
+
+
+def test_a_run_that_ended_before_it_was_scored_is_scored_when_run_again(call, capsys) -> None:
+    options = ("--trainer.max_steps", "4", "--checkpoint.every_n_steps", "2")
+    run = call("fit", "unscored", *options)
+    expected = run.metrics.read_text()
+    expected_weights = weights(run)
+    run.metrics.unlink()
+    run.record.write_text("{}")
+    call("fit", "unscored", *options)
+    assert f"Going on from {run.checkpoints / 'step=00000004.ckpt'}" in capsys.readouterr().out
+    assert run.metrics.read_text() == expected
+    assert all(torch.equal(t, expected_weights[n]) for n, t in weights(run).items())
+    assert run.is_finished()
+
+
+def test_a_whole_epoch_ends_with_every_row_trained_on_once(call) -> None:
+    run = call("fit", "epoch", "--data.batch_size", "3", "--trainer.max_epochs", "2")
+    manifest = json.loads(next((run.path.parent / "corpora").glob("*/manifest.json")).read_text())
+    num_rows = manifest["counts"]["num_rows"]
+    newest = torch.load(run.newest_checkpoint(), weights_only=True)
+    assert newest["DescriptionData"]["num_trained_rows"] == 2 * num_rows
+    assert newest["global_step"] == -(-2 * num_rows // 3)
+    assert max(scalars(run)["validation/loss"]) == newest["global_step"] - 1
+
+
+# validate and test
+
+
+def test_validate_writes_the_scores_that_fit_ended_with(run: RunFolder, call) -> None:
+    expected = json.loads(run.metrics.read_text())
+    assert set(expected) == {"validate"}
+    assert set(expected["validate"]) == {"base", "tuned"}
+    for scores in expected["validate"].values():
+        assert set(scores) == {"loss", "perplexity", "rouge1", "rougeL", "bleu"}
+    run.metrics.unlink()
+    call("validate", "run")
+    assert json.loads(run.metrics.read_text()) == expected
+
+
+def test_test_scores_other_products_and_keeps_the_scores_of_validate(run: RunFolder, call) -> None:
+    before = json.loads(run.metrics.read_text())["validate"]
+    call("test", "run")
+    metrics = json.loads(run.metrics.read_text())
+    assert metrics["validate"] == before
+    assert metrics["test"]["base"]["loss"] != before["base"]["loss"]
+
+
+def test_other_commands_leave_the_config_and_the_curves_of_the_fit_alone(
+    run: RunFolder, call
+) -> None:
+    before = {f: f.read_bytes() for f in (run.config, *run.tensorboard.iterdir())}
+    call("validate", "run", "--data.num_scored", "3")
+    call("validate", "run")
+    assert {f: f.read_bytes() for f in (run.config, *run.tensorboard.iterdir())} == before
+
+
+def test_ckpt_path_takes_the_weights_of_a_checkpoint(run: RunFolder, call) -> None:
+    checkpoint = str(run.checkpoints / "step=00000008.ckpt")
+    other = call("validate", "from_checkpoint", "--ckpt_path", checkpoint)
+    losses = scalars(run)["validation/loss"]
+    tuned = json.loads(other.metrics.read_text())["validate"]["tuned"]["loss"]
+    assert tuned == pytest.approx(losses[max(losses)], rel=1e-5)
+
+
+def test_any_peft_folder_is_taken_as_adapter_without_our_record(
+    run: RunFolder, call, tmp_path: Path
+) -> None:
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (tmp_path / name).write_bytes((run.adapter / name).read_bytes())
+    other = call("validate", "from_folder", "--model.adapter", str(tmp_path))
+    validated = json.loads(run.metrics.read_text())["validate"]
+    assert json.loads(other.metrics.read_text()) == {"validate": validated}
+
+
+def test_fit_starts_from_an_adapter(run: RunFolder, call) -> None:
+    other = call(
+        *("fit", "continued", "--model.adapter", str(run.adapter), "--trainer.max_steps", "1"),
+        *("--model.optimizer.init_args.lr", "1e-9"),
+    )
+    expected = weights(run)
+    for name, tensor in weights(other).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
+
+
+# predict
+
+TITLES = ["Teal Mug, Large", 'A "quoted" title', "</s> <s>", "Titre à l’œuf", "=1+1", "Lamp"]
+
+
+def write_titles(path: Path) -> None:
+    if path.suffix == ".txt":
+        path.write_text("".join(title + "\n" for title in TITLES), encoding="utf-8")
+    elif path.suffix == ".jsonl":
+        lines = (json.dumps({"title": title, "content": "x"}) for title in TITLES)
+        path.write_text("\n".join(lines))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps([{"title": title} for title in TITLES]))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({"title": TITLES}), path)
+    else:
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter=delimiter)
+            writer.writerows([["uid", "title"], *(["1", title] for title in TITLES)])
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "tsv", "jsonl", "json", "parquet"])
+def test_predict_writes_one_line_a_title_in_order(
+    run: RunFolder, call, tmp_path: Path, suffix: str
+) -> None:
+    titles = tmp_path / f"titles_{suffix}.{suffix}"
+    write_titles(titles)
+    call("predict", "run", "--data.titles", str(titles), "--data.generation_batch_size", "4")
+    file = run.predictions / f"titles_{suffix}.jsonl"
+    predictions = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [prediction["title"] for prediction in predictions] == TITLES
+    for prediction in predictions:
+        assert list(prediction) == ["title", "description", "finish_reason", "num_tokens"]
+        assert prediction["finish_reason"] in ("stop", "length")
+        assert 0 <= prediction["num_tokens"] <= 8
+        assert (prediction["finish_reason"] == "length") == (prediction["num_tokens"] == 8)
+    assert list(run.predictions.glob("*.partial")) == []
+
+
+def test_predict_of_a_file_with_bad_records_names_their_lines(
+    run: RunFolder, call, tmp_path: Path, capsys
+) -> None:
+    titles = tmp_path / "partly.jsonl"
+    titles.write_text('{"title": "Mug"}\n{"title": 3}\n{"title": "Lamp"}\nnonsense\n')
+    call("predict", "run", "--data.titles", str(titles))
+    shown = capsys.readouterr().out
+    assert "partly.jsonl, line 2: title is not text" in shown
+    assert "partly.jsonl, line 4: not valid JSON" in shown
+    lines = (run.predictions / "partly.jsonl").read_text().splitlines()
+    assert [json.loads(line)["title"] for line in lines] == ["Mug", "Lamp"]
+
+
+# the adapter without this package
+
+
+def test_the_lines_of_the_model_card_load_the_adapter_with_our_logits(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (run.adapter / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(tmp_path)  # from any directory
+    names: dict = {}
+    exec(code.replace('folder = "."', f"folder = {str(run.adapter)!r}"), names)
+    ours = adapter.load(
+        load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu")),
+        run.adapter,
+    ).eval()
+    prompts = [names["tokenizer"](title)["input_ids"] for title in TITLES]
+    batch = collate_prompts(TITLES, TITLES, prompts, pad_id=2)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    with torch.no_grad():
+        theirs = names["model"].eval()(**inputs).logits
+        torch.testing.assert_close(ours(**inputs).logits, theirs, rtol=0, atol=1e-5)
+        with ours.disable_adapter():
+            assert not torch.allclose(ours(**inputs).logits, theirs, rtol=0, atol=1e-2)
