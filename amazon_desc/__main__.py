@@ -4,6 +4,7 @@ Importing the CLI takes seconds, since torch comes with it; who only asks what t
 wait for that.
 """
 
+import os
 import sys
 
 from amazon_desc import __version__
@@ -34,6 +35,8 @@ def main() -> None:
         print(HELP)
         sys.exit(0 if arguments else 2)
     else:
+        # OpenMP threads that spin while they wait make a CPU that is shared many times slower.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from amazon_desc.cli import main as run_cli
 
         run_cli(arguments)

@@ -11,11 +11,11 @@ import sys
 import warnings
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from jsonargparse import set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer import Trainer
@@ -37,7 +37,10 @@ from amazon_desc.run.checkpoints import (
 )
 from amazon_desc.run.folder import RunFolder, step_of
 from amazon_desc.run.predictions import PredictionFile, predictions_file, refuse_existing
+from amazon_desc.run.progress import ProgressLine
 from amazon_desc.run.scores import ScoreReport
+
+COMMANDS = ("fit", "validate", "test", "predict")
 
 CKPT_PATH_HELP = (
     "checkpoint to read instead of the run's own choice: fit goes on from it, the others use its "
@@ -56,6 +59,8 @@ class SaveRunConfig(SaveConfigCallback):
 
 class DescriptionCLI(LightningCLI):
     """LightningCLI with this project's links, defaults and callbacks."""
+
+    commands: ClassVar[tuple[str, ...]] = COMMANDS
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ResumeCheckpoint, "checkpoint")
@@ -84,8 +89,10 @@ class DescriptionCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The commands and what of their trainer methods is no option: here, all of it."""
-        commands = ("fit", "validate", "test", "predict")
-        return {name: set(signature(getattr(Trainer, name)).parameters) for name in commands}
+        return {
+            name: set(signature(getattr(Trainer, name)).parameters)
+            for name in DescriptionCLI.commands
+        }
 
     def _parse_ckpt_path(self) -> None:
         """Takes no option from a checkpoint: they would silently beat YAML and command line."""
@@ -111,15 +118,14 @@ class DescriptionCLI(LightningCLI):
         if config.logger in (None, True):
             kwargs.setdefault("logger", self.tensorboard() if self.subcommand == "fit" else False)
         kwargs.setdefault("plugins", [*listed(config.plugins), DurableCheckpointIO()])
-        own = [
-            Position(),
-            Throughput(),
-            TextSamples(),
-            BestAdapter(),
-            ScoreReport(),
-            PredictionFile(),
-        ]
-        kwargs.setdefault("callbacks", [*listed(config.callbacks), *own])
+        callbacks = listed(config.callbacks)
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if config.enable_progress_bar is not False and not has_bar:
+            callbacks.append(ProgressLine())
+        # Position counts what the others then save.
+        callbacks += [Position(), Throughput(), TextSamples(), BestAdapter()]
+        callbacks += [ScoreReport(), PredictionFile()]
+        kwargs.setdefault("callbacks", callbacks)
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.world_size > 1:
             raise UserError(
@@ -132,10 +138,10 @@ class DescriptionCLI(LightningCLI):
         """Returns the run's logger; what an interrupted run logged beyond its checkpoint goes."""
         return TensorBoardLogger(
             str(self.run.path),
-            name="",
-            version=self.run.tensorboard.name,
+            name=self.run.tensorboard.name,
+            version="",
             default_hp_metric=False,
-            purge_step=step_of(self.checkpoint) if self.checkpoint else None,
+            purge_step=step_of(self.checkpoint),
         )
 
     # The commands. Each is called with what the trainer's method of that name takes.
@@ -248,6 +254,8 @@ def quiet() -> None:
     for pattern in (
         r".*does not have many workers.*",
         r".*LeafSpec.*",
+        r".*your dataloader is not resumable.*",  # it is: the order of the rows skips
+        r".*callbacks used to create the checkpoint need to be provided.*",
         r".*is_gradient_checkpointing. is deprecated.*",
         r".*args parameter is intended to run from within Python.*",
         r".*bf16-mixed. is not supported.*",
@@ -273,8 +281,10 @@ Write descriptions:  python -m amazon_desc predict --config {config} --data.titl
 
 def main(arguments: list[str]) -> None:
     """Runs a command; what the user can mend is said in a sentence, without a traceback."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     quiet()
+    # Building the options of a command takes a while: only those of the one that is called.
+    called = [argument for argument in arguments if argument in COMMANDS]
+    DescriptionCLI.commands = tuple(called[:1]) or COMMANDS
     try:
         DescriptionCLI(
             DescriptionModule,

@@ -231,15 +231,15 @@ def train_with_trl(side: str, folder: Path, steps: int, result: Path) -> None:
     from transformers import TrainerCallback
     from trl import SFTTrainer
 
-    class Clock(TrainerCallback):
-        ends: list[float] = []
-        losses: list[float] = []
+    ends: list[float] = []
+    losses: list[float] = []
 
+    class Clock(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.ends.append(time.perf_counter())
+            ends.append(time.perf_counter())
 
         def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
-            self.losses += [logs["loss"]] if "loss" in logs else []
+            losses.extend([logs["loss"]] if "loss" in logs else [])
 
     settings = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
     data = opened_data(settings["data"], corpora(folder))
@@ -258,7 +258,7 @@ def train_with_trl(side: str, folder: Path, steps: int, result: Path) -> None:
     trainer.data_collator = collator
     trainer.train()
     # The trainer may have fetched batches that it did not train on.
-    Steps(Clock.ends, collator.num_tokens[:steps], Clock.losses, LOG_STEPS).write(result)
+    Steps(ends, collator.num_tokens[:steps], losses, LOG_STEPS).write(result)
 
 
 def opened_data(settings: Mapping[str, Any], folder: Path) -> DescriptionData:
@@ -310,6 +310,7 @@ def trl_options(
     from amazon_desc.module import DescriptionModule
 
     defaults = DescriptionModule()
+    optimizer = settings["model"]["optimizer"]["init_args"]
     rows, row_tokens = settings["data"]["batch_size"], settings["data"]["row_tokens"]
     example_tokens = mean(map(len, examples["input_ids"]))
     return SFTConfig(
@@ -327,7 +328,8 @@ def trl_options(
         bf16=False,
         use_cpu=True,
         dataloader_pin_memory=False,
-        **settings["model"]["optimizer"]["init_args"] | {"learning_rate": 0.0},
+        learning_rate=optimizer["lr"],
+        weight_decay=optimizer["weight_decay"],
         max_grad_norm=CLIPPED_NORM,
         warmup_steps=round(steps * defaults.warmup_fraction),
         lr_scheduler_type="cosine_with_min_lr",
@@ -400,3 +402,29 @@ def row_of(run: Run) -> str:
         f"{run.side:<24}{run.tokens_per_second:>10,.0f} tokens/s{run.last_loss:>8.3f} loss"
         f"{run.num_tokens:>10,} tokens in {run.seconds:.1f} s"
     )
+
+
+def table(summary: Summary) -> str:
+    lines = [f"{'median':<24}{'tokens/s':>10}{'last loss':>12}   TRL's layout"]
+    for side, rate in summary.medians.items():
+        layout = LAYOUTS[side].what if side in LAYOUTS else ""
+        lines.append(f"{side:<24}{rate:>10,.0f}{summary.losses[side]:>12.3f}   {layout}".rstrip())
+    lines.append(f"{OURS} is {summary.ratio:.2f} times as fast as {summary.best_trl!r}")
+    return "\n".join(lines)
+
+
+def report(runs: Sequence[Run], summary: Summary, steps: int, threads: int) -> dict[str, Any]:
+    """Returns all numbers, and what they depend on, as plain values."""
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "trl", OURS)
+    return {
+        "steps": steps,
+        "threads": threads,
+        "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "versions": {package: version(package) for package in packages},
+        "runs": [run._asdict() for run in runs],
+        **summary._asdict(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -23,7 +23,7 @@ ORDER = """
     evaluation.scores evaluation.report evaluation.description_scores.description_scores
     identity
     module
-    run.folder run.checkpoints run.adapters run.board run.predictions run.scores
+    run.folder run.checkpoints run.adapters run.board run.progress run.predictions run.scores
     cli
     __main__
 """

@@ -1,4 +1,4 @@
-"""Small runs through the command line, in this process: what each command reads, writes and keeps."""
+"""Small runs through the command line: what each command reads, writes and keeps."""
 
 import csv
 import json

@@ -19,13 +19,15 @@ PLACEHOLDER = "\u27e6words\u27e7"
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How a title is put to the model."""
+    """How a title is put to the model.
+
+    Args:
+        template: the prompt; {title} stands for the product's title, the description follows it
+        chat: wrap it in the tokenizer's own chat template; null: exactly when it has one
+    """
 
     template: str = "Write a description for the product:\nTitle: {title}\nDescription:"
-    """The prompt; `{title}` stands for the product's title. The description follows it."""
-
     chat: bool | None = None
-    """Wrap the prompt in the tokenizer's own chat template; null: exactly when it has one."""
 
     def __post_init__(self) -> None:
         if self.template.count("{title}") != 1:

@@ -25,19 +25,19 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """The low-rank matrices that are trained."""
+    """The low-rank matrices that are trained.
+
+    Args:
+        r: rank: columns of each pair of matrices
+        alpha: scale: the product of the matrices is multiplied by alpha / r
+        dropout: share of a layer's inputs to LoRA that is zeroed in training, from 0 to below 1
+        target_modules: names of the linear layers that get LoRA; all-linear: all but the head
+    """
 
     r: PositiveInt = 16
-    """rank: columns of each pair of matrices"""
-
     alpha: PositiveInt = 32
-    """scale: the product of the matrices is multiplied by alpha / r"""
-
     dropout: Fraction = 0.05
-    """share of a layer's inputs to LoRA that is zeroed in training, from 0 to below 1"""
-
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    """names of the linear layers that get LoRA; all-linear: every one but the head"""
 
 
 def attach(model: "PreTrainedModel", lora: LoraSettings) -> "PeftModel":

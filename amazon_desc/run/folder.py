@@ -87,11 +87,10 @@ class RunFolder:
         write_text(self.record, json.dumps(record, indent=1) + "\n")
 
 
-def step_of(checkpoint: Path) -> int:
-    """Returns the number of optimizer steps that a checkpoint of ours was written after."""
-    match = CHECKPOINT_NAME.fullmatch(checkpoint.name)
-    assert match is not None, checkpoint
-    return int(match[1])
+def step_of(checkpoint: Path | None) -> int | None:
+    """Returns the number of optimizer steps after which a checkpoint was written, by its name."""
+    match = CHECKPOINT_NAME.fullmatch(checkpoint.name) if checkpoint else None
+    return int(match[1]) if match else None
 
 
 def now() -> str:
