@@ -6,9 +6,8 @@ callbacks always run, and what each command does before and after the trainer do
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
+from argparse import ArgumentError
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,22 +22,28 @@ from lightning.pytorch.trainer import Trainer
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.errors import UserError
 from amazon_desc.files import write_text
-from amazon_desc.identity import check_identity, read_record
-from amazon_desc.model import adapter as adapters
 from amazon_desc.module import DescriptionModule
-from amazon_desc.resources import find_config
 from amazon_desc.run.adapters import BestAdapter
 from amazon_desc.run.board import TextSamples, Throughput
 from amazon_desc.run.checkpoints import (
     DurableCheckpointIO,
     Position,
     ResumeCheckpoint,
-    read_checkpoint,
 )
 from amazon_desc.run.folder import RunFolder, step_of
 from amazon_desc.run.predictions import PredictionFile, predictions_file, refuse_existing
 from amazon_desc.run.progress import ProgressLine
+from amazon_desc.run.refusals import (
+    check_adapter,
+    check_checkpoint,
+    refuse_epochs_between_validations,
+    refuse_file,
+    refuse_no_batch,
+    refuse_optimizer,
+    refuse_several_devices,
+)
 from amazon_desc.run.scores import ScoreReport
+from amazon_desc.run.terminal import FINISHED, WHERE, quiet, report, with_shipped_configs
 
 COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -49,12 +54,19 @@ CKPT_PATH_HELP = (
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes RUN/config.yaml when a fit starts; no other command touches it."""
+    """Writes RUN/config.yaml and RUN/run.json when a fit starts; no other command touches them.
+
+    Not before data, base and checkpoint are there: a refused fit leaves the folder as it was.
+    """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_none=False)
-            write_text(RunFolder(Path(trainer.default_root_dir)).config, text)
+        """Leaves out what Lightning would write here."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            run = RunFolder(Path(trainer.default_root_dir))
+            write_text(run.config, self.parser.dump(self.config, skip_none=False))
+            run.write_start()
 
 
 class DescriptionCLI(LightningCLI):
@@ -98,7 +110,12 @@ class DescriptionCLI(LightningCLI):
         """Takes no option from a checkpoint: they would silently beat YAML and command line."""
 
     def before_instantiate_classes(self) -> None:
-        self.run = RunFolder(Path(self._get(self.config, "trainer").default_root_dir))
+        trainer = self._get(self.config, "trainer")
+        self.run = RunFolder(Path(trainer.default_root_dir))
+        refuse_file(self.run.path)
+        refuse_several_devices(trainer.devices, trainer.num_nodes)
+        refuse_epochs_between_validations(trainer.check_val_every_n_epoch)
+        refuse_no_batch(trainer.accumulate_grad_batches)
         if self.subcommand == "fit" and self.run.is_finished():
             print(FINISHED.format(run=self.run.path))
             sys.exit(0)
@@ -108,7 +125,13 @@ class DescriptionCLI(LightningCLI):
         """Returns the checkpoint to read: the one asked for, or, for fit, the newest."""
         asked: str | None = self._get(self.config, "ckpt_path")
         if asked == "last" or (asked is None and self.subcommand == "fit"):
-            return self.run.newest_checkpoint()
+            newest = self.run.newest_checkpoint()
+            if newest is None and self.subcommand != "fit":
+                raise UserError(
+                    f"--ckpt_path last: there is no checkpoint in {self.run.checkpoints}. Run fit "
+                    f"first, or name a checkpoint with --ckpt_path FILE."
+                )
+            return newest
         return Path(asked) if asked else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -126,12 +149,11 @@ class DescriptionCLI(LightningCLI):
         callbacks += [Position(), Throughput(), TextSamples(), BestAdapter()]
         callbacks += [ScoreReport(), PredictionFile()]
         kwargs.setdefault("callbacks", callbacks)
-        trainer = super().instantiate_trainer(**kwargs)
-        if trainer.world_size > 1:
-            raise UserError(
-                f"--trainer.devices and --trainer.num_nodes ask for {trainer.world_size} "
-                f"processes, but more than one device is not tested yet: set both to 1."
-            )
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the --trainer options cannot be used: {error}") from error
+        refuse_several_devices(trainer.num_devices, trainer.num_nodes)
         return trainer
 
     def tensorboard(self) -> TensorBoardLogger:
@@ -148,10 +170,11 @@ class DescriptionCLI(LightningCLI):
 
     def fit(self, model: DescriptionModule, **kwargs: Any) -> None:
         if self.checkpoint:
-            self.check_checkpoint(self.checkpoint)
+            check_checkpoint(self.checkpoint, model, self.datamodule)
             print(f"Going on from {self.checkpoint}")
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        self.run.write_start()
+        if model.adapter is not None:
+            check_adapter(Path(model.adapter), model, self.datamodule, keys=["base_sha256"])
+        refuse_optimizer(model)
         self.trainer.fit(model, self.datamodule, ckpt_path=self.checkpoint, weights_only=True)
         self.finish(model)
 
@@ -190,7 +213,7 @@ class DescriptionCLI(LightningCLI):
     def load_weights(self, model: DescriptionModule) -> None:
         """Points the model at trained weights that fit it, or refuses, before a base is loaded."""
         if self.checkpoint:
-            self.check_checkpoint(self.checkpoint)
+            check_checkpoint(self.checkpoint, model, self.datamodule)
             return
         if model.adapter is None:
             if not self.run.adapter.is_dir():
@@ -199,20 +222,14 @@ class DescriptionCLI(LightningCLI):
                     f"name weights with --model.adapter FOLDER or --ckpt_path FILE."
                 )
             model.adapter = str(self.run.adapter)
-        adapters.check_folder(Path(model.adapter))
-        record = read_record(Path(model.adapter))
-        if record is not None:
-            check_identity(record, model.identity(self.datamodule), f"the adapter {model.adapter}")
-
-    def check_checkpoint(self, checkpoint: Path) -> None:
-        found = read_checkpoint(checkpoint)["identity"]
-        check_identity(found, self.model.identity(self.datamodule), f"the checkpoint {checkpoint}")
+        check_adapter(Path(model.adapter), model, self.datamodule)
 
 
 def num_epochs(max_epochs: int | None) -> int:
     if max_epochs is None or max_epochs < 1:
-        raise ValueError(
-            f"--trainer.max_epochs: wanted a whole number of at least 1, got {max_epochs}"
+        raise UserError(
+            f"--trainer.max_epochs {max_epochs}: wanted a whole number of at least 1. "
+            f"Give the number of passes over the data, for example 1."
         )
     return max_epochs
 
@@ -230,55 +247,6 @@ def listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def with_shipped_configs(arguments: list[str]) -> list[str]:
-    """Replaces a --config that is not on disk by the shipped one of that name, if there is one."""
-    replaced = list(arguments)
-    for index, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option not in ("-c", "--config"):
-            continue
-        place, name = (index, value) if equals else (index + 1, arguments[index + 1 : index + 2])
-        name = name if isinstance(name, str) else "".join(name)
-        if name and not Path(name).exists() and (shipped := find_config(name)):
-            replaced[place] = f"{option}={shipped}" if equals else str(shipped)
-    return replaced
-
-
-def quiet() -> None:
-    """Silences what users can do nothing about."""
-    for name, words in (
-        ("lightning.pytorch.utilities.rank_zero", "Tip:"),
-        ("bitsandbytes.backends.cpu.ops", "gemm_4bit_forward"),
-    ):
-        logging.getLogger(name).addFilter(lambda record, w=words: w not in record.getMessage())
-    for pattern in (
-        r".*does not have many workers.*",
-        r".*LeafSpec.*",
-        r".*your dataloader is not resumable.*",  # it is: the order of the rows skips
-        r".*callbacks used to create the checkpoint need to be provided.*",
-        r".*is_gradient_checkpointing. is deprecated.*",
-        r".*args parameter is intended to run from within Python.*",
-        r".*bf16-mixed. is not supported.*",
-        r".*Checkpoint directory .* exists and is not empty.*",
-    ):
-        warnings.filterwarnings("ignore", pattern)
-
-
-FINISHED = """\
-This run is finished: {run} holds its adapter, scores and checkpoints.
-For a fresh start name another folder with --trainer.default_root_dir."""
-
-WHERE = """
-Everything is in {run}:
-  adapter/       the best weights, a PEFT folder
-  metrics.json   scores of base and tuned weights
-  tensorboard/   curves and text samples:    tensorboard --logdir {run}
-  checkpoints/   to go on from
-  config.yaml    all options of the run
-
-Write descriptions:  python -m amazon_desc predict --config {config} --data.titles titles.txt"""
-
-
 def main(arguments: list[str]) -> None:
     """Runs a command; what the user can mend is said in a sentence, without a traceback."""
     quiet()
@@ -286,21 +254,15 @@ def main(arguments: list[str]) -> None:
     called = [argument for argument in arguments if argument in COMMANDS]
     DescriptionCLI.commands = tuple(called[:1]) or COMMANDS
     try:
+        arguments = with_shipped_configs(arguments)
         DescriptionCLI(
             DescriptionModule,
             DescriptionData,
             save_config_callback=SaveRunConfig,
             seed_everything_default=1234,
             auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False},
-            args=with_shipped_configs(arguments),
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+            args=arguments,
         )
-    except UserError as error:
-        sys.exit(report(error, error.exit_code))
-    except MisconfigurationException as error:
-        sys.exit(report(error, UserError.exit_code))
-
-
-def report(error: Exception, exit_code: int) -> int:
-    print(f"amazon_desc: {error}", file=sys.stderr)
-    return exit_code
+    except (UserError, ArgumentError, MisconfigurationException) as error:
+        sys.exit(report(error, arguments, called[0] if called else "COMMAND"))

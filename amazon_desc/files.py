@@ -4,11 +4,15 @@ Everything goes to a temporary name in the same folder, is flushed to the disk a
 A leftover of a killed writer is recognised by `.tmp-` in its name and is never read.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from amazon_desc.errors import UserError
 
 
 def sync_folder(folder: Path) -> None:
@@ -67,3 +71,18 @@ def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, whole or not at all."""
     with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Returns what is in a JSON file.
+
+    Raises:
+        UserError: it is not JSON; the message says where the damage is.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: wanted JSON, found something else ({error}). Copy it again, or "
+            f"remove it."
+        ) from error

@@ -5,14 +5,19 @@ token is read by huggingface_hub from the environment; it is never an option her
 are written to `config.yaml`. Nothing is loaded into memory here.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from amazon_desc.errors import UserError
+from amazon_desc.files import read_json
 from amazon_desc.resources import TINY_BASE
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+# How long the hub may take to answer before what is in the local cache has to do.
+HUB_SECONDS = 5
 
 # Never pickles: weights come from safetensors only.
 WANTED_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja"]
@@ -62,27 +67,51 @@ def check_folder(folder: Path) -> None:
             f"--model.backbone {folder}: the folder is incomplete: missing {'; '.join(missing)}; "
             f"found {found}. Copy the base's files there, or name its hub id."
         )
+    read_json(folder / "config.json")
 
 
+@functools.cache
 def download(name: str, revision: str | None) -> Backbone:
     """Fetches the files of a hub id, or takes them from the local cache when the hub is away."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
+    refusal = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else hub_refusal(name, revision)
     try:
         folder = snapshot_download(
-            name, revision=revision, allow_patterns=WANTED_FILES, etag_timeout=5
+            name,
+            revision=revision,
+            allow_patterns=WANTED_FILES,
+            etag_timeout=HUB_SECONDS,
+            local_files_only=bool(refusal),
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (OSError, HFValidationError) as error:
         place = f"{name}@{revision}" if revision else name
         raise UserError(
             f"--model.backbone {place}: it is not in the local cache and could not be had from the "
-            f"hub ({first_line(error)}). Check the name and the network (a gated model also needs "
-            f"HF_TOKEN in the environment), fetch it once with `hf download {name}`, or name a "
-            f"folder that holds it."
+            f"hub ({refusal or first_line(error)}). Check the name and the network (a gated model "
+            f"also needs HF_TOKEN in the environment), fetch it once with `hf download {name}`, or "
+            f"name a folder that holds it."
         ) from None
     check_folder(Path(folder))
     return Backbone(Path(folder), name, Path(folder).name)
+
+
+def hub_refusal(name: str, revision: str | None) -> str | None:
+    """Returns why the hub does not hand out `name`, or None where it does.
+
+    Asked ahead of the download, which would wait for ever for a hub that does not answer.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # The errors of httpx or httpx2, whichever huggingface_hub is built on.
+    http_error = HfHubHTTPError.__bases__[0]
+    try:
+        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
+    except (http_error, OSError, HFValidationError) as error:  # pyright: ignore
+        return first_line(error)
+    return None
 
 
 def first_line(error: Exception) -> str:

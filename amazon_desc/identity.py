@@ -7,12 +7,13 @@ record is stored in every checkpoint and in every adapter folder.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from amazon_desc.errors import UserError
-from amazon_desc.files import write_text
+from amazon_desc.files import read_json, write_text
 
 RECORD_FILE = "amazon_desc.json"
 
@@ -39,20 +40,30 @@ class Identity:
         return asdict(self)
 
 
-def check_identity(found: dict[str, Any] | None, wanted: Identity, owner: str) -> None:
+def check_identity(
+    found: dict[str, Any] | None,
+    wanted: Identity,
+    owner: str,
+    keys: Collection[str] = tuple(OPTIONS),
+) -> None:
     """Refuses weights that were trained on another base, quantisation or prompt.
 
     Raises:
         UserError: `owner`, the option, what it holds and what this run has.
     """
     if not isinstance(found, dict) or not set(OPTIONS) <= set(found):
-        raise UserError(f"{owner} was not written by amazon_desc: it does not say what it is for.")
+        raise UserError(
+            f"{owner} was not written by amazon_desc: wanted a record of the base and prompt that "
+            f"it is for, found none. Name weights that amazon_desc fit has written."
+        )
     mine = wanted.as_dict()
     for key, option in OPTIONS.items():
-        if found[key] != mine[key]:
+        if key in keys and found[key] != mine[key]:
             theirs, ours = found[key], mine[key]
             if key == "base_sha256":
-                theirs, ours = (f"{r['backbone']} (sha256 {r[key][:12]})" for r in (found, mine))
+                theirs, ours = (
+                    f"{r.get('backbone')} (sha256 {str(r[key])[:12]})" for r in (found, mine)
+                )
             raise UserError(
                 f"{owner} was trained with {option} {theirs!r}, this run has {ours!r}. "
                 f"Set {option} to what it was trained with."
@@ -66,4 +77,9 @@ def write_record(folder: Path, identity: Identity) -> None:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Returns the record of an adapter folder, or None where PEFT or TRL wrote it."""
     file = folder / RECORD_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    record = read_json(file)
+    if not isinstance(record, dict):
+        raise UserError(f"{file}: wanted the record of an adapter, found {type(record).__name__}.")
+    return record

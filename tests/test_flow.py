@@ -24,6 +24,7 @@ ORDER = """
     identity
     module
     run.folder run.checkpoints run.adapters run.board run.progress run.predictions run.scores
+    run.refusals run.terminal
     cli
     __main__
 """

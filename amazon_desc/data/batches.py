@@ -74,12 +74,14 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
         position_ids[index, :used] = np.arange(used) - np.repeat(starts, lengths)
         position_ids[index, used:] = np.arange(row_tokens - used)
         is_target[index, :used] = position_ids[index, :used] >= np.repeat(prompts, lengths)
+    example_tokens, token_places = lay_out(rows, row_tokens)
     return RowBatch(
         torch.from_numpy(input_ids),
         torch.from_numpy(position_ids),
         torch.from_numpy(is_target),
-        *map(torch.from_numpy, lay_out(rows, row_tokens)),
-        sum(sum(row["lengths"]) for row in rows),
+        torch.from_numpy(example_tokens),
+        torch.from_numpy(token_places),
+        num_tokens=sum(sum(row["lengths"]) for row in rows),
     )
 
 

@@ -143,7 +143,7 @@ class DescriptionData(L.LightningDataModule):
         return Encoder(load_tokenizer(base.folder), self.settings.prompt, self.max_seq_length)
 
     def prepare_data(self) -> None:
-        self.setup(str(self.stage))
+        self.setup(self.stage or "")  # no str(): of this enum it is "TrainerFn.PREDICTING"
 
     def setup(self, stage: str) -> None:
         if stage == "predict":

@@ -31,7 +31,7 @@ class PromptSettings:
 
     def __post_init__(self) -> None:
         if self.template.count("{title}") != 1:
-            raise ValueError(
+            raise UserError(
                 f"--data.prompt.template: wanted {{title}} in it exactly once, got "
                 f"{self.template!r}. Write for example 'Title: {{title}}\\nDescription:'."
             )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from amazon_desc.data.prompts import Prompter, PromptSettings, PromptText
 from amazon_desc.data.records import Product
 from amazon_desc.errors import UserError
+from amazon_desc.hub import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +57,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a base; code that comes with a base is never run."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of what class is up to tokenizers, which raises Exception itself
+        raise UserError(
+            f"--model.backbone {folder}: its tokenizer cannot be read ({first_line(error)}). Copy "
+            f"or download the base again."
+        ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"{folder}: its tokenizer names no end token (eos_token), so no description could ever "

@@ -6,7 +6,6 @@ matrices alone are trainable, in float32. PEFT owns the weights; nothing here tr
 
 # No postponed annotations here: to read LoraSettings the command line would import PEFT for them.
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from amazon_desc.errors import UserError
+from amazon_desc.files import read_json
 from amazon_desc.options import Fraction, PositiveInt
 
 if TYPE_CHECKING:
@@ -122,13 +122,14 @@ def check_folder(folder: Path) -> dict[str, Any]:
     if problem:
         raise UserError(
             f"adapter {folder}: {problem}. Wanted a folder that PEFT saved, with "
-            f"adapter_config.json and {WEIGHTS_FILE}."
+            f"adapter_config.json and {WEIGHTS_FILE}: name one with --model.adapter."
         )
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
+    config = read_json(folder / "adapter_config.json")
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
         raise UserError(
-            f"adapter {folder}: wanted a LoRA adapter, found {config.get('peft_type')}. Train or "
-            f"name a LoRA adapter."
+            f"adapter {folder}: wanted a LoRA adapter (peft_type LORA in adapter_config.json), "
+            f"found {kind}. Train or name a LoRA adapter."
         )
     return config
 

@@ -55,9 +55,10 @@ def packed_attention(
     if packed is None or (window is not None and packed.tokens.shape[1] > window):
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return output, None
-    by_example = [spread(states, packed.tokens) for states in (query, key, value)]
-    output, _ = sdpa_attention_forward(module, *by_example, None, **options)  # (E, L, heads, dim)
-    return output.flatten(0, 1)[packed.places], None  # (B, T, heads, dim)
+    query, key, value = (spread(states, packed.tokens) for states in (query, key, value))
+    output, _ = sdpa_attention_forward(module, query, key, value, None, **options)
+    # (E, L, heads, dim) -> (B, T, heads, dim)
+    return output.flatten(0, 1)[packed.places], None
 
 
 def spread(states: Tensor, tokens: Tensor) -> Tensor:

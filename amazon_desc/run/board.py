@@ -70,6 +70,10 @@ class TextSamples(Callback):
         trainer.logger.experiment.add_text("validation/samples", table, trainer.global_step)
 
 
+# Of what could end a cell or become markup; "&" too, or an entity in a text would.
+ENTITIES = {ord(character): f"&#{ord(character)};" for character in "&\\`*_{}[]<>|#"}
+
+
 def markdown_table(samples: list[Sample]) -> str:
     rows = ["| title | reference | tuned |", "|---|---|---|"]
     rows += [
@@ -81,6 +85,4 @@ def markdown_table(samples: list[Sample]) -> str:
 
 def cell(text: str) -> str:
     """Returns text that cannot leave its cell or become markup."""
-    for character in "\\`*_{}[]<>|#":
-        text = text.replace(character, f"&#{ord(character)};")
-    return " ".join(text.split())
+    return " ".join(text.translate(ENTITIES).split())

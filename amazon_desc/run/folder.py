@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.files import write_text
+from amazon_desc.files import read_json, write_text
 
 CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets")
@@ -75,7 +75,8 @@ class RunFolder:
     def read_record(self) -> dict[str, Any]:
         if not self.record.is_file():
             return {}
-        return json.loads(self.record.read_text(encoding="utf-8"))
+        record = read_json(self.record)
+        return record if isinstance(record, dict) else {}
 
     def write_start(self) -> None:
         """Notes when the run was first started, and with which versions it was last."""

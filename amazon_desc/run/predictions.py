@@ -20,6 +20,9 @@ from amazon_desc.files import sync_folder
 from amazon_desc.module import Prediction
 from amazon_desc.run.folder import RunFolder
 
+# What some readers take for the end of a line, though JSON does not have to escape it.
+LINE_ENDS = {"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
 
 def predictions_file(run: RunFolder, titles: str) -> Path:
     """Returns where predictions go: for `a/titles.csv.gz` to `predictions/titles.jsonl`."""
@@ -72,7 +75,10 @@ def line(prediction: Prediction) -> str:
         "finish_reason": finish_reason,
         "num_tokens": num_tokens,
     }
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    text = json.dumps(record, ensure_ascii=False)
+    for end, escape in LINE_ENDS.items():
+        text = text.replace(end, escape)
+    return text + "\n"
 
 
 def refuse_existing(path: Path) -> None:

@@ -90,5 +90,5 @@ def test_pickled_weights_are_refused(build, tmp_path: Path) -> None:
 def test_a_merged_or_other_method_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="wanted a LoRA adapter, found IA3"):
+    with pytest.raises(UserError, match=r"wanted a LoRA adapter .*, found IA3"):
         adapter.check_folder(tmp_path)

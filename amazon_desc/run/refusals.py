@@ -1,0 +1,102 @@
+"""What is refused before a base is loaded: options and weights that do not go together.
+
+In come options, folders and files, out comes nothing, or a UserError that says what to do. Each
+check stands alone; what only the loaded base can tell is checked where it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.errors import UserError
+from amazon_desc.identity import OPTIONS, check_identity, read_record
+from amazon_desc.model import adapter as adapters
+from amazon_desc.module import DescriptionModule
+from amazon_desc.run.checkpoints import read_checkpoint
+
+
+def check_adapter(
+    folder: Path,
+    model: DescriptionModule,
+    data: DescriptionData,
+    keys: Collection[str] = tuple(OPTIONS),
+) -> None:
+    """Refuses an adapter that does not belong to this base and prompt; PEFT's own say nothing."""
+    adapters.check_folder(folder)
+    record = read_record(folder)
+    if record is not None:
+        check_identity(record, model.identity(data), f"the adapter {folder}", keys)
+
+
+def check_checkpoint(path: Path, model: DescriptionModule, data: DescriptionData) -> None:
+    """Refuses a checkpoint of another base, quantisation, prompt or rank."""
+    checkpoint = read_checkpoint(path)
+    check_identity(checkpoint["identity"], model.identity(data), f"the checkpoint {path}")
+    ranks = {len(w) for name, w in checkpoint["state_dict"].items() if "lora_A" in name}
+    if model.adapter is None and ranks != {model.lora.r}:
+        raise UserError(
+            f"the checkpoint {path} was trained with --model.lora.r "
+            f"{', '.join(map(str, sorted(ranks))) or 'none'}, this run has "
+            f"{model.lora.r}. Set --model.lora.r to what it was trained with."
+        )
+
+
+def refuse_optimizer(model: DescriptionModule) -> None:
+    """Refuses arguments that the optimizer does not take, before there is a model to train."""
+    try:
+        model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"--model.optimizer: {error}. Set its arguments to what it takes."
+        ) from error
+
+
+def refuse_file(run: Path) -> None:
+    """Refuses a run folder that cannot be made, since a file is in the way."""
+    for path in (run, *run.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(
+                f"--trainer.default_root_dir {run}: wanted a folder, found a file at {path}. Name "
+                f"another folder, or move the file."
+            )
+
+
+def refuse_epochs_between_validations(num_epochs: int | None) -> None:
+    """Refuses to validate by epochs: to Lightning a whole run is one."""
+    if num_epochs is not None:
+        raise UserError(
+            f"--trainer.check_val_every_n_epoch {num_epochs}: validations are counted in "
+            f"micro-batches here. Leave it null and set --trainer.val_check_interval."
+        )
+
+
+def refuse_no_batch(accumulate_grad_batches: int) -> None:
+    if accumulate_grad_batches < 1:
+        raise UserError(
+            f"--trainer.accumulate_grad_batches {accumulate_grad_batches}: wanted a whole number "
+            f"of at least 1. Set it to 1 to accumulate nothing."
+        )
+
+
+def refuse_several_devices(devices: Any, num_nodes: int) -> None:
+    """Refuses more than one process; Lightning takes -1 for all devices and "0,1" for two."""
+    is_one = devices in (1, "1", "auto") or (isinstance(devices, list) and len(devices) == 1)
+    if not is_one or num_nodes != 1:
+        raise UserError(
+            f"--trainer.devices {devices} and --trainer.num_nodes {num_nodes}: wanted one device "
+            f"of one node, since more are not tested yet. Set both to 1."
+        )
+
+
+def refuse_other_encoding(config: Path) -> None:
+    try:
+        config.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--config {config}: wanted UTF-8, found other bytes ({error}). Save it as UTF-8."
+        ) from error

@@ -1,0 +1,82 @@
+"""What surrounds a command on the terminal: shipped configs, no noise, errors in a sentence.
+
+In come the arguments as they were typed, or an error; out go the arguments as they are meant, or
+what is printed and the exit code. Nothing is run here.
+"""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from amazon_desc.errors import UserError
+from amazon_desc.resources import find_config
+from amazon_desc.run.refusals import refuse_other_encoding
+
+
+def with_shipped_configs(arguments: list[str]) -> list[str]:
+    """Replaces a --config that is not on disk by the shipped one of that name, if there is one."""
+    replaced = list(arguments)
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option not in ("-c", "--config"):
+            continue
+        place, name = (index, value) if equals else (index + 1, arguments[index + 1 : index + 2])
+        name = name if isinstance(name, str) else "".join(name)
+        if name and not Path(name).exists() and (shipped := find_config(name)):
+            replaced[place] = f"{option}={shipped}" if equals else str(shipped)
+        elif Path(name).is_file():
+            refuse_other_encoding(Path(name))
+    return replaced
+
+
+def quiet() -> None:
+    """Silences what users can do nothing about."""
+    for name, words in (
+        ("lightning.pytorch.utilities.rank_zero", "Tip:"),
+        ("bitsandbytes.backends.cpu.ops", "gemm_4bit_forward"),
+    ):
+        logging.getLogger(name).addFilter(lambda record, w=words: w not in record.getMessage())
+    for pattern in (
+        r".*does not have many workers.*",
+        r".*LeafSpec.*",
+        r".*your dataloader is not resumable.*",  # it is: the order of the rows skips
+        r".*callbacks used to create the checkpoint need to be provided.*",
+        r".*is_gradient_checkpointing. is deprecated.*",
+        r".*args parameter is intended to run from within Python.*",
+        r".*bf16-mixed. is not supported.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)
+
+
+FINISHED = """\
+This run is finished: {run} holds its adapter, scores and checkpoints.
+For a fresh start name another folder with --trainer.default_root_dir."""
+
+WHERE = """
+Everything is in {run}:
+  adapter/       the best weights, a PEFT folder
+  metrics.json   scores of base and tuned weights
+  tensorboard/   curves and text samples:    tensorboard --logdir {run}
+  checkpoints/   to go on from
+  config.yaml    all options of the run
+
+Write descriptions:  python -m amazon_desc predict --config {config} --data.titles titles.txt"""
+
+
+def report(error: Exception, arguments: list[str], command: str) -> int:
+    """Says what was wrong, and returns the exit code; a parser's error may wrap one of ours."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, UserError):
+        print(f"amazon_desc: {cause}", file=sys.stderr)
+        return cause.exit_code
+    message = str(error).strip()
+    if message.startswith(("Problems parsing config", "Unexpected config")):
+        # the parser does not say which file it read
+        message = f"{' '.join(arguments)}: wanted a config in YAML, options by name. {message}"
+    print(f"amazon_desc: {message}", file=sys.stderr)
+    print(f"All options: python -m amazon_desc {command} --help", file=sys.stderr)
+    return UserError.exit_code

@@ -1,0 +1,100 @@
+"""TensorBoard shows the speed of training alone, and texts that stay in their cells."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from amazon_desc.evaluation.report import Sample
+from amazon_desc.run.board import Throughput, cell, markdown_table
+
+
+class Clock:
+    """Replaces time.perf_counter; moves only when told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+class Logged(dict[str, float]):
+    """A module that keeps what is logged."""
+
+    def log(self, name: str, value: float, **_: Any) -> None:
+        self[name] = value
+
+
+def train(
+    callback: Throughput, clock: Clock, module: Logged, step: int, num_tokens: int, seconds: float
+) -> None:
+    """Trains one batch, which is one step; every second step is logged."""
+    trainer: Any = SimpleNamespace(global_step=step, log_every_n_steps=2)
+    batch: Any = SimpleNamespace(num_tokens=num_tokens)
+    callback.on_train_batch_start(trainer, module, batch, step)  # pyright: ignore
+    clock.now += seconds
+    callback.on_train_batch_end(trainer, module, None, batch, step)  # pyright: ignore
+
+
+def test_throughput_is_tokens_a_second_since_the_last_log(monkeypatch: pytest.MonkeyPatch):
+    clock, module, callback = Clock(monkeypatch), Logged(), Throughput()
+    train(callback, clock, module, step=0, num_tokens=300, seconds=2.0)
+    assert module == {}
+    train(callback, clock, module, step=1, num_tokens=500, seconds=2.0)
+    assert module == {"train/tokens_per_second": 200.0}  # 800 tokens in 4 s
+    train(callback, clock, module, step=2, num_tokens=10, seconds=1.0)
+    train(callback, clock, module, step=3, num_tokens=30, seconds=1.0)
+    assert module == {"train/tokens_per_second": 20.0}
+
+
+def test_waiting_for_data_counts_and_validation_does_not(monkeypatch: pytest.MonkeyPatch):
+    clock, module, callback = Clock(monkeypatch), Logged(), Throughput()
+    train(callback, clock, module, step=0, num_tokens=100, seconds=1.0)
+    clock.now += 2.0  # the loader
+    any_: Any = None
+    callback.on_validation_start(any_, any_)
+    clock.now += 1000.0
+    train(callback, clock, module, step=1, num_tokens=300, seconds=1.0)
+    assert module == {"train/tokens_per_second": 100.0}  # 400 tokens in 1 + 2 + 1 s
+
+
+def test_validation_before_any_training_does_not_start_the_clock(monkeypatch: pytest.MonkeyPatch):
+    clock, module, callback = Clock(monkeypatch), Logged(), Throughput()
+    any_: Any = None
+    callback.on_validation_start(any_, any_)
+    clock.now += 1000.0
+    train(callback, clock, module, step=1, num_tokens=50, seconds=1.0)
+    assert module == {"train/tokens_per_second": 50.0}
+
+
+def test_samples_become_the_rows_of_a_table():
+    samples = [Sample("Mug", "A mug.", "not shown", "Mugs"), Sample("Desk", "A desk.", "", "")]
+    assert markdown_table(samples) == (
+        "| title | reference | tuned |\n"
+        "|---|---|---|\n"
+        "| Mug | A mug. | Mugs |\n"
+        "| Desk | A desk. |  |"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a | b", "a &#124; b"),
+        ("two\nlines\r\n", "two lines"),
+        ("U+2028\u2028end\x85", "U+2028 end"),
+        ("<script>", "&#60;script&#62;"),
+        ("\\|", "&#92;&#124;"),
+        ("`*_{}[]#", "&#96;&#42;&#95;&#123;&#125;&#91;&#93;&#35;"),
+    ],
+)
+def test_a_text_cannot_leave_its_cell(text: str, shown: str):
+    assert cell(text) == shown
+    table = markdown_table([Sample(text, text, text, text)])
+    assert len(table.splitlines()) == 3
+    assert table.splitlines()[2].count("|") == 4
+
+
+def test_an_entity_in_a_text_is_shown_as_it_stands():
+    """Otherwise "&lt;b&gt;" or "&#124;" in a text would become markup, or end the cell."""
+    assert cell("R&B &#124; &lt;b&gt;") == "R&#38;B &#38;&#35;124; &#38;lt;b&#38;gt;"

@@ -1,0 +1,623 @@
+"""Wrong input, typed as a user types it: a sentence that helps, an exit code, nothing harmed.
+
+Every case runs a command that must be refused. It names the exit code and the parts of the message:
+where, what was wanted, what was found, what to do. A base that is loaded all the same fails the
+test, and so does any file that is new or changed afterwards.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import amazon_desc.module
+from amazon_desc.cli import main
+from amazon_desc.resources import PACKAGE, TINY_BASE
+
+SECRET = "hf_neverToBeShown0123456789"
+SMALL = (
+    *("--data.num_products", "100", "--data.num_scored", "4", "--model.max_new_tokens", "4"),
+    *("--trainer.max_epochs", "1", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
+    *("--checkpoint.every_n_steps", "2", "--trainer.enable_progress_bar", "false"),
+)
+FEW = ("--data.validation_fraction", "0", "--data.test_fraction", "0")
+TRAINED_ON = "--trainer.default_root_dir=runs/trained"
+ADAPTER, CHECKPOINT = "runs/trained/adapter", "runs/trained/checkpoints/step=00000002.ckpt"
+
+
+class BaseLoaded(Exception):
+    """A base would have been loaded."""
+
+
+class Case(NamedTuple):
+    """A command (`fit --config quickstart.yaml` goes without saying) and how it is refused."""
+
+    name: str
+    options: str
+    code: int
+    message: tuple[str, ...]
+    command: str = "fit"
+
+
+# Files that the cases name. A product line is good; each bad one is bad in its own way.
+GOOD = b'{"title": "Oak Desk No. %d", "content": "A desk of oak that lasts for generations."}\n'
+PRODUCTS = b"".join(GOOD % number for number in range(30))
+BAD_LINES = (
+    b'{"title": "cut off\n',
+    b'{"title": "no description"}\n',
+    b'{"title": 7, "content": "A number for a title."}\n',
+    b'{"title": "caf\xe9", "content": "Latin-1."}\n',
+    b'["a", "list"]\n',
+)
+FILES = {
+    "empty.jsonl": b"",
+    "blank.txt": b"\n  \n\n",
+    "folder.jsonl/inside": b"",
+    "columns.jsonl": b'{"name": "Desk", "text": "Of oak."}\n' * 3,
+    "columns.csv": b"name,text\nDesk,Of oak.\n",
+    "alpaca.jsonl": b'{"instruction": "Describe", "input": "Desk", "output": "Of oak."}\n',
+    "useless.jsonl": b'{"title": "Desk", "content": ""}\n' * 4,
+    "words.docx": b"PK",
+    "broken.json.gz": b"\x1f\x8b\x08\x00 and then nothing of the kind",
+    "noise.zip": b"no archive",
+    "noise.parquet": b"PAR1 and noise",
+    "utf16.jsonl": PRODUCTS.decode().encode("utf-16"),
+    "bad.jsonl": PRODUCTS + b"".join(BAD_LINES),
+    "nul.csv": b"title,content\nDesk,Of \x00 oak.\n" + b"Chair,Of oak\n",
+    "numbers.jsonl": b'{"title": 1, "content": 2}\n' * 3,
+    "titles.txt": b"Oak Desk\nBlue Mug\n",
+    "name.csv": b"name\nOak Desk\n",
+    "gaps.txt": b"Oak Desk\n\nBlue\xff Mug\n",
+    "noyaml.yaml": b"data: [1, 2\nmodel: }{\n",
+    "list.yaml": b"- model\n- data\n",
+    "misspelt.yaml": b"model:\n  lora:\n    rang: 4\n",
+    "latin1.yaml": b"model:\n  backbone: caf\xe9\n",
+    "foreign.ckpt": b"not a checkpoint at all",
+    "empty.ckpt": b"",
+}
+
+OPTIONS = [
+    Case("misspelt option", "--data.batch_siz 3", 2, ("--data.batch_siz 3", "fit --help")),
+    Case("abbreviated option", "--data.batch_s 3", 2, ("unrecognized", "--data.batch_s 3")),
+    Case("abbreviated command", "", 2, ("'fi'", "'fit', 'validate', 'test', 'predict'"), "fi"),
+    Case("unknown command", "", 2, ("'serve'", "'fit', 'validate'", "--help"), "serve"),
+    Case("option without value", "--data.titles", 2, ("data.titles", "expected one argument")),
+    Case("negative rank", "--model.lora.r=-1", 2, ("model.lora.r", "-1", "v>0", "fit --help")),
+    Case("rank in words", "--model.lora.r many", 2, ("model.lora.r", "'many'", "fit --help")),
+    Case("dropout of 1", "--model.lora.dropout 1", 2, ("model.lora.dropout", "v<1")),
+    Case("quantisation", "--model.quantization int8", 2, ("quantization", "'nf4'", "int8")),
+    Case("unknown optimizer", "--model.optimizer Adaam", 2, ("model.optimizer", "Adaam")),
+    Case("optimizer's option", "--model.optimizer.lrr 1", 2, ("model.optimizer", "lrr")),
+    Case("learning rate", "--model.optimizer.lr=-1", 2, ("--model.optimizer: ", "rate: -1", "Set")),
+    Case("linked option", "--data.backbone tiny", 2, ('"data.backbone"', '"model.backbone"')),
+    Case("no epoch", "--trainer.max_epochs 0", 2, ("--trainer.max_epochs 0: wanted", "at least 1")),
+    Case("all epochs", "--trainer.max_epochs=-1", 2, ("max_epochs -1: wanted", "Give the number")),
+    Case("precision", "--trainer.precision 17", 2, ("trainer.precision", "bf16-mixed", "17")),
+    Case("Lightning's step", "--trainer.max_steps=-7", 2, ("`max_steps`", "-7")),
+    Case("Lightning's interval", "--trainer.val_check_interval 1.5", 2, ("`val_check_interval`",)),
+    Case("Lightning's limit", "--trainer.limit_val_batches=-3", 2, ("-3 for limit_val_batches",)),
+    Case("no batch", "--trainer.accumulate_grad_batches 0", 2, ("batches 0: wanted", "Set it")),
+    Case("validation by epochs", "--trainer.check_val_every_n_epoch 1", 2, ("epoch 1:", "Leave")),
+    Case("a seed below 0", "--seed_everything=-1", 2, ("seed", "-1", "v>=0")),
+    Case(
+        "row too short",
+        "--data.max_seq_length 600 --data.row_tokens 512",
+        2,
+        ("--data.max_seq_length 600:", "must fit", "--data.row_tokens is 512", "Change one"),
+    ),
+    Case(
+        "nothing to train on",
+        "--data.validation_fraction 0.6 --data.test_fraction 0.4",
+        2,
+        ("--data.validation_fraction 0.6", "--data.test_fraction 0.4", "wanted a sum below 1"),
+    ),
+    Case(
+        "sequence too short",
+        "--data.max_seq_length 20",
+        2,
+        ("--data.max_seq_length 20:", "wanted at least", "template alone has", "Raise"),
+    ),
+    Case(
+        "template without title",
+        "--data.prompt.template Describe:",
+        2,
+        ("--data.prompt.template: wanted {title}", "exactly once", "got 'Describe:'", "Write"),
+    ),
+    Case(
+        "chat without template",
+        "--data.prompt.chat true",
+        2,
+        ("--data.prompt.chat true: the tokenizer", "no chat template", "Set --data.prompt.chat"),
+    ),
+    Case("config missing", "--config none.yaml", 2, ("config", "does not exist", "none.yaml")),
+    Case("config is a folder", "--config folder.jsonl", 2, ("config", "folder.jsonl", "not a f")),
+    Case("config not YAML", "--config noyaml.yaml", 2, ("noyaml.yaml", "wanted", "YAML", "line 2")),
+    Case("config a list", "--config list.yaml", 2, ("list.yaml", "wanted a config", "options by")),
+    Case(
+        "config not UTF-8",
+        "--config latin1.yaml",
+        2,
+        ("--config latin1.yaml: wanted UTF-8", "Save it"),
+    ),
+    Case("config misspelt", "--config misspelt.yaml", 2, ("rang",)),
+    Case("run folder a file", "--trainer.default_root_dir titles.txt", 2, ("a folder, found a f",)),
+    Case(
+        "run folder in a file",
+        "--trainer.default_root_dir titles.txt/run",
+        2,
+        ("--trainer.default_root_dir titles.txt/run: wanted a folder", "found a file", "Name"),
+    ),
+]
+
+ONE_DEVICE = ("wanted one device of one node", "Set both to 1.")
+DEVICES = [
+    Case("two", "--trainer.devices 2", 2, ("--trainer.devices 2 ", *ONE_DEVICE)),
+    Case("two by index", "--trainer.devices 0,1", 2, ("--trainer.devices 0,1 ", *ONE_DEVICE)),
+    Case("two in a list", "--trainer.devices [0,1]", 2, ("--trainer.devices [0, 1] ", *ONE_DEVICE)),
+    Case("all", "--trainer.devices=-1", 2, ("--trainer.devices -1 ", *ONE_DEVICE)),
+    Case("none", "--trainer.devices 0", 2, ("--trainer.devices 0 ", *ONE_DEVICE)),
+    Case("two nodes", "--trainer.num_nodes 2", 2, ("--trainer.num_nodes 2:", *ONE_DEVICE)),
+    Case("by index on a CPU", "--trainer.devices [0]", 2, ("--trainer options", "an int > 0")),
+]
+
+PRODUCT_FILES = [
+    Case("missing", "none.jsonl", 3, ("--data.train_file none.jsonl: no such file", "Name a file")),
+    Case("a folder", "folder.jsonl", 3, ("folder.jsonl: wanted a file", "found a dir", "Name the")),
+    Case("empty", "empty.jsonl", 3, ("empty.jsonl is empty (0 bytes)", "Copy or download it")),
+    Case("suffix", "words.docx", 3, ("words.docx: the suffix '.docx'", "Wanted one of .json")),
+    Case(
+        "without the columns",
+        "columns.jsonl",
+        3,
+        (
+            "columns.jsonl: wanted a column 'title' with the title",
+            "the columns seen are name, text",
+            "Name yours with --data.title_column and --data.description_column",
+        ),
+    ),
+    Case("CSV without the columns", "columns.csv", 3, ("column 'title'", "seen are name, text")),
+    Case("Alpaca", "alpaca.jsonl", 3, ("--data.title_column input --data.description_column out",)),
+    Case(
+        "no usable row",
+        "useless.jsonl",
+        3,
+        ("useless.jsonl: no usable product for train", "4 records read, 0 usable", "empty_content"),
+    ),
+    Case("numbers only", "numbers.jsonl", 3, ("numbers.jsonl", "3 × title is not text", "Name a")),
+    Case("damaged gzip", "broken.json.gz", 3, ("broken.json.gz is damaged", "Copy or download it")),
+    Case("no zip", "noise.zip", 3, ("noise.zip is damaged", "Copy or download it again")),
+    Case("no Parquet", "noise.parquet", 3, ("noise.parquet is damaged or no Parquet file", "Copy")),
+    Case("UTF-16", "utf16.jsonl", 3, ("utf16.jsonl is UTF-16 text; save it as UTF-8",)),
+    Case(
+        "more bad records than allowed",
+        "bad.jsonl --data.max_bad_records 4",
+        3,
+        (
+            "more than 4 records cannot be read (--data.max_bad_records)",
+            "1 × not valid JSON",
+            "bad.jsonl, line 31: not valid JSON",
+            "Mend the file, or raise the limit",
+        ),
+    ),
+    Case("NUL", "nul.csv --data.max_bad_records 0", 3, ("nul.csv, line 2: NUL character", "Mend")),
+]
+
+TITLE_FILES = [
+    Case("none named", "", 2, ("predict needs a file of titles: --data.titles FILE",)),
+    Case("missing", "--data.titles none.txt", 3, ("none.txt does not exist", "Check the path")),
+    Case("a folder", "--data.titles folder.jsonl", 3, ("folder.jsonl is a folder", "Wanted one")),
+    Case("empty", "--data.titles empty.jsonl", 3, ("empty.jsonl is empty (0 bytes)",)),
+    Case("blank", "--data.titles blank.txt", 3, ("blank.txt is empty: wanted a title on every",)),
+    Case("column", "--data.titles name.csv", 3, ("'title'", "are name", "--data.title_column")),
+    Case("numbers", "--data.titles numbers.jsonl", 3, ("no usable title", "3 records", "Write")),
+    Case(
+        "more bad records than allowed",
+        "--data.titles gaps.txt --data.max_bad_records 1",
+        3,
+        ("more than 1 records", "gaps.txt, line 2: title is empty", "line 3: not valid UTF-8"),
+    ),
+]
+
+BASES = [
+    Case("no folder", "./nowhere", 2, ("--model.backbone ./nowhere: wanted", "no such folder")),
+    Case("a file", "titles.txt", 2, ("--model.backbone titles.txt: wanted", "found a file")),
+    Case("empty folder", "bases/empty", 2, ("incomplete: missing config.json; *.safetensors",)),
+    Case("pickle only", "bases/pickle", 2, ("missing *.safetensors", "found config.json", "Copy")),
+    Case("no tokenizer", "bases/mute", 2, ("missing tokenizer.json or tokenizer.model", "Copy")),
+    Case("config damaged", "bases/config", 2, ("config.json is damaged: wanted JSON", "line 1")),
+    Case("tokenizer damaged", "bases/tokenizer", 2, ("bases/tokenizer", "tokenizer", "Copy")),
+    Case("not on the hub", "someone/nothing", 2, ("HF_HUB_OFFLINE is set", "`hf download some")),
+]
+
+ADAPTERS = [
+    Case("missing", "adapters/none", 2, ("adapters/none: no such folder. Wanted", "--model.adapt")),
+    Case("no config", "adapters/empty", 2, ("has no adapter_config.json. Wanted a folder that",)),
+    Case("pickle only", "adapters/pickle", 2, ("no adapter_model.safetensors (pickled .bin",)),
+    Case("not LoRA", "adapters/ia3", 2, ("wanted a LoRA adapter", "found IA3", "Train or name")),
+    Case("damaged config", "adapters/torn", 2, ("adapter_config.json is damaged: wanted JSON",)),
+    Case("damaged record", "adapters/record", 2, ("amazon_desc.json is damaged: wanted JSON",)),
+    Case("other base", "adapters/other", 2, ("--model.backbone 'else/where (sha256 000", "Set")),
+]
+
+CHECKPOINTS = [
+    Case("missing", "none.ckpt", 2, ("--ckpt_path none.ckpt: no such file. Name a file",)),
+    Case("a folder", "folder.jsonl", 2, ("--ckpt_path folder.jsonl: no such file",)),
+    Case("empty", "empty.ckpt", 2, ("empty.ckpt: it cannot be read", "damaged", "Name an older")),
+    Case("garbage", "foreign.ckpt", 2, ("foreign.ckpt: it cannot be read", "damaged", "Name an")),
+    Case("cut", "ckpt/cut.ckpt", 2, ("cut.ckpt: it cannot be read", "damaged", "delete it")),
+    Case("a pickle", "ckpt/code.ckpt", 2, ("code.ckpt: it cannot be read", "no checkpoint of our")),
+    Case("foreign", "ckpt/plain.ckpt", 2, ("plain.ckpt: not written by amazon_desc",)),
+    Case("other base", "ckpt/base_sha256.ckpt", 2, ("--model.backbone 'else", "this run has")),
+    Case("quantisation", "ckpt/quantization.ckpt", 2, ("--model.quantization 'none', this run",)),
+    Case("template", "ckpt/template.ckpt", 2, ("--data.prompt.template 'Say {title}'", "Set --da")),
+    Case("chat", "ckpt/is_chat.ckpt", 2, ("--data.prompt.chat True, this run has False. Set",)),
+    Case("rank", f"{CHECKPOINT} --model.lora.r 3", 2, ("--model.lora.r 16, this run has 3", "Set")),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/trained: two steps on the shipped sample."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", "--config", "quickstart.yaml", TRAINED_ON, *SMALL])
+    assert (folder / ADAPTER).is_dir()
+    assert (folder / CHECKPOINT).is_file()
+    return folder
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Path]:
+    """An empty working folder in which no base can be loaded and no secret may be shown."""
+
+    def load_backbone(*_: object, **__: object) -> None:
+        raise BaseLoaded
+
+    monkeypatch.setattr(amazon_desc.module, "load_backbone", load_backbone)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.chdir(tmp_path)
+    for name, content in FILES.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+    capfd.readouterr()
+    yield tmp_path
+    out, err = capfd.readouterr()
+    assert SECRET not in out + err
+
+
+@pytest.fixture
+def trained_place(place: Path, trained: Path) -> Path:
+    """The same, with the trained run in it."""
+    shutil.copytree(trained / "runs", place / "runs")
+    return place
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Callable[[Case, list[str]], str]:
+    def run(case: Case, options: list[str]) -> str:
+        """Returns what the user is told; a command that is not refused as the case says fails."""
+        before = contents(Path.cwd())
+        with pytest.raises(SystemExit) as exit_:
+            main([case.command, "--config", "quickstart.yaml", *options])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        assert SECRET not in out + err
+        assert exit_.value.code == case.code, err
+        assert case.message
+        for part in case.message:
+            assert part in err
+        assert contents(Path.cwd()) == before
+        assert not Path("runs/default").exists()
+        assert not Path("runs/quickstart").exists()
+        return err
+
+    return run
+
+
+def table(cases: list[Case]) -> pytest.MarkDecorator:
+    assert len({case.name for case in cases}) == len(cases) > 5
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name.replace(" ", "_"))
+
+
+Refused = Callable[[Case, list[str]], str]
+
+
+@table(OPTIONS)
+@pytest.mark.usefixtures("place")
+def test_wrong_option_is_refused(case: Case, refused: Refused):
+    refused(case, case.options.split())
+
+
+@table(DEVICES)
+@pytest.mark.usefixtures("place")
+def test_more_than_one_device_is_refused_in_one_sentence(case: Case, refused: Refused):
+    err = refused(case, ["--trainer.accelerator", "cpu", *case.options.split()])
+    assert len([line for line in err.splitlines() if "amazon_desc: " in line]) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.usefixtures("place")
+def test_missing_gpu_is_refused(refused: Refused):
+    refused(Case("", "", 2, ("gpu",)), ["--trainer.accelerator", "gpu"])
+
+
+@table(PRODUCT_FILES)
+@pytest.mark.usefixtures("place")
+def test_unusable_file_of_products_is_refused(case: Case, refused: Refused):
+    refused(case, ["--data.train_file", *case.options.split()])
+
+
+@table(TITLE_FILES)
+@pytest.mark.usefixtures("trained_place")
+def test_unusable_file_of_titles_is_refused(case: Case, refused: Refused):
+    refused(case._replace(command="predict"), [TRAINED_ON, *case.options.split()])
+
+
+@pytest.mark.usefixtures("place")
+def test_single_bad_records_are_skipped_counted_and_reported_with_their_lines(
+    capfd: pytest.CaptureFixture[str],
+):
+    with pytest.raises(BaseLoaded):
+        main(["fit", "--config", "quickstart.yaml", "--data.train_file", "bad.jsonl", *FEW])
+    out = capfd.readouterr().out
+    assert "35 records, 30 usable pairs" in out
+    for reason in ("1 × not valid JSON", "1 × title is not text", "1 × not a JSON object"):
+        assert reason in out
+    for fault in (
+        "bad.jsonl, line 31: not valid JSON",
+        "bad.jsonl, line 32: description is missing",
+        "bad.jsonl, line 33: title is not text",
+        "bad.jsonl, line 34: not valid UTF-8",
+        "bad.jsonl, line 35: not a JSON object",
+    ):
+        assert fault in out
+
+
+@pytest.mark.usefixtures("trained_place")
+def test_single_bad_titles_are_skipped_and_reported_with_their_lines(
+    capfd: pytest.CaptureFixture[str],
+):
+    with pytest.raises(BaseLoaded):
+        main(
+            ["predict", "--config", "quickstart.yaml", TRAINED_ON, "--data.titles", "gaps.txt"],
+        )
+    out = capfd.readouterr().out
+    assert "gaps.txt, line 2: title is empty" in out
+    assert "gaps.txt, line 3: not valid UTF-8" in out
+
+
+def make_bases(folder: Path) -> None:
+    """Bases that lack something, each in a folder named after it."""
+    for name in ("empty", "pickle", "mute", "config", "tokenizer"):
+        (folder / name).mkdir(parents=True)
+    for name in ("pickle", "mute", "config", "tokenizer"):
+        for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(TINY_BASE / file, folder / name)
+        weights = "pytorch_model.bin" if name == "pickle" else "model.safetensors"
+        shutil.copy(TINY_BASE / "model.safetensors", folder / name / weights)
+    (folder / "mute" / "tokenizer.json").unlink()
+    (folder / "config" / "config.json").write_text("{model_type:")
+    (folder / "tokenizer" / "tokenizer.json").write_text('{"version": "1.0"')
+
+
+@table(BASES)
+def test_unusable_base_is_refused(case: Case, place: Path, refused: Refused):
+    make_bases(place / "bases")
+    refused(case, ["--model.backbone", case.options])
+
+
+def make_adapters(folder: Path, trained: Path) -> None:
+    """Adapters that cannot be used, each in a folder named after what is wrong."""
+    (folder / "empty").mkdir(parents=True)
+    for name in ("pickle", "ia3", "torn", "record", "other"):
+        shutil.copytree(trained, folder / name)
+    weights = folder / "pickle" / "adapter_model.safetensors"
+    weights.rename(weights.with_name("adapter_model.bin"))
+    (folder / "ia3" / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    (folder / "torn" / "adapter_config.json").write_text('{"peft_type": "LO')
+    (folder / "record" / "amazon_desc.json").write_text('{"backbone"')
+    record = json.loads((folder / "other" / "amazon_desc.json").read_text())
+    record |= {"backbone": "else/where", "base_sha256": "0" * 64}
+    (folder / "other" / "amazon_desc.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+@table(ADAPTERS)
+def test_unusable_adapter_is_refused(
+    case: Case, command: str, trained_place: Path, refused: Refused
+):
+    make_adapters(trained_place / "adapters", trained_place / ADAPTER)
+    refused(case._replace(command=command), ["--model.adapter", case.options])
+
+
+def make_checkpoints(folder: Path, checkpoint: Path) -> None:
+    """Checkpoints that cannot be used, each in a file named after what is wrong."""
+    folder.mkdir()
+    whole = checkpoint.read_bytes()
+    (folder / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"identity": Path("needs code to load")}, folder / "code.ckpt")
+    torch.save({"state_dict": {}}, folder / "plain.ckpt")
+    for key, value in (
+        ("base_sha256", "0" * 64),
+        ("quantization", "none"),
+        ("template", "Say {title}"),
+        ("is_chat", True),
+    ):
+        content = torch.load(checkpoint, weights_only=True)
+        content["identity"] |= {key: value}
+        if key == "base_sha256":
+            content["identity"]["backbone"] = "else/where"
+        torch.save(content, folder / f"{key}.ckpt")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+@table(CHECKPOINTS)
+def test_unusable_checkpoint_is_refused(
+    case: Case, command: str, trained_place: Path, refused: Refused
+):
+    make_checkpoints(trained_place / "ckpt", trained_place / CHECKPOINT)
+    refused(case._replace(command=command), ["--ckpt_path", *case.options.split()])
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.usefixtures("place")
+def test_command_without_trained_weights_is_refused(command: str, refused: Refused):
+    wanted = ("no trained weights: runs/quickstart/adapter", "Run fit first", "--model.adapter")
+    refused(Case("", "", 2, wanted, command), ["--data.titles", "titles.txt"])
+    last = ("--ckpt_path last: there is no checkpoint in runs/quickstart/checkpoints", "Run fit")
+    refused(Case("", "", 2, last, command), ["--ckpt_path", "last", "--data.titles", "titles.txt"])
+
+
+def test_resumed_fit_of_another_base_leaves_the_run_as_it_was(
+    trained_place: Path, refused: Refused
+):
+    (trained_place / "runs/trained/run.json").unlink()  # as if it had been killed
+    wanted = (
+        "step=00000002.ckpt was trained with --model.quantization 'nf4', this run has 'none'",
+    )
+    refused(Case("", "", 2, wanted), [TRAINED_ON, "--model.quantization", "none"])
+
+
+def test_damaged_newest_checkpoint_is_refused_and_kept(trained_place: Path, refused: Refused):
+    (trained_place / "runs/trained/run.json").unlink()
+    (trained_place / CHECKPOINT).write_bytes(b"PK half a file")
+    refused(Case("", "", 2, (f"checkpoint {CHECKPOINT}: it cannot be read", "Name")), [TRAINED_ON])
+
+
+def test_damaged_record_of_a_run_is_refused(trained_place: Path, refused: Refused):
+    (trained_place / "runs/trained/run.json").write_text('{"finished"')
+    refused(Case("", "", 2, ("run.json is damaged: wanted JSON", "remove it")), [TRAINED_ON])
+
+
+def test_predictions_are_never_overwritten(trained_place: Path, refused: Refused):
+    file = trained_place / "runs/trained/predictions/titles.jsonl"
+    file.parent.mkdir()
+    file.write_text("the work of a night")
+    wanted = ("predictions/titles.jsonl is there already", "never overwritten", "Move or delete it")
+    refused(Case("", "", 2, wanted, "predict"), [TRAINED_ON, "--data.titles", "titles.txt"])
+    assert file.read_text() == "the work of a night"
+
+
+@pytest.mark.usefixtures("place")
+def test_target_modules_that_match_nothing_are_refused_and_no_config_is_written(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """What layers there are is known when the base is loaded, so here it is."""
+    from amazon_desc.model.backbone import load_backbone
+
+    monkeypatch.setattr(amazon_desc.module, "load_backbone", load_backbone)
+    options = ["--model.lora.target_modules", '["q_proj","w_proj"]', "--data.num_products", "100"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", "quickstart.yaml", *options])
+    assert exit_.value.code == 2
+    assert not Path("runs/quickstart/config.yaml").exists()
+    assert not Path("runs/quickstart/run.json").exists()
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
+    assert "--model.lora.target_modules: w_proj matches no linear layer of the base" in err
+    assert "Wanted all-linear, or some of: down_proj, gate_proj, k_proj, o_proj, q_proj" in err
+
+
+@pytest.mark.usefixtures("trained_place")
+def test_predict_needs_no_file_of_products(capfd: pytest.CaptureFixture[str]):
+    arguments = [TRAINED_ON, "--data.titles", "titles.txt", "--data.train_file", "none.jsonl"]
+    with pytest.raises(BaseLoaded):
+        main(["predict", "--config", "quickstart.yaml", *arguments])
+    assert "none.jsonl" not in capfd.readouterr().err
+
+
+@pytest.fixture
+def silent_hub() -> Iterator[str]:
+    """The address of a server that takes every connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+HUB_PROGRAM = """
+import sys, time
+from amazon_desc.errors import UserError
+from amazon_desc.hub import find_backbone
+import huggingface_hub.hf_api  # its import is not what is measured
+started = time.monotonic()
+try:
+    find_backbone("someone/nothing")
+except UserError as error:
+    print(error, file=sys.stderr)
+    print(time.monotonic() - started)
+"""
+
+
+@pytest.mark.parametrize("hub", ["silent", "refusing", "offline"])
+def test_hub_that_is_away_is_said_within_seconds(hub: str, silent_hub: str, tmp_path: Path):
+    endpoint = silent_hub if hub == "silent" else "http://127.0.0.1:9"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_TOKEN": SECRET}
+    env |= {"HF_HUB_OFFLINE": "1"} if hub == "offline" else {}
+    done = subprocess.run(
+        [sys.executable, "-c", HUB_PROGRAM],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=PACKAGE.parent,
+        timeout=60,
+        check=True,
+    )
+    for part in (
+        "--model.backbone someone/nothing: it is not in the local cache",
+        "Check the name and the network",
+        "`hf download someone/nothing`",
+    ):
+        assert part in done.stderr
+    assert ("HF_HUB_OFFLINE is set" in done.stderr) == (hub == "offline")
+    assert SECRET not in done.stdout + done.stderr
+    assert float(done.stdout) < 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["fit", "--config", "none.yaml"], 2, "none.yaml"),
+        (
+            ["fit", "--config", "quickstart.yaml", "--data.train_file", "none.jsonl"],
+            3,
+            "none.jsonl",
+        ),
+    ],
+)
+def test_a_process_leaves_with_the_exit_code_and_one_sentence(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+):
+    done = subprocess.run(
+        [sys.executable, "-m", "amazon_desc", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_TOKEN": SECRET, "PYTHONPATH": str(PACKAGE.parent)},
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    assert not list(tmp_path.rglob("*.*"))
