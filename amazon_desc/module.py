@@ -156,6 +156,7 @@ class DescriptionModule(L.LightningModule):
                 parameter.grad.mul_(scale)
         self.log("train/loss", self.window_loss / num_targets, prog_bar=True)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        self.log("epoch", self.data.epoch)  # Lightning's own stays 0
         self.window_loss, self.window_targets = 0.0, 0
 
     def configure_gradient_clipping(
@@ -205,6 +206,7 @@ class DescriptionModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.state.fn == "fit":
             scores = self.losses["tuned"].compute()
+            self.log("epoch", self.data.epoch)
             for name in ("loss", "perplexity"):
                 self.log(f"validation/{name}", scores[name], prog_bar=name == "loss")
 

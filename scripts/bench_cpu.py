@@ -4,7 +4,7 @@
 
 Both train the quickstart: the same tiny 4-bit base, LoRA, examples, targets and number of optimizer
 steps of about 2,048 tokens. Each run has its own process. Out: tokens per second (padding left out;
-from the end of the warm-up steps to the last step), medians, and the ratio to TRL's best packed layout.
+from the end of the warm-up steps to the last step), medians, and ratios to TRL's layouts.
 Run it on an idle machine: whatever else computes counts against both, but not equally.
 """
 

@@ -252,6 +252,11 @@ class DescriptionData(L.LightningDataModule):
         references = [reference for _, reference in pairs]
         return collate_prompts(titles, references, prompts, self.encoder.pad_id)
 
+    @property
+    def epoch(self) -> float:
+        """How many times the rows have been trained on, parts of an epoch counted too."""
+        return self.num_trained_rows / self.opened.manifest["counts"]["num_rows"]
+
     # What a checkpoint keeps
 
     def state_dict(self) -> dict[str, Any]:
