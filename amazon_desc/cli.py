@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +26,7 @@ from amazon_desc.errors import UserError
 from amazon_desc.files import write_text
 from amazon_desc.module import DescriptionModule
 from amazon_desc.run.adapters import BestAdapter
-from amazon_desc.run.board import TextSamples, Throughput
+from amazon_desc.run.board import DataLengths, TextSamples, Throughput
 from amazon_desc.run.checkpoints import (
     DurableCheckpointIO,
     Position,
@@ -146,7 +148,7 @@ class DescriptionCLI(LightningCLI):
         if config.enable_progress_bar is not False and not has_bar:
             callbacks.append(ProgressLine())
         # Position counts what the others then save.
-        callbacks += [Position(), Throughput(), TextSamples(), BestAdapter()]
+        callbacks += [Position(), DataLengths(), Throughput(), TextSamples(), BestAdapter()]
         callbacks += [ScoreReport(), PredictionFile()]
         kwargs.setdefault("callbacks", callbacks)
         try:
@@ -249,20 +251,34 @@ def listed(value: Any) -> list[Any]:
 
 def main(arguments: list[str]) -> None:
     """Runs a command; what the user can mend is said in a sentence, without a traceback."""
-    quiet()
     # Building the options of a command takes a while: only those of the one that is called.
     called = [argument for argument in arguments if argument in COMMANDS]
     DescriptionCLI.commands = tuple(called[:1]) or COMMANDS
+    with errors_in_a_sentence(
+        arguments, f"python -m amazon_desc {''.join(called[:1]) or 'COMMAND'}"
+    ):
+        build(arguments)
+
+
+def build(arguments: list[str], run: bool = True) -> DescriptionCLI:
+    """Makes trainer, model and data of the options, and runs the command among them if asked to."""
+    quiet()
+    return DescriptionCLI(
+        DescriptionModule,
+        DescriptionData,
+        save_config_callback=SaveRunConfig,
+        seed_everything_default=1234,
+        auto_configure_optimizers=False,
+        parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+        args=with_shipped_configs(arguments),
+        run=run,
+    )
+
+
+@contextmanager
+def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[None]:
+    """Leaves with the exit code of what the user can mend, which is said without a traceback."""
     try:
-        arguments = with_shipped_configs(arguments)
-        DescriptionCLI(
-            DescriptionModule,
-            DescriptionData,
-            save_config_callback=SaveRunConfig,
-            seed_everything_default=1234,
-            auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-            args=arguments,
-        )
+        yield
     except (UserError, ArgumentError, MisconfigurationException) as error:
-        sys.exit(report(error, arguments, called[0] if called else "COMMAND"))
+        sys.exit(report(error, arguments, program))

@@ -15,3 +15,9 @@ class DataError(UserError):
     """A file of products or titles that cannot be used."""
 
     exit_code = 3
+
+
+class StorageError(UserError):
+    """A disk that is full, or a folder that cannot be written."""
+
+    exit_code = 7

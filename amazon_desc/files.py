@@ -4,15 +4,22 @@ Everything goes to a temporary name in the same folder, is flushed to the disk a
 A leftover of a killed writer is recognised by `.tmp-` in its name and is never read.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.errors import UserError
+from amazon_desc.errors import StorageError, UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 
 def sync_folder(folder: Path) -> None:
@@ -65,6 +72,94 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextmanager
+def empty_folder_removed(path: Path) -> Iterator[None]:
+    """Makes a folder, and removes it again if nothing was put there."""
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty, or was moved
+            path.rmdir()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed writers of `path` left beside it; only while nobody else can write it."""
+    of_path = re.compile(rf"\.tmp-(old-)?\d+-{re.escape(path.name)}")
+    for leftover in path.parent.glob(".tmp-*"):
+        if of_path.fullmatch(leftover.name):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Waits until no other process is in such a block for the same `path`.
+
+    The system ends a lock with the process that holds it. Where a file system has no locks, nobody
+    waits: the work is done twice, and the later one replaces the earlier one's.
+    """
+    lock = path.with_name(f".lock-{path.name}")
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            take_lock(descriptor, f"Another process is at work on {path}; waiting for it.", say)
+            # Its last holder may have removed the file that was waited for.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                    break
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def take_lock(descriptor: int, busy: str, say: Callable[[str], None]) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(busy)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
+            raise
+
+
+@contextmanager
+def storage(folder: Path) -> Iterator[None]:
+    """Says what to do when the disk refuses something in `folder`.
+
+    Raises:
+        StorageError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if "No space left on device" in reason:  # pyarrow says more, but nothing of use
+            reason = "No space left on device"
+        raise StorageError(
+            f"{folder} cannot be written: {reason}{free_space(folder)}. Make room there, or name "
+            f"another folder."
+        ) from error
+
+
+def free_space(folder: Path) -> str:
+    for path in (folder, *folder.parents):
+        if path.exists():
+            return f" ({shutil.disk_usage(path).free / 1e9:.1f} GB free)"
+    return ""
 
 
 def write_text(path: Path, text: str) -> None:

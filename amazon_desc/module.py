@@ -239,14 +239,14 @@ class DescriptionModule(L.LightningModule):
         return [Prediction(*pair) for pair in zip(batch.titles, descriptions, strict=True)]
 
     def describe(self, batch: PromptBatch) -> list[Description]:
-        encoder = self.data.encoder
-        return describe(self.network, encoder.tokenizer, batch, self.end_ids(), self.max_new_tokens)
+        return describe(
+            self.network, self.data.tokenizer, batch, self.end_ids(), self.max_new_tokens
+        )
 
     def end_ids(self) -> list[int]:
         """Returns the tokens that end a description: the one that is trained first."""
         encoder = self.data.encoder
-        ids = [encoder.end_id, encoder.tokenizer.eos_token_id]
-        return list(dict.fromkeys(int(i) for i in ids))  # pyright: ignore[reportArgumentType]
+        return list(dict.fromkeys([encoder.end_id, encoder.eos_id]))
 
     # What a checkpoint keeps
 

@@ -247,12 +247,12 @@ def train_with_trl(side: str, folder: Path, steps: int, result: Path) -> None:
     settings = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
     data = opened_data(settings["data"], corpora(folder))
     set_seed(SEED)  # LoRA is drawn before the trainer sets its own
-    examples = Dataset.from_list(list(examples_of(data.opened.table("train"))))
+    examples = Dataset.from_list(list(examples_of(data.opened.rows())))
     trainer = SFTTrainer(
         model=model_with_lora(settings["model"]),
         args=trl_options(LAYOUTS[side], settings, steps, folder, examples),
         train_dataset=examples,
-        processing_class=data.encoder.tokenizer,
+        processing_class=data.tokenizer,
         callbacks=[Clock()],
     )
     for parameter in trainer.model.parameters():

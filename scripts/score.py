@@ -13,10 +13,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from amazon_desc.data.cleaning import clean_text, normalize_title
+from amazon_desc.data.cleaning import Cleaner, normalize_title
 from amazon_desc.data.records import Fault, Product, read_products
 from amazon_desc.errors import DataError, UserError
 from amazon_desc.evaluation.scores import DESCRIPTION_SCORES
+
+# What predict reads and writes is cleaned by the rules that all have as a default.
+CLEANER = Cleaner()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +98,7 @@ def join(
     num_missing = len(keys)
     for record in references:
         if isinstance(record, Product) and (key := title_key(record.title)) in num_wanted:
-            description = clean_text(record.description)
+            description = CLEANER.text(record.description)
             if description and len(found[key]) < num_wanted[key]:
                 found[key].append(description)
                 num_missing -= 1
@@ -111,7 +114,7 @@ def join(
 
 
 def title_key(title: str) -> str:
-    return normalize_title(clean_text(title))
+    return normalize_title(CLEANER.text(title))
 
 
 def print_scores(pairs: Sequence[tuple[str, str]], num_left_out: int) -> None:

@@ -10,7 +10,10 @@ for name, value in (
 ):
     os.environ.setdefault(name, value)
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +25,22 @@ if TYPE_CHECKING:
     from amazon_desc.data.records import Product
 
 torch.set_num_threads(1)
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+def load_script(name: str) -> ModuleType:
+    """Returns a script as a module, which can import its neighbours as a script that is run can."""
+    if str(SCRIPTS) not in sys.path:
+        sys.path.insert(0, str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
 
 # "▁" begins a word, as in TinyLlama's pieces: "a mug. w7" is ▁a ▁mug . ▁w7, the ids 20 13 21 107.
 TOY_PIECES = {
@@ -103,7 +122,7 @@ def real_dir() -> Path:
 @pytest.fixture(scope="session")
 def tinyllama(real_dir: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of TinyLlama-Chat; its 32,000 pieces are those of TinyLlama v1.1."""
-    from amazon_desc.data.tokens import load_tokenizer
+    from amazon_desc.data.tokenizer import load_tokenizer
 
     return load_tokenizer(real_dir / "tinyllama")
 
@@ -111,10 +130,11 @@ def tinyllama(real_dir: Path) -> "PreTrainedTokenizerBase":
 @pytest.fixture(scope="session")
 def real_products(real_dir: Path) -> "list[Product]":
     """The real rows that cleaning keeps."""
-    from amazon_desc.data.cleaning import clean
+    from amazon_desc.data.cleaning import Cleaner
     from amazon_desc.data.records import Product, read_products
 
     records = read_products(real_dir / "trn.json.gz")
+    clean = Cleaner()
     cleaned = [clean(record) for record in records if isinstance(record, Product)]
     products = [product for product in cleaned if isinstance(product, Product)]
     assert len(products) > 8_000

@@ -16,8 +16,10 @@ PACKAGE = Path(amazon_desc.__file__).parent
 ORDER = """
     errors files resources options
     hub
-    data.sources data.formats data.records data.cleaning data.splits data.prompts data.tokens
-    data.packing data.selection data.corpus data.batches data.order data.datamodule
+    data.sources data.formats data.records data.rules data.language data.cleaning data.splits
+    data.prompts data.vocabulary data.words data.tokenizer data.tokens data.pairs data.workers
+    data.packing data.selection data.digests data.reading data.tables data.report data.preparing
+    data.corpus data.batches data.order data.datamodule
     model.attention model.backbone model.adapter model.schedule model.loss
     generation.describe
     evaluation.scores evaluation.report evaluation.description_scores.description_scores

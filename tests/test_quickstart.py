@@ -1,23 +1,22 @@
 """The quickstart, run as a newcomer runs it, has learnt to describe titles it has never seen."""
 
-import importlib.util
 import json
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 from amazon_desc.data.batches import collate_prompts
-from amazon_desc.data.cleaning import Refusal, clean
+from amazon_desc.data.cleaning import Cleaner, Refusal
 from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.data.records import Product, read_products
 from amazon_desc.data.splits import split_of
-from amazon_desc.data.tokens import Encoder, load_tokenizer
+from amazon_desc.data.tokenizer import load_tokenizer
+from amazon_desc.data.tokens import Encoder
 from amazon_desc.evaluation.scores import score_texts
 from amazon_desc.generation.describe import describe
 from amazon_desc.hub import find_backbone
@@ -25,19 +24,10 @@ from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
 from amazon_desc.run.folder import RunFolder
+from tests.conftest import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_HELD_OUT = 200
-
-
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def command(*arguments: str) -> str:
@@ -66,8 +56,10 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str
 @pytest.fixture(scope="module")
 def products() -> dict[str, list[Product]]:
     """The sample's distinct products by split, as quickstart.yaml splits them."""
-    cleaned = [clean(p) for p in read_products(SAMPLE_PRODUCTS) if isinstance(p, Product)]
-    distinct = {p.title: p for p in reversed(cleaned) if not isinstance(p, Refusal)}
+    cleaner = Cleaner()
+    cleaned = [cleaner(p) for p in read_products(SAMPLE_PRODUCTS) if isinstance(p, Product)]
+    kept = [p for p in cleaned if not isinstance(p, Refusal)]
+    distinct = {p.title: p for p in sorted(kept, key=lambda p: len(p.description))}
     splits: dict[str, list[Product]] = {"train": [], "validation": [], "test": []}
     for product in distinct.values():
         splits[split_of(product.title, 0.05, 0.05)].append(product)

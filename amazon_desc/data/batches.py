@@ -81,7 +81,7 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
         torch.from_numpy(is_target),
         torch.from_numpy(example_tokens),
         torch.from_numpy(token_places),
-        num_tokens=sum(sum(row["lengths"]) for row in rows),
+        num_tokens=sum(int(np.sum(row["lengths"])) for row in rows),
     )
 
 

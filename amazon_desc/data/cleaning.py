@@ -1,22 +1,61 @@
 """A product as it was read -> the same product as plain text on one line, or why it is refused.
 
-What the model is shown it learns to write, so entities, tags, a bookshop's boilerplate and
-invisible characters go. The rules run in the order of RULES; each is a function str -> str.
-Not done here: words that were glued together in the source stay glued, no language is refused,
-duplicates are not looked for and nothing is shortened.
+Which rules run is chosen here; what each does is in rules.py, and what tells languages apart in
+language.py. Not done here: duplicates are not looked for and nothing is shortened.
 """
 
-import html
 import re
 import unicodedata
+from dataclasses import dataclass
 from enum import StrEnum
-from html.entities import html5
-from itertools import islice
 
+from amazon_desc.data.language import LanguageCheck
 from amazon_desc.data.records import Product
+from amazon_desc.data.rules import EDITION_WORDS, RULES, is_plain
+from amazon_desc.errors import UserError
+from amazon_desc.options import NonNegativeInt, PositiveInt
 
-# Fewer words say nothing a title does not: "AUDIO CD", "Laser".
-MIN_WORDS = 3
+
+@dataclass(frozen=True)
+class CleaningSettings:
+    """What is cleaned away, and which products are not learnt from.
+
+    Args:
+        entities: turn HTML entities into their characters (Caf&eacute;); R&B; is none and stays
+        tags: remove HTML tags, comments, scripts and styles, also of a whole page
+        invisible: remove control characters, soft hyphens, zero-width and direction marks
+        compose: write a letter and its accent as one character (Unicode NFC)
+        white_space: turn every run of white space into one space
+        edition_notes: remove "--This text refers to the Paperback edition." and its like
+        glued_words: put back a space lost after a mark, where that is sure ("a joy.The second")
+        min_words: refuse descriptions of fewer words; 0: none
+        max_characters: refuse longer descriptions, which are books or broken pages; null: none
+        language: refuse descriptions that are surely in another language than this ISO 639-1 code,
+            such as en; null: none; needs the extra amazon_desc[language]
+    """
+
+    entities: bool = True
+    tags: bool = True
+    invisible: bool = True
+    compose: bool = True
+    white_space: bool = True
+    edition_notes: bool = True
+    glued_words: bool = True
+    min_words: NonNegativeInt = 3  # fewer say nothing a title does not: "AUDIO CD", "Laser"
+    max_characters: PositiveInt | None = 50_000
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_words < 0:
+            raise UserError(
+                f"--data.cleaning.min_words: wanted 0 or more, got {self.min_words}. "
+                "Set 0 to refuse no description for being short."
+            )
+        if self.max_characters is not None and self.max_characters < 1:
+            raise UserError(
+                f"--data.cleaning.max_characters: wanted 1 or more, got {self.max_characters}. "
+                "Set null to refuse no description for being long."
+            )
 
 
 class Refusal(StrEnum):
@@ -26,140 +65,73 @@ class Refusal(StrEnum):
     EMPTY_CONTENT = "empty_content"
     CONTENT_EQUALS_TITLE = "content_equals_title"
     TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    OTHER_LANGUAGE = "other_language"
 
 
-# `&copy=1` and `AT&T` hold no entity: only what ends in a semicolon is one.
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-_MAX_ESCAPES = 3  # "&amp;amp;#8217;": nobody escapes more often
-
-# In a browser these stand apart from what surrounds them; other tags end no word.
-_BLOCK_NAMES = (
-    "address|article|aside|blockquote|body|br|button|caption|center|dd|details|div|dl|dt|"
-    "fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|header|hr|html|iframe|img|"
-    "input|legend|li|link|main|meta|nav|noscript|object|ol|option|p|param|pre|section|select|"
-    "summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|ul|video"
-)
-_INLINE_NAMES = (
-    "a|abbr|acronym|b|bdi|bdo|big|cite|code|del|dfn|em|embed|font|head|i|ins|kbd|label|mark|"
-    "nobr|q|s|samp|script|small|source|span|strike|strong|style|sub|sup|svg|time|tt|u|var|wbr"
-)
-# Unclosed, these run to the end of the text, as in a browser; so every search ends in a match,
-# and a text full of openings takes no longer than another.
-_UNSEEN = re.compile(
-    r"<(script|style|head)\b[^<>]*>.*?(?:</\1\s*>|(?=<body\b)|\Z)|<!--.*?(?:-->|\Z)",
-    re.DOTALL | re.IGNORECASE,
-)
-_BLOCK_TAG = re.compile(
-    rf"</?(?:{_BLOCK_NAMES})(?:[\s/][^<>]*)?>|<!doctype\b[^<>]*>|<\?xml[^<>]*>", re.IGNORECASE
-)
-_INLINE_TAG = re.compile(
-    rf"</?(?i:{_INLINE_NAMES})(?:[\s/][^<>]*)?>"
-    r"|</?[A-Za-z]\w*:\w[^<>]*>"  # Word's own: <o:p>, <st1:place w:st="on">
-    r"|</?[a-z][a-z0-9]*\s*/?>"  # misspelt: <ulu>
-)
-
-# C0 and C1 controls that are no white space, soft hyphen, zero-width and bidirectional marks, the
-# halves of surrogate pairs, tag characters, and U+FFFD, which only says that something was lost.
-_INVISIBLE = re.compile(
-    r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e"
-    r"\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffd-\uffff\U000e0000-\U000e007f]"
-)
-
-_EDITION = re.compile(
-    r"\s*(?:--?|[\u2013\u2014])?\s*This text refers to (?:the|an?\b).{1,80}?edition"
-    r"(?: of this title)?\.\s*"
-)
+# Taking one thing out may bring another together ("&<b>amp;"); nobody nests deeper than this.
+_MAX_ROUNDS = 4
+_MARKUP = re.compile(r"[&<](?=[#!?/\w])")
 
 # Scripts that put no space between words count a character as a word: Thai to Khmer, kana, Han.
 _UNSPACED = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{_UNSPACED}]|\w[^\s{_UNSPACED}]*")
+# No part may be given back ("*+"): a word is counted once, and a hostile text is read once.
+_WORD = rf"[^\w{_UNSPACED}]*+(?:[{_UNSPACED}]|\w[^\s{_UNSPACED}]*+)"
 
 
-def _unescape_entity(match: re.Match[str]) -> str:
-    entity = match[0]
-    # html.unescape would read "&notit;" as "&not" and "it;".
-    is_known = entity[1] == "#" or entity[1:] in html5
-    return html.unescape(entity) if is_known else entity
+class Cleaner:
+    """Cleans products and texts by the rules that are on.
 
+    Cleaner()(Product("Mog &amp; Bunny", "<p>A cat's tale.</p>")) -> Product("Mog & Bunny", ...)
+    Cleaner()(Product("Lonesome Blue", "LONESOME BLUE")) -> Refusal.CONTENT_EQUALS_TITLE
+    Cleaner()(Product("Groove Collective", "AUDIO CD")) -> Refusal.TOO_SHORT (under 3 words)
 
-def unescape_entities(text: str) -> str:
-    """Entities become their characters; what only looks like one stays.
-
-    "Caf&eacute; &#151; R&B; &amp;#8220;Mog&amp;#8221;" -> "Café — R&B; “Mog”"
+    Raises:
+        UserError: a language is asked for that is unknown, or py3langid is not installed.
     """
-    for _ in range(_MAX_ESCAPES):
-        if "&" not in text:
-            break
-        text = _ENTITY.sub(_unescape_entity, text)
-    return text
 
+    def __init__(self, settings: CleaningSettings = CleaningSettings()) -> None:
+        self.settings = settings
+        self._rules = [rule for name, rule in RULES.items() if getattr(settings, name)]
+        self._enough_words = re.compile(f"(?:{_WORD}){{{settings.min_words}}}")
+        self._language = None if settings.language is None else LanguageCheck(settings.language)
 
-def remove_tags(text: str) -> str:
-    """HTML becomes its text; `<` before a number, a space or a capitalised unknown name stays.
+    def text(self, text: str) -> str:
+        r"""Applies the rules: plain text on one line, maybe empty; again, it changes nothing.
 
-    "<p>Soft<br>and <b>warm</b></p><3 in <10 lbs" -> " Soft and warm <3 in <10 lbs"
-    """
-    if "<" not in text:
+        "<b>Caf&eacute;</b>\n Mog\u200b" -> "Café Mog"
+        """
+        if self.settings.white_space:  # line ends are common, and to the rules they are spaces
+            text = text.replace("\n", " ").strip()
+        if is_plain(text):
+            return text
+        for _ in range(_MAX_ROUNDS):
+            before = text
+            for rule in self._rules:
+                text = rule(text)
+            if text is before or not _may_hold_more(text):
+                break
         return text
-    text = _UNSEEN.sub(" ", text)
-    text = _BLOCK_TAG.sub(" ", text)
-    return _INLINE_TAG.sub("", text)
 
-
-def remove_invisible(text: str) -> str:
-    r"""Characters that nobody sees go; white space stays for the rule that collapses it.
-
-    "Blue\xadtooth\u200b \x1b" -> "Bluetooth "
-    """
-    return text if text.isprintable() else _INVISIBLE.sub("", text)
-
-
-def compose(text: str) -> str:
-    r"""An accent that follows its letter becomes one character with it (Unicode NFC).
-
-    "Cafe\u0301" -> "Café"
-    """
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def collapse_white_space(text: str) -> str:
-    r"""Every run of white space (NBSP, line ends and U+2028 too) becomes one space, none outside.
-
-    " Soft\n\n and\xa0warm " -> "Soft and warm"
-    """
-    if "  " not in text and text.isprintable():  # so spaces are all there is, and single
-        return text.strip()
-    return " ".join(text.split())
-
-
-def remove_edition_note(text: str) -> str:
-    """The bookshop's "--This text refers to thePaperbackedition." goes, with any edition's name.
-
-    "A joy.--This text refers to theAudio CDedition. New." -> "A joy. New."
-    """
-    return _EDITION.sub(" ", text).strip() if "This text refers to" in text else text
-
-
-RULES = (
-    unescape_entities,
-    remove_tags,
-    remove_invisible,
-    compose,
-    collapse_white_space,
-    remove_edition_note,
-)
-
-
-def clean_text(text: str) -> str:
-    r"""Applies every rule: plain text on one line, maybe empty.
-
-    "<b>Caf&eacute;</b>\n Mog\u200b" -> "Café Mog"
-    """
-    for rule in RULES:
-        text = rule(text)
-    return text
+    def __call__(self, product: Product) -> Product | Refusal:
+        title = self.text(product.title)
+        if not title.strip():
+            return Refusal.EMPTY_TITLE
+        description = self.text(product.description)
+        if not description.strip():
+            return Refusal.EMPTY_CONTENT
+        if _is_repeated(title, description):
+            return Refusal.CONTENT_EQUALS_TITLE
+        if not self._enough_words.match(description):
+            return Refusal.TOO_SHORT
+        limit = self.settings.max_characters
+        if limit is not None and len(description) > limit:
+            return Refusal.TOO_LONG
+        if self._language is not None and self._language.is_other(description):
+            return Refusal.OTHER_LANGUAGE
+        return Product(title, description, product.place)
 
 
 def normalize_title(title: str) -> str:
@@ -173,24 +145,9 @@ def normalize_title(title: str) -> str:
     return " ".join(title.casefold().split())
 
 
-def clean(product: Product) -> Product | Refusal:
-    """Cleans title and description, or names the first reason not to learn from the product.
-
-    Product("Mog &amp; Bunny", "<p>A cat's tale.</p>") -> Product("Mog & Bunny", "A cat's tale.")
-    Product("Lonesome Blue", "LONESOME BLUE") -> Refusal.CONTENT_EQUALS_TITLE
-    Product("Groove Collective", "AUDIO CD") -> Refusal.TOO_SHORT (under 3 words)
-    """
-    title = clean_text(product.title)
-    if not title:
-        return Refusal.EMPTY_TITLE
-    description = clean_text(product.description)
-    if not description:
-        return Refusal.EMPTY_CONTENT
-    if _is_repeated(title, description):
-        return Refusal.CONTENT_EQUALS_TITLE
-    if len(list(islice(_WORD.finditer(description), MIN_WORDS))) < MIN_WORDS:
-        return Refusal.TOO_SHORT
-    return Product(title, description)
+def _may_hold_more(text: str) -> bool:
+    has_mark = "&" in text or "<" in text
+    return (has_mark and _MARKUP.search(text) is not None) or EDITION_WORDS in text
 
 
 def _is_repeated(title: str, description: str) -> bool:

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from amazon_desc.data.batches import LossOn, PromptBatch, RowBatch, collate_prompts, collate_rows
-from amazon_desc.data.cleaning import clean_text
-from amazon_desc.data.corpus import Corpus, CorpusSettings, open_or_prepare
+from amazon_desc.data.cleaning import Cleaner, CleaningSettings
+from amazon_desc.data.corpus import Corpus, open_or_prepare
+from amazon_desc.data.digests import Verify
 from amazon_desc.data.order import RowOrder
 from amazon_desc.data.packing import Row, packed_rows
+from amazon_desc.data.preparing import CorpusSettings
 from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.records import Fault, read_titles
-from amazon_desc.data.selection import Selection, Sources, count_fault
-from amazon_desc.data.tokens import Encoder, load_tokenizer
-from amazon_desc.errors import DataError, UserError
+from amazon_desc.data.reading import Sources, usable_titles
+from amazon_desc.data.selection import RepeatedTitles
+from amazon_desc.data.tokenizer import load_tokenizer
+from amazon_desc.data.tokens import Encoder
+from amazon_desc.errors import UserError
 from amazon_desc.hub import find_backbone
 from amazon_desc.options import Fraction, NonNegativeInt, PositiveInt
 from amazon_desc.resources import SAMPLE_PRODUCTS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Loaders of validation and test, in this order.
 ROWS, PROMPTS = 0, 1
@@ -42,9 +48,13 @@ class DescriptionData(L.LightningDataModule):
     Args:
         train_file: files of products, one or several (.json, .jsonl, .json.gz, .csv, .tsv,
             .parquet, or the data set's own .zip), or `sample`: invented ones that ship here
+        test_file: a file of products to test on, such as the data set's tst.json.gz (of its .zip,
+            that member); its titles are then not trained on, and test_fraction is not used
         title_column: the column or key that holds the title, in every format
         description_column: the column or key that holds the description, in every format
         titles: a file of titles to predict for (.txt with one a line, or any format of train_file)
+        cleaning: what is cleaned away, and which products are not learnt from
+        repeated_titles: of several descriptions of one title, learn the longest (`best`) or `all`
         num_products: use only this many products, a part that stays the same; null: all
         max_bad_records: stop when more records than this cannot be read
         validation_fraction: share of all titles that validation holds out, chosen by their hash
@@ -58,6 +68,10 @@ class DescriptionData(L.LightningDataModule):
         loss_on: what is learnt: description and end (`completion`), or the prompt too (`all`)
         num_workers: processes that load batches; 0: the main process does
         corpora: folder that keeps prepared data; null: `corpora` beside the run folder
+        prepare_workers: processes that prepare data, at most 8; null: one for each core; 0: the
+            main process does
+        verify: read all files again to see that they are the same: if their size or time has
+            `changed`, or `always`
         backbone: the base whose tokenizer is used; follows model.backbone
         revision: the hub commit of the base; follows model.revision
         num_epochs: passes over the data; follows trainer.max_epochs
@@ -67,9 +81,12 @@ class DescriptionData(L.LightningDataModule):
     def __init__(
         self,
         train_file: str | list[str] = "sample",
+        test_file: str | None = None,
         title_column: str = "title",
         description_column: str = "content",
         titles: str | None = None,
+        cleaning: CleaningSettings = CleaningSettings(),  # noqa: B008 (frozen)
+        repeated_titles: RepeatedTitles = "best",
         num_products: PositiveInt | None = None,
         max_bad_records: NonNegativeInt = 100,
         validation_fraction: Fraction = 0.01,
@@ -83,13 +100,15 @@ class DescriptionData(L.LightningDataModule):
         loss_on: LossOn = "completion",
         num_workers: NonNegativeInt = 0,
         corpora: str | None = None,
+        prepare_workers: NonNegativeInt | None = None,
+        verify: Verify = "changed",
         backbone: str = "tiny",
         revision: str | None = None,
         num_epochs: PositiveInt = 1,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        self.train_files = [train_file] if isinstance(train_file, str) else list(train_file)
+        train_files = [train_file] if isinstance(train_file, str) else train_file
         self.titles = titles
         self.num_scored = num_scored
         self.batch_size = batch_size
@@ -97,6 +116,8 @@ class DescriptionData(L.LightningDataModule):
         self.loss_on: LossOn = loss_on
         self.num_workers = num_workers
         self.corpora = corpora
+        self.prepare_workers = prepare_workers
+        self.verify: Verify = verify
         self.num_epochs = num_epochs
         self.seed = seed
         self.backbone = backbone
@@ -105,12 +126,15 @@ class DescriptionData(L.LightningDataModule):
         self.row_tokens = row_tokens
         self.settings = CorpusSettings(
             sources=Sources(
-                train_files=tuple(str(source_path(file)) for file in self.train_files),
+                train_files=tuple(str(source_path(file)) for file in train_files),
+                test_file=None if test_file is None else str(source_path(test_file)),
                 title_column=title_column,
                 description_column=description_column,
-                num_products=num_products,
                 max_bad_records=max_bad_records,
             ),
+            cleaning=cleaning,
+            repeated_titles=repeated_titles,
+            num_products=num_products,
             validation_fraction=validation_fraction,
             test_fraction=test_fraction,
             max_seq_length=max_seq_length,
@@ -119,39 +143,46 @@ class DescriptionData(L.LightningDataModule):
         )
         self.corpus: Corpus | None = None
         self.num_trained_rows = 0
-        self.check_options()
-
-    def check_options(self) -> None:
-        """Refuses options that contradict each other."""
-        if self.max_seq_length > self.row_tokens:
-            raise UserError(
-                f"--data.max_seq_length {self.max_seq_length}: an example must fit into a packed "
-                f"row, and --data.row_tokens is {self.row_tokens}. Change one of them."
-            )
-        if self.settings.validation_fraction + self.settings.test_fraction >= 1:
-            raise UserError(
-                f"--data.validation_fraction {self.settings.validation_fraction} and "
-                f"--data.test_fraction {self.settings.test_fraction} leave nothing to train on; "
-                f"wanted a sum below 1."
-            )
 
     # What is read
 
     @functools.cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(find_backbone(self.backbone, self.revision).folder)
+
+    @functools.cached_property
+    def cleaner(self) -> Cleaner:
+        return Cleaner(self.settings.cleaning)
+
+    @functools.cached_property
     def encoder(self) -> Encoder:
-        base = find_backbone(self.backbone, self.revision)
-        return Encoder(load_tokenizer(base.folder), self.settings.prompt, self.max_seq_length)
+        return Encoder(self.tokenizer, self.settings.prompt, self.max_seq_length)
 
     def prepare_data(self) -> None:
         self.setup(self.stage or "")  # no str(): of this enum it is "TrainerFn.PREDICTING"
 
     def setup(self, stage: str) -> None:
         if stage == "predict":
-            self.product_titles = self.read_titles()
+            self.product_titles = self.titles_to_predict()
         elif self.corpus is None:
-            base = find_backbone(self.backbone, self.revision)
-            corpora = Path(self.corpora or Path(self.run_folder).parent / "corpora")
-            self.corpus = open_or_prepare(self.settings, base.folder, corpora)
+            self.corpus = open_or_prepare(
+                self.settings,
+                find_backbone(self.backbone, self.revision).folder,
+                Path(self.corpora or Path(self.run_folder).parent / "corpora"),
+                verify=self.verify,
+                num_processes=self.prepare_workers,
+            )
+
+    def titles_to_predict(self) -> list[str]:
+        if self.titles is None:
+            raise UserError(
+                "predict needs a file of titles: --data.titles FILE (.txt with one title a line, "
+                ".csv, .tsv, .jsonl, .json, .json.gz or .parquet)."
+            )
+        sources = self.settings.sources
+        return usable_titles(
+            source_path(self.titles), sources.title_column, sources.max_bad_records
+        )
 
     @property
     def stage(self) -> str | None:
@@ -162,37 +193,14 @@ class DescriptionData(L.LightningDataModule):
         assert self.trainer is not None, "the run folder is the trainer's"
         return self.trainer.default_root_dir
 
-    def read_titles(self) -> list[str]:
-        """Reads the file of titles; says which of its records hold none."""
-        if self.titles is None:
-            raise UserError(
-                "predict needs a file of titles: --data.titles FILE (.txt with one title a line, "
-                ".csv, .tsv, .jsonl, .json, .json.gz or .parquet)."
-            )
-        sources, selection = self.settings.sources, Selection()
-        titles = []
-        for record in read_titles(source_path(self.titles), sources.title_column):
-            if isinstance(record, Fault):
-                count_fault(record, selection, sources.max_bad_records)
-            else:
-                titles.append(record)
-        for fault in selection.faults:
-            print(f"No title at {fault}")
-        if not titles:
-            raise DataError(
-                f"--data.titles {self.titles}: no usable title in it "
-                f"({selection.bad.total()} records without one). Write one title a line."
-            )
-        return titles
-
     # What is served
 
     def train_dataloader(self) -> DataLoader[RowBatch]:
-        table = self.opened.table("train")
+        rows = self.opened.rows()
         return DataLoader(
-            table,  # pyright: ignore[reportArgumentType] (a datasets.Dataset is a map-style one)
+            rows,  # pyright: ignore[reportArgumentType] (has all that a map-style Dataset needs)
             batch_sampler=RowOrder(
-                len(table), self.batch_size, self.num_epochs, self.seed, self.num_trained_rows
+                len(rows), self.batch_size, self.num_epochs, self.seed, self.num_trained_rows
             ),
             collate_fn=self.collate_rows,
             num_workers=self.num_workers,
@@ -214,7 +222,7 @@ class DescriptionData(L.LightningDataModule):
         self, split: Literal["validation", "test"], num_prompts: int
     ) -> list[DataLoader[Any]]:
         """Returns the loader of packed rows and that of prompts, over the same fixed examples."""
-        table = self.opened.table(split)
+        table = self.opened.held_out(split)
         scored = table.select(range(min(self.num_scored, len(table)))).to_list()
         ids = [example["input_ids"] for example in scored]
         prompt_lengths = [example["num_prompt_tokens"] for example in scored]
@@ -248,7 +256,7 @@ class DescriptionData(L.LightningDataModule):
 
     def collate_prompts(self, pairs: list[tuple[str, str]]) -> PromptBatch:
         titles = [title for title, _ in pairs]
-        prompts = self.encoder.prompts([clean_text(title) for title in titles])
+        prompts = self.encoder.prompts([self.cleaner.text(title) for title in titles])
         references = [reference for _, reference in pairs]
         return collate_prompts(titles, references, prompts, self.encoder.pad_id)
 

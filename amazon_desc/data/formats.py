@@ -18,13 +18,15 @@ from amazon_desc.data.sources import (
     LINE_TOO_LONG,
     NOT_UTF8,
     Fault,
+    Meter,
     Source,
     open_source,
     split_lines,
 )
 from amazon_desc.errors import DataError
 
-ARRAY_BYTES = 1 << 30
+# An array is held in memory, and its objects take several times its bytes.
+ARRAY_BYTES = 1 << 28
 
 
 class Row(NamedTuple):
@@ -34,12 +36,14 @@ class Row(NamedTuple):
     values: dict[str, object]
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row | Fault]:
+def read_rows(
+    path: Path, columns: Sequence[str], member: str = "trn.json.gz", meter: Meter | None = None
+) -> Iterator[Row | Fault]:
     """Yields every record of a file in order; of a Parquet file only `columns` are read."""
     if path.suffix.lower() == ".parquet":
-        yield from _parquet_rows(path, columns)
+        yield from _parquet_rows(path, columns, meter or Meter())
         return
-    with open_source(path) as source:
+    with open_source(path, member, meter) as source:
         if source.suffix in (".csv", ".tsv"):
             yield from _csv_rows(source, "\t" if source.suffix == ".tsv" else ",")
         elif source.stream.peek(BUFFER_BYTES).removeprefix(BOM).lstrip().startswith(b"["):
@@ -151,7 +155,7 @@ def _csv_records(source: Source, delimiter: str) -> Iterator[tuple[str, list[str
             yield place, flaw or row
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row | Fault]:
+def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[Row | Fault]:
     import pyarrow
     import pyarrow.parquet
 
@@ -167,7 +171,8 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row | Fault]:
                     )
             # With a column missing, all are read: the refusal shows what there is.
             chosen = wanted if len(wanted) == len(columns) else None
-            num_records = 0
+            num_records, total = 0, max(file.metadata.num_rows, 1)
+            meter.share = lambda: num_records / total
             for batch in file.iter_batches(batch_size=1024, columns=chosen):
                 for number, values in enumerate(_batch_values(batch), start=num_records + 1):
                     place = f"{path.name}, record {number}"

@@ -8,8 +8,10 @@ Deterministic: equal lengths go in by their number. Padding and tensors come lat
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
+import numpy as np
 
-def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+
+def pack(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[list[int]]:
     """Returns rows of example numbers whose lengths add up to at most `row_tokens`.
 
         lengths    = [3, 6, 4, 2], row_tokens = 8
@@ -22,13 +24,14 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
     Source: best-fit decreasing bin packing; Ding et al. 2024, "Fewer Truncations Improve Language
     Modeling" (arXiv 2404.10830).
     """
-    if lengths and max(lengths) > row_tokens:
-        raise ValueError(f"an example of {max(lengths)} tokens does not fit a row of {row_tokens}")
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if len(sizes) and sizes.max() > row_tokens:
+        raise ValueError(f"an example of {sizes.max()} tokens does not fit a row of {row_tokens}")
     rows: list[list[int]] = []
     with_room: list[list[int]] = [[] for _ in range(row_tokens + 1)]  # room -> rows that have it
     rooms = 0  # bit r is set when a row has room for exactly r more tokens
-    for example in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        length = lengths[example]
+    longest_first = np.argsort(-sizes, kind="stable")
+    for example, length in zip(longest_first.tolist(), sizes[longest_first].tolist(), strict=True):
         large_enough = rooms >> length
         if large_enough:
             room = length + (large_enough & -large_enough).bit_length() - 1
@@ -47,9 +50,9 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
 class Row(TypedDict):
     """A packed row: its examples' ids one behind the other, and where each begins and ends."""
 
-    input_ids: list[int]
-    lengths: list[int]
-    prompt_lengths: list[int]
+    input_ids: Sequence[int] | np.ndarray
+    lengths: Sequence[int] | np.ndarray
+    prompt_lengths: Sequence[int] | np.ndarray
 
 
 def packed_rows(

@@ -7,7 +7,7 @@ no text is changed here.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from amazon_desc.data.sources import (
     NOT_UTF8,
     SUPPORTED,
     Fault,
+    Meter,
     check_file,
     open_source,
     split_lines,
@@ -35,15 +36,21 @@ class Product:
 
     title: str
     description: str
+    place: str = field(default="", compare=False)  # where it was read: "trn.json.gz, line 812"
 
 
 def read_products(
-    path: Path, title_column: str = "title", description_column: str = "content"
+    path: Path,
+    title_column: str = "title",
+    description_column: str = "content",
+    member: str = "trn.json.gz",
+    meter: Meter | None = None,
 ) -> Iterator[Product | Fault]:
     """Yields one Product or Fault for every record of a file, in the file's order.
 
     Reads .json (an object a line, or one array), .jsonl, .csv and .tsv, all also as .gz; .parquet;
-    and the data set's .zip in place. An empty or null text is "", which cleaning refuses by name.
+    and of the data set's .zip, in place, its `member`. An empty or null text is "", which cleaning
+    refuses by name.
 
         {"title": "Mog's Kittens", "content": "A cat."}  -> Product("Mog's Kittens", "A cat.")
         {"title": "Mog's Kittens", "content": null}      -> Product("Mog's Kittens", "")
@@ -57,7 +64,8 @@ def read_products(
     path = Path(path)
     check_file(path, SUPPORTED)
     options = {"title": title_column, "description": description_column}
-    return (_product(row, options) for row in _checked_rows(path, options))
+    rows = _checked_rows(path, options, member, meter)
+    return (_product(row, options) for row in rows)
 
 
 def read_titles(path: Path, title_column: str = "title") -> Iterator[str | Fault]:
@@ -107,7 +115,7 @@ def _product(row: Row | Fault, options: dict[str, str]) -> Product | Fault:
     description = _text(row, options["description"], "description")
     if isinstance(description, Fault):
         return description
-    return Product(title, description)
+    return Product(title, description, row.place)
 
 
 def _title(row: Row | Fault, column: str) -> str | Fault:
@@ -127,9 +135,11 @@ def _text(row: Row, column: str, word: str) -> str | Fault:
     return value if isinstance(value, str) else Fault(row.place, f"{word} is not text")
 
 
-def _checked_rows(path: Path, options: dict[str, str]) -> Iterator[Row | Fault]:
+def _checked_rows(
+    path: Path, options: dict[str, str], member: str = "trn.json.gz", meter: Meter | None = None
+) -> Iterator[Row | Fault]:
     """Every record of the file, once the first ones have shown that it has the columns."""
-    rows = read_rows(path, list(options.values()))
+    rows = read_rows(path, list(options.values()), member, meter)
     first = list(islice(rows, _LOOK_AHEAD))
     if not first:
         raise DataError(f"{path} is empty: it holds no record. Copy or download it again.")

@@ -1,108 +1,118 @@
-"""Chooses what is learnt from: reads, cleans, and keeps one product a title.
+"""Chooses what is learnt from, once every usable pair is known: which repeats go, which part stays.
 
-In come files of products, out goes a stream of cleaned Products, with a count of what became of
-every record: kept, refused for a named reason, repeated, or not to be read at all.
+In come what is known of all pairs, and the rules, out go the pairs that are kept, and a count of
+the others by the reason why they are not. No text is read here: pairs are compared by their hashes.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Literal
 
-from amazon_desc.data.cleaning import Refusal, clean
-from amazon_desc.data.records import Fault, Product, read_products
-from amazon_desc.data.splits import title_hash
-from amazon_desc.errors import DataError
+import numpy as np
 
-NUM_FAULTS_SHOWN = 10
+from amazon_desc.data.splits import HASH_RANGE
 
+# One description a title, the longest; or every different one.
+RepeatedTitles = Literal["best", "all"]
 
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """The files to read, and which of their records count."""
-
-    train_files: tuple[str, ...]
-    title_column: str
-    description_column: str
-    num_products: int | None
-    max_bad_records: int
+REPEATED = "repeated"
+OTHER_DESCRIPTION = "another description of a title"
+IN_TEST_FILE = "title in the test file"
+BEYOND_PART = "beyond num_products"
 
 
-@dataclass
-class Selection:
-    """What became of every record; `faults` names the first bad ones, with their places."""
+def choose(
+    pairs: np.ndarray,
+    repeated_titles: RepeatedTitles,
+    num_products: int | None = None,
+    test_titles: np.ndarray | None = None,
+) -> tuple[np.ndarray, Counter[str]]:
+    """Returns which pairs are kept, (N,) bool, and how many are not by reason.
 
-    num_records: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    bad: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
+    Of pairs with one title and one description the first stays. Of several descriptions of a title
+    "best" keeps the longest (of equally long ones the one with the smallest hash, so that the order
+    of the files does not matter):
 
+        title           = [7, 7, 7, 5]
+        description     = [1, 2, 1, 3]        number 2 repeats number 0
+        characters      = [9, 20, 9, 4]
+        kept with best  = [0, 1, 0, 1]
+        kept with all   = [1, 1, 0, 1]
 
-def kept_products(sources: Sources, selection: Selection) -> Iterator[Product]:
-    """Yields the cleaned products of all files, one a title, or only the part asked for.
-
-    The part is stable: it holds the products whose titles have the smallest hashes, so a larger
-    `num_products` contains every smaller one, and the order of the file does not matter.
+    Titles of the test file, `test_titles`, are kept for its pairs only. `num_products` keeps the
+    pairs of the other files with the smallest `part`, a hash of the title, so a larger part
+    contains every smaller one.
     """
-    products = distinct_products(sources, selection)
-    if sources.num_products is None:
-        yield from products
-        return
-    chosen = sorted(products, key=lambda product: title_hash(product.title, "part"))
-    if len(chosen) > sources.num_products:
-        selection.refused["beyond num_products"] = len(chosen) - sources.num_products
-    yield from chosen[: sources.num_products]
+    kept = np.ones(len(pairs), dtype=bool)
+    reasons: Counter[str] = Counter()
+
+    def drop(is_dropped: np.ndarray, reason: str) -> None:
+        reasons[reason] += int(np.count_nonzero(kept & is_dropped))
+        kept[is_dropped] = False
+
+    if test_titles is not None:
+        drop(~pairs["is_tested"] & np.isin(pairs["title"], test_titles), IN_TEST_FILE)
+    is_repeat, is_best = repeats(pairs)
+    drop(is_repeat, REPEATED)
+    if repeated_titles == "best":
+        drop(~is_best, OTHER_DESCRIPTION)
+    if num_products is not None:
+        candidates = np.flatnonzero(kept & ~pairs["is_tested"])
+        by_part = np.lexsort((pairs["description"][candidates], pairs["part"][candidates]))
+        is_beyond = np.zeros(len(pairs), dtype=bool)
+        is_beyond[candidates[by_part[num_products:]]] = True
+        drop(is_beyond, BEYOND_PART)
+    return kept, +reasons
 
 
-def distinct_products(sources: Sources, selection: Selection) -> Iterator[Product]:
-    """Yields the first product of each title, cleaned, and counts what became of the others."""
-    seen: dict[int, int] = {}
-    for product in usable_products(sources, selection):
-        title = title_hash(product.title, "distinct")
-        description = title_hash(product.description, "distinct")
-        if title not in seen:
-            seen[title] = description
-            yield product
-        else:
-            is_repeat = seen[title] == description
-            selection.refused["repeated" if is_repeat else "another description of a title"] += 1
-
-
-def usable_products(sources: Sources, selection: Selection) -> Iterator[Product]:
-    """Yields every product that cleaning keeps; stops the run at too many bad records."""
-    for record in progress(read_all(sources)):
-        selection.num_records += 1
-        if isinstance(record, Fault):
-            count_fault(record, selection, sources.max_bad_records)
-            continue
-        cleaned = clean(record)
-        if isinstance(cleaned, Refusal):
-            selection.refused[str(cleaned)] += 1
-        else:
-            yield cleaned
-
-
-def read_all(sources: Sources) -> Iterator[Product | Fault]:
-    for file in sources.train_files:
-        yield from read_products(Path(file), sources.title_column, sources.description_column)
-
-
-def count_fault(fault: Fault, selection: Selection, max_bad_records: int) -> None:
-    """Counts a record that cannot be read, and refuses the run when there are too many."""
-    selection.bad[fault.reason] += 1
-    if len(selection.faults) < NUM_FAULTS_SHOWN:
-        selection.faults.append(f"{fault.place}: {fault.reason}")
-    if selection.bad.total() > max_bad_records:
-        raise DataError(
-            f"more than {max_bad_records} records cannot be read (--data.max_bad_records): "
-            + "; ".join(f"{count} × {reason}" for reason, count in selection.bad.most_common())
-            + f". The first: {'; '.join(selection.faults[:3])}. Mend the file, or raise the limit."
+def repeats(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which pairs repeat an earlier one, and which are the best of their title."""
+    # lexsort's last key counts first, and equal ones stay in their order.
+    order = np.lexsort(
+        (
+            pairs["description"],
+            -pairs["description_characters"],
+            pairs["title"],
+            pairs["is_tested"],
         )
+    )
+    ordered = pairs[order]
+    same_title = np.zeros(len(pairs), dtype=bool)
+    same_title[1:] = (ordered["title"][1:] == ordered["title"][:-1]) & (
+        ordered["is_tested"][1:] == ordered["is_tested"][:-1]
+    )
+    same_pair = same_title.copy()
+    same_pair[1:] &= ordered["description"][1:] == ordered["description"][:-1]
+    is_repeat, is_best = np.empty_like(same_pair), np.empty_like(same_title)
+    is_repeat[order] = same_pair
+    is_best[order] = ~same_title
+    return is_repeat, is_best
 
 
-def progress(records: Iterable[Product | Fault]) -> Iterable[Product | Fault]:
-    from tqdm import tqdm
+class PartBound:
+    """The largest `part` hash that can still be asked for, from the pairs seen so far.
 
-    return tqdm(records, desc="Reading products", unit=" records", mininterval=0.5, leave=False)
+    Each bound is used a fixed number of batches later, so what is left out, and with it what is
+    written, does not depend on how many processes work ahead.
+    """
+
+    DELAY = 16
+
+    def __init__(self, num_products: int | None) -> None:
+        self.num_products = num_products
+        self.smallest = np.empty(0, "u8")
+        self.bounds = [HASH_RANGE] * self.DELAY
+
+    def add(self, parts: np.ndarray) -> None:
+        """Takes in the `part` hashes of one batch."""
+        bound = HASH_RANGE
+        if self.num_products is not None:
+            self.smallest = np.union1d(self.smallest, parts)[: self.num_products]
+            if len(self.smallest) == self.num_products:
+                bound = int(self.smallest[-1])
+        self.bounds.append(bound)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields the bound for each batch in turn."""
+        while True:
+            yield self.bounds.pop(0)

@@ -9,7 +9,7 @@ import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,6 +37,14 @@ class Fault:
     reason: str  # "not valid JSON"
 
 
+@dataclass
+class Meter:
+    """Tells how far a file has been read; whoever opens the file sets it."""
+
+    share: Callable[[], float] = lambda: 0.0
+    """what has been read of the file as it lies on the disk, 0 to 1"""
+
+
 class Source(NamedTuple):
     """Decompressed bytes, with the name that places are told by and the format's suffix."""
 
@@ -62,17 +70,29 @@ def check_file(path: Path, supported: Sequence[str]) -> None:
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[Source]:
-    """Opens a file and undoes .gz and .zip; damage found later, while reading, names the file."""
+def open_source(
+    path: Path, member: str = "trn.json.gz", meter: Meter | None = None
+) -> Iterator[Source]:
+    """Opens a file and undoes .gz and .zip; damage found later, while reading, names the file.
+
+    Of a .zip the member whose name ends in `member` is read.
+    """
+    meter = meter or Meter()
     try:
         with path.open("rb") as file:
             if path.suffix.lower() != ".zip":
+                size = max(path.stat().st_size, 1)
+                meter.share = lambda: file.tell() / size
                 yield _unpacked(path.name, file)
-                return
-            with zipfile.ZipFile(file) as archive:
-                member = _choose_member(path, archive)
-                with archive.open(member) as packed:
-                    yield _unpacked(f"{path.name} ({PurePosixPath(member).name})", packed, member)
+            else:
+                with zipfile.ZipFile(file) as archive:
+                    info = _choose_member(path, archive, member)
+                    start, size = info.header_offset, max(info.compress_size, 1)
+                    meter.share = lambda: min((file.tell() - start) / size, 1.0)
+                    with archive.open(info) as packed:
+                        name = PurePosixPath(info.filename).name
+                        yield _unpacked(f"{path.name} ({name})", packed, info.filename)
+            meter.share = lambda: 1.0
     except (EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} is damaged, cut short or cannot be read: {error}. Copy or download it again."
@@ -87,19 +107,19 @@ def _unpacked(name: str, file, member: str | None = None) -> Source:
     return Source(name, suffix, io.BufferedReader(file, BUFFER_BYTES))
 
 
-def _choose_member(path: Path, archive: zipfile.ZipFile) -> str:
-    """The data set's trn.json.gz if there is exactly one, else the only member in a known format.
+def _choose_member(path: Path, archive: zipfile.ZipFile, wanted: str) -> zipfile.ZipInfo:
+    """The one that ends in `wanted` if there is exactly one, else the only one in a known format.
 
-    LF-Amazon-1.3M/{lbl,trn,tst}.json.gz -> LF-Amazon-1.3M/trn.json.gz
+    wanted = trn.json.gz: LF-Amazon-1.3M/{lbl,trn,tst}.json.gz -> LF-Amazon-1.3M/trn.json.gz
     """
     names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
     usable = [name for name in names if name.lower().endswith(SUPPORTED[: 2 * len(PACKABLE)])]
-    training = [name for name in usable if name.endswith("trn.json.gz")]
-    for choice in (training, usable):
+    named = [name for name in usable if name.endswith(wanted)]
+    for choice in (named, usable):
         if len(choice) == 1:
-            return choice[0]
+            return archive.getinfo(choice[0])
     raise DataError(
-        f"{path}: wanted one member that ends in trn.json.gz, or a single one that ends in "
+        f"{path}: wanted one member that ends in {wanted}, or a single one that ends in "
         f"{', '.join(PACKABLE)} (or these with .gz); found {', '.join(names[:20]) or 'none'}. "
         "Unpack it and name the file you mean."
     )

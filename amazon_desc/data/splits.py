@@ -11,14 +11,20 @@ from typing import Literal
 from amazon_desc.data.cleaning import normalize_title
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 HASH_RANGE = 1 << 64
 
 
-def title_hash(title: str, purpose: str) -> int:
+def text_hash(text: str, purpose: str) -> int:
     """Returns a number from 0 to 2**64 - 1; different purposes give independent numbers."""
-    digest = blake2b(normalize_title(title).encode(), digest_size=8, person=purpose.encode())
+    digest = blake2b(text.encode(), digest_size=8, person=purpose.encode())
     return int.from_bytes(digest.digest(), "big")
+
+
+def title_hash(title: str, purpose: str) -> int:
+    """Returns the hash of what titles are compared by: case and spacing do not matter."""
+    return text_hash(normalize_title(title), purpose)
 
 
 def split_of(title: str, validation_fraction: float, test_fraction: float) -> Split:
@@ -27,7 +33,12 @@ def split_of(title: str, validation_fraction: float, test_fraction: float) -> Sp
     Raising one fraction moves titles out of train only; the test side is cut off first, so it never
     depends on `validation_fraction`.
     """
-    place = title_hash(title, "split") / HASH_RANGE
+    return split_at(title_hash(title, "split"), validation_fraction, test_fraction)
+
+
+def split_at(split_hash: int, validation_fraction: float, test_fraction: float) -> Split:
+    """Returns the side of the split that a title with this "split" hash is on."""
+    place = split_hash / HASH_RANGE
     if place < test_fraction:
         return "test"
     if place >= 1 - validation_fraction:

@@ -7,17 +7,16 @@ construction. Nothing is padded or packed here.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from amazon_desc.data.prompts import Prompter, PromptSettings, PromptText
 from amazon_desc.data.records import Product
+from amazon_desc.data.tokenizer import backend_of, control_strings, pieces_by_id
+from amazon_desc.data.words import WordTokenizer
 from amazon_desc.errors import UserError
-from amazon_desc.hub import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +31,7 @@ MAX_CHARACTERS_PER_TOKEN = 6
 MAX_TITLE_CHARACTERS = 2_000
 
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*$")
+SENTENCE_CLOSERS = frozenset(".!?…\"'”’)]")
 # A full stop and what closes behind it can be pieces of their own, but hardly more than these.
 MAX_END_PIECES = 4
 # How SentencePiece and byte-level pieces show that a word begins.
@@ -53,36 +53,10 @@ class Example:
     ending: Ending
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a base; code that comes with a base is never run."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # of what class is up to tokenizers, which raises Exception itself
-        raise UserError(
-            f"--model.backbone {folder}: its tokenizer cannot be read ({first_line(error)}). Copy "
-            f"or download the base again."
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"{folder}: its tokenizer names no end token (eos_token), so no description could ever "
-            f"end. Set eos_token in tokenizer_config.json, or name another --model.backbone."
-        )
-    return tokenizer
-
-
-def tokenizer_fingerprint(folder: Path) -> str:
-    """Returns a sha256 over the files that decide what a text's ids are."""
-    digest = hashlib.sha256()
-    for pattern in ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"):
-        for file in sorted(folder.glob(pattern)):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
 class Encoder:
     """Encodes prompts and descriptions for one tokenizer, template and sequence length.
+
+    It holds no model and no transformers object, so that it can be sent to another process.
 
     With a toy tokenizer, the template "describe: {title}", and BOS = 1, EOS = 2:
 
@@ -94,17 +68,21 @@ class Encoder:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, max_seq_length: int
     ) -> None:
-        self.tokenizer = tokenizer
         self.prompter = Prompter(prompt, tokenizer)
         self.max_seq_length = max_seq_length
+        self.backend = backend_of(tokenizer)
+        self.plain = WordTokenizer(self.backend)
+        self.pieces = pieces_by_id(self.backend)
         self.control_strings = re.compile(
             "|".join(re.escape(token) for token in sorted(control_strings(tokenizer), key=len))
         )
-        self.anchor_ids: list[int] = self.plain_ids(["\n"])[0]
-        self.word_start = self.find_word_start()
+        self.anchor_ids: list[int] = self.plain(["\n"])[0]
+        self.start_ids = self.find_start_ids()
+        self.word_start = "" if self.pieces[self.plain(["a"])[0][0]][0] in WORD_STARTS else " "
+        self.eos_id = int(tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
         self.end_id = self.find_end_id()
         pad_id = tokenizer.pad_token_id
-        self.pad_id: int = tokenizer.eos_token_id if pad_id is None else pad_id  # pyright: ignore
+        self.pad_id: int = self.eos_id if pad_id is None else pad_id  # pyright: ignore
         num_template_tokens = len(self.prompt_ids(""))
         shortest = num_template_tokens + MIN_TITLE_TOKENS + MIN_DESCRIPTION_TOKENS
         if max_seq_length < shortest:
@@ -117,9 +95,10 @@ class Encoder:
     def examples(self, products: Sequence[Product]) -> list[Example]:
         """Encodes a batch of cleaned products, each to at most `max_seq_length` tokens."""
         prompts = self.prompts([product.title for product in products])
+        rooms = [self.max_seq_length - len(prompt) for prompt in prompts]
         max_characters = MAX_CHARACTERS_PER_TOKEN * self.max_seq_length
         descriptions = self.description_ids(
-            [product.description[:max_characters] for product in products]
+            [product.description[:max_characters] for product in products], rooms
         )
         is_unread = [len(product.description) > max_characters for product in products]
         return [self.join(*parts) for parts in zip(prompts, descriptions, is_unread, strict=True)]
@@ -136,11 +115,9 @@ class Encoder:
 
     def prompts(self, titles: Sequence[str]) -> list[list[int]]:
         """Encodes prompts; a title too long for the sequence length loses words at its end."""
-        texts = [self.prompter(title[:MAX_TITLE_CHARACTERS]) for title in titles]
-        if self.prompter.is_chat:
-            encoded = [self.chat_ids(text) for text in texts]
-        else:
-            encoded = self.plain_ids([text.words for text in texts], add_special_tokens=True)
+        encoded = self.encode_prompts(
+            [self.prompter(title[:MAX_TITLE_CHARACTERS]) for title in titles]
+        )
         limit = self.max_seq_length - MIN_DESCRIPTION_TOKENS
         return [
             ids if len(ids) <= limit else self.prompt_ids(self.shorten_title(title, limit))
@@ -149,10 +126,12 @@ class Encoder:
 
     def prompt_ids(self, title: str) -> list[int]:
         """Encodes one prompt, however long it is."""
-        text = self.prompter(title)
+        return self.encode_prompts([self.prompter(title)])[0]
+
+    def encode_prompts(self, texts: Sequence[PromptText]) -> list[list[int]]:
         if self.prompter.is_chat:
-            return self.chat_ids(text)
-        return self.plain_ids([text.words], add_special_tokens=True)[0]
+            return self.chat_ids(texts)
+        return [[*self.start_ids, *ids] for ids in self.plain([text.words for text in texts])]
 
     def shorten_title(self, title: str, limit: int) -> str:
         """Returns the longest run of the title's first words whose prompt has `limit` tokens."""
@@ -166,7 +145,7 @@ class Encoder:
                 too_many = middle
         return " ".join(words[:fits])
 
-    def description_ids(self, descriptions: list[str]) -> list[list[int]]:
+    def description_ids(self, descriptions: list[str], limits: Sequence[int]) -> list[list[int]]:
         """Encodes descriptions as they would read on after the prompt, without the end token.
 
         After a template that ends in a word or a colon a description begins a new word, as it does
@@ -175,64 +154,71 @@ class Encoder:
         """
         text = self.prompter("title")  # not "": a template may end in the title
         if (text.after or text.words)[-1:].isspace():
-            return [self.continuation_ids(description) for description in descriptions]
-        if self.prompter.is_chat:
-            return self.plain_ids(descriptions)
-        return self.plain_ids([self.word_start + description for description in descriptions])
+            length = len(self.anchor_ids)
+            ids = self.plain(["\n" + text for text in descriptions], [n + length for n in limits])
+            assert all(of_text[:length] == self.anchor_ids for of_text in ids), (
+                "a line break is no token of its own"
+            )
+            return [of_text[length:] for of_text in ids]
+        before = "" if self.prompter.is_chat else self.word_start
+        return self.plain([before + description for description in descriptions], limits)
 
-    def find_word_start(self) -> str:
-        """Returns what makes a text begin a new word; nothing where the tokenizer adds it."""
-        first = self.tokenizer.convert_ids_to_tokens(self.plain_ids(["a"])[0][0])
-        return "" if first[0] in WORD_STARTS else " "
-
-    def plain_ids(self, texts: list[str], add_special_tokens: bool = False) -> list[list[int]]:
-        """Encodes text in which nothing is a control token, whatever it looks like."""
-        if not texts:
-            return []
-        return self.tokenizer(
-            texts,
-            add_special_tokens=add_special_tokens,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            verbose=False,
-        )["input_ids"]  # pyright: ignore[reportReturnType]
-
-    def continuation_ids(self, text: str) -> list[int]:
-        """Encodes text as it reads in the middle of a text, not at its start."""
-        ids = self.plain_ids(["\n" + text])[0]
-        assert ids[: len(self.anchor_ids)] == self.anchor_ids, "a line break is no token of its own"
-        return ids[len(self.anchor_ids) :]
-
-    def chat_ids(self, text: PromptText) -> list[int]:
-        """Encodes a chat prompt: the template's control tokens count, those in the title do not.
+    def chat_ids(self, texts: Sequence[PromptText]) -> list[list[int]]:
+        """Encodes chat prompts: the template's control tokens count, those in titles do not.
 
         Where the user's words look like a control token, the text is tokenised in parts that are
         cut inside the look-alike, so that no part holds it whole.
         """
-        cuts = [match.start() + 1 for match in self.control_strings.finditer(text.words)]
-        parts = [text.words[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
-        parts[0] = text.before + parts[0]
-        parts[-1] += text.after
-        ids = self.template_ids(parts[0])
-        for part in parts[1:]:
-            ids += self.template_ids("\n" + part)[len(self.anchor_ids) :]
-        return ids
+        is_plain = [self.control_strings.search(text.words) is None for text in texts]
+        prompter = self.prompter
+        found = iter(
+            self.plain.framed_by_words(
+                prompter.before,
+                [text.words for text, plain in zip(texts, is_plain, strict=True) if plain],
+                prompter.after,
+            )
+        )
+        ids = [next(found) if plain else None for plain in is_plain]
+        rest = iter(
+            self.chat_ids_in_parts([t for t, i in zip(texts, ids, strict=True) if i is None])
+        )
+        return [next(rest) if of_text is None else of_text for of_text in ids]
 
-    def template_ids(self, text: str) -> list[int]:
-        """Encodes text in which control tokens count."""
-        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    def chat_ids_in_parts(self, texts: Sequence[PromptText]) -> list[list[int]]:
+        parts_of = []
+        for text in texts:
+            cuts = [match.start() + 1 for match in self.control_strings.finditer(text.words)]
+            parts = [text.words[a:b] for a, b in zip([0, *cuts], [*cuts, None], strict=True)]
+            parts[0] = text.before + parts[0]
+            parts[-1] += text.after
+            parts_of.append([parts[0], *("\n" + part for part in parts[1:])])
+        encoded = iter(self.template_ids([part for parts in parts_of for part in parts]))
+        return [
+            next(encoded) + [i for _ in parts[1:] for i in next(encoded)[len(self.anchor_ids) :]]
+            for parts in parts_of
+        ]
+
+    def template_ids(self, texts: list[str]) -> list[list[int]]:
+        """Encodes texts in which control tokens count."""
+        return self.plain.whole(texts, has_control_tokens=True)
+
+    def find_start_ids(self) -> list[int]:
+        """Returns what the tokenizer puts in front of every text: BOS, for most."""
+        text = self.template_ids(["a"])[0]
+        ids = self.backend.encode("a", add_special_tokens=True).ids
+        return ids[: next(n for n in range(len(ids)) if ids[n : n + len(text)] == text)]
 
     def find_end_id(self) -> int:
         """Returns the token that ends a description: the chat template's end of turn, or EOS."""
         special = {
             token_id
-            for token_id, token in self.tokenizer.added_tokens_decoder.items()
+            for token_id, token in self.backend.get_added_tokens_decoder().items()
             if token.special
         }
-        for token_id in self.template_ids(self.prompter.after_description):
+        for token_id in self.template_ids([self.prompter.after_description])[0]:
             if token_id in special:
                 return token_id
-        return int(self.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+        return self.eos_id
 
     def last_sentence_end(self, ids: list[int]) -> int:
         """Returns how many of `ids` make whole sentences and leave room for the end token.
@@ -242,17 +228,11 @@ class Encoder:
             pieces = ["▁A", "▁mug", ".", "▁It", "▁holds", "▁3", ".", "5"]
             result = 3
         """
-        pieces = self.tokenizer.convert_ids_to_tokens(ids)
+        pieces = self.pieces
         for index in range(len(ids) - 1, 0, -1):
-            before = "".join(pieces[max(0, index - MAX_END_PIECES) : index])
-            if pieces[index][0] in WORD_STARTS and SENTENCE_END.search(before):
-                return index
+            closes = pieces[ids[index - 1]][-1] in SENTENCE_CLOSERS
+            if closes and pieces[ids[index]][0] in WORD_STARTS:
+                before = (pieces[i] for i in ids[max(0, index - MAX_END_PIECES) : index])
+                if SENTENCE_END.search("".join(before)):
+                    return index
         return 0
-
-
-def control_strings(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Returns every text that this tokenizer would read as a control token.
-
-    Other added tokens are text with an id of its own, such as Gemma's double line break.
-    """
-    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}

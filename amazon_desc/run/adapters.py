@@ -54,7 +54,7 @@ def save_adapter(trainer: L.Trainer, module: L.LightningModule) -> None:
     identity = module.identity(module.data)
     with replacing_folder(RunFolder(Path(trainer.default_root_dir)).adapter) as folder:
         adapters.save(module.network, folder, identity.backbone, identity.revision)
-        module.data.encoder.tokenizer.save_pretrained(str(folder))
+        module.data.tokenizer.save_pretrained(str(folder))
         write_record(folder, identity)
         (folder / "README.md").write_text(model_card(identity, module), encoding="utf-8")
 

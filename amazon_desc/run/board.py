@@ -1,7 +1,7 @@
-"""What TensorBoard shows beside the module's own numbers: speed, and text as it gets better.
+"""What TensorBoard shows beside the module's own numbers: the data, speed, and text as it improves.
 
-In come the trainer's events, out go `train/tokens_per_second` and, after each validation, what the
-model writes for a few held-out titles.
+In come the trainer's events, out go histograms of the data's lengths, `train/tokens_per_second`
+and, after each validation, what the model writes for a few held-out titles.
 """
 
 from __future__ import annotations
@@ -14,8 +14,31 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from amazon_desc.data.batches import RowBatch
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.evaluation.report import Sample
 from amazon_desc.module import DescriptionModule
+
+
+class DataLengths(Callback):
+    """Shows, once a run, how long titles, descriptions and examples are."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = getattr(trainer, "datamodule", None)
+        assert isinstance(data, DescriptionData)
+        if trainer.global_step or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        for name, lengths in data.opened.report()["lengths"].items():
+            trainer.logger.experiment.add_histogram_raw(
+                f"data/{name}",
+                min=lengths["min"],
+                max=lengths["max"],
+                num=lengths["num"],
+                sum=lengths["sum"],
+                sum_squares=lengths["sum_squares"],
+                bucket_limits=lengths["bin_ends"],
+                bucket_counts=lengths["bin_counts"],
+                global_step=0,
+            )
 
 
 class Throughput(Callback):

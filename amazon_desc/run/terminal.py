@@ -65,7 +65,7 @@ Everything is in {run}:
 Write descriptions:  python -m amazon_desc predict --config {config} --data.titles titles.txt"""
 
 
-def report(error: Exception, arguments: list[str], command: str) -> int:
+def report(error: Exception, arguments: list[str], program: str) -> int:
     """Says what was wrong, and returns the exit code; a parser's error may wrap one of ours."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
@@ -78,5 +78,5 @@ def report(error: Exception, arguments: list[str], command: str) -> int:
         # the parser does not say which file it read
         message = f"{' '.join(arguments)}: wanted a config in YAML, options by name. {message}"
     print(f"amazon_desc: {message}", file=sys.stderr)
-    print(f"All options: python -m amazon_desc {command} --help", file=sys.stderr)
+    print(f"All options: {program} --help", file=sys.stderr)
     return UserError.exit_code

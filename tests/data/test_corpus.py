@@ -1,20 +1,32 @@
 """The corpus: made once for the same inputs, whole or not at all, with every product in it."""
 
+import gzip
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from amazon_desc.data import corpus as corpus_file
-from amazon_desc.data.corpus import Corpus, CorpusSettings, open_or_prepare
+from amazon_desc.data import preparing
+from amazon_desc.data.cleaning import CleaningSettings
+from amazon_desc.data.corpus import FORMAT_VERSION, Corpus, open_or_prepare
 from amazon_desc.data.packing import pack
+from amazon_desc.data.preparing import CorpusSettings
 from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.selection import Sources
+from amazon_desc.data.reading import Sources
 from amazon_desc.data.splits import split_of
-from amazon_desc.errors import DataError
+from amazon_desc.errors import DataError, StorageError
+from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+
+HELD_OUT: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+TABLES = {"examples.arrow", "rows.arrow", "validation.arrow", "test.arrow"}
 
 # Title "mug w7" is ▁mug ▁w7; its description has 1 to 9 times "a mug." and ends whole.
 ROWS = [
@@ -41,12 +53,15 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 def settings_of(*files: Path, **changes: Any) -> CorpusSettings:
     sources = {
         "train_files": tuple(map(str, files)),
+        "test_file": None,
         "title_column": "title",
         "description_column": "content",
-        "num_products": None,
         "max_bad_records": 0,
     }
     settings = {
+        "cleaning": CleaningSettings(),
+        "repeated_titles": "best",
+        "num_products": None,
         "validation_fraction": 0.2,
         "test_fraction": 0.2,
         "max_seq_length": 40,
@@ -58,10 +73,15 @@ def settings_of(*files: Path, **changes: Any) -> CorpusSettings:
 
 
 def prepare(
-    settings: CorpusSettings, tokenizer: Path, corpora: Path, said: list[str] | None = None
+    settings: CorpusSettings,
+    tokenizer: Path,
+    corpora: Path,
+    said: list[str] | None = None,
+    **options: Any,
 ) -> Corpus:
     heard: list[str] = [] if said is None else said
-    return open_or_prepare(settings, tokenizer, corpora, heard.append)
+    options = {"num_processes": 0, **options}
+    return open_or_prepare(settings, tokenizer, corpora, say=heard.append, **options)
 
 
 def bytes_of(corpus: Corpus) -> dict[str, str]:
@@ -71,6 +91,22 @@ def bytes_of(corpus: Corpus) -> dict[str, str]:
     }
 
 
+def folders(corpora: Path) -> list[str]:
+    return sorted(path.name for path in corpora.iterdir() if path.is_dir())
+
+
+def trained_on(corpus: Corpus) -> list[list[int]]:
+    """Returns the examples of all packed rows, one after the other."""
+    examples = []
+    rows = corpus.rows()
+    for index in range(len(rows)):
+        row = rows[index]
+        assert sum(row["lengths"]) == len(row["input_ids"])
+        ids = iter(row["input_ids"])
+        examples += [[int(next(ids)) for _ in range(length)] for length in row["lengths"]]
+    return examples
+
+
 def test_every_product_is_in_one_split_and_every_example_in_one_row(
     train_file: Path, corpora: Path, toy_tokenizer_folder: Path
 ):
@@ -78,8 +114,8 @@ def test_every_product_is_in_one_split_and_every_example_in_one_row(
     sides = {row["title"]: split_of(row["title"], 0.2, 0.2) for row in ROWS}
     counts = Counter(sides.values())
     assert min(counts[side] for side in ("train", "validation", "test")) >= 10
-    for split in ("validation", "test"):
-        table = corpus.table(split)
+    for split in HELD_OUT:
+        table = corpus.held_out(split)
         assert sorted(table["title"]) == sorted(t for t in sides if sides[t] == split)
         assert set(table.column_names) == {
             "title",
@@ -87,20 +123,17 @@ def test_every_product_is_in_one_split_and_every_example_in_one_row(
             "input_ids",
             "num_prompt_tokens",
         }
-    trained: list[list[int]] = []
-    for row in corpus.table("train"):
-        assert sum(row["lengths"]) == len(row["input_ids"]) <= 128
-        assert row["prompt_lengths"] == [5] * len(row["lengths"])
-        ids = iter(row["input_ids"])
-        trained += [[next(ids) for _ in range(length)] for length in row["lengths"]]
+    rows = corpus.rows()
+    for index in range(len(rows)):
+        assert sum(rows[index]["lengths"]) <= 128
+        assert set(rows[index]["prompt_lengths"].tolist()) == {5}
     numbers = [int(title.removeprefix("mug w")) for title in sides if sides[title] == "train"]
     # <s> ▁describe : ▁mug ▁w7, then "It holds a mug." as often as 35 tokens have room for it
     wanted = [
         [1, 10, 11, 13, 100 + n, *[22, 23, 20, 13, 21] * min(1 + n % 9, 6), 2] for n in numbers
     ]
-    assert sorted(trained) == sorted(wanted)
-    lengths = [len(ids) for ids in wanted]
-    assert len(corpus.table("train")) == len(pack(lengths, 128))
+    assert sorted(trained_on(corpus)) == sorted(wanted)
+    assert len(rows) == len(pack([len(ids) for ids in wanted], 128))
 
 
 def test_the_manifest_counts_what_became_of_every_record(
@@ -117,22 +150,42 @@ def test_the_manifest_counts_what_became_of_every_record(
     assert sum(counts["splits"].values()) == sum(counts["endings"].values()) == 100
     # 7, 8 and 9 sentences do not fit 35 tokens: the numbers 6, 7, 8 of every nine
     assert counts["endings"] == {"whole": 67, "shortened": 33}
-    rows = corpus.table("train")
-    assert counts["num_rows"] == len(rows)
-    assert counts["num_tokens"] == sum(sum(row["lengths"]) for row in rows)
-    num_prompt_tokens = sum(sum(row["prompt_lengths"]) for row in rows)
-    assert counts["num_target_tokens"] == counts["num_tokens"] - num_prompt_tokens
+    trained = trained_on(corpus)
+    assert counts["num_rows"] == len(corpus.rows())
+    assert counts["num_tokens"] == sum(map(len, trained)) > 0
+    assert counts["num_target_tokens"] == counts["num_tokens"] - 5 * len(trained)
+    assert counts["fill"] == counts["num_tokens"] / (counts["num_rows"] * 128)
     assert corpus.manifest["files"] == [
         {
+            "use": "train",
             "path": str(file),
             "bytes": file.stat().st_size,
+            "mtime_ns": file.stat().st_mtime_ns,
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         }
     ]
+    tables = {path.name: path.stat().st_size for path in corpus.folder.glob("*.arrow")}
+    assert {name: table["bytes"] for name, table in corpus.manifest["tables"].items()} == tables
+    assert {name: t["sha256"] for name, t in corpus.manifest["tables"].items()} == bytes_of(corpus)
+    # "mug w7" or "mug w77"; <s> ▁describe : ▁mug ▁w7 and 1 to 6 sentences of 5 tokens, end token
+    lengths = corpus.manifest["lengths"]
+    assert lengths["title_characters"]["max"] == 7
+    assert lengths["example_tokens"] == {
+        "min": 11,
+        "median": 31.0,
+        "percentile_95": 36.0,
+        "max": 36,
+    }
+    report = corpus.report()
+    assert report["num_records"] == 103
+    assert report["refused_examples"] == {
+        "empty_title": ["rows.jsonl, line 102: '': 'A mug here.'"]
+    }
+    assert sum(report["lengths"]["target_tokens"]["bin_counts"]) == 100
     summary = corpus.summary()
     assert "Data: 103 records, 100 usable pairs: " in summary
     assert "shortened to whole sentences: 33.0%, cut: 0.0%" in summary
-    assert "left out: 1 × repeated; 1 × empty_title" in summary
+    assert "left out: 1 × empty_title; 1 × repeated" in summary
     assert "cannot be read: 1 × title is missing\n      rows.jsonl, line 103" in summary
 
 
@@ -143,12 +196,12 @@ def test_the_same_inputs_are_found_and_not_written_again(
     first = prepare(settings_of(train_file), toy_tokenizer_folder, corpora, said)
     assert said == [f"Preparing {train_file} (kept in {first.folder})", first.summary()]
     times = {file.name: file.stat().st_mtime_ns for file in first.folder.iterdir()}
-    assert set(times) == {"train.arrow", "validation.arrow", "test.arrow", "manifest.json"}
+    assert set(times) == {*TABLES, "manifest.json", "data_report.json"}
     again = prepare(settings_of(train_file), toy_tokenizer_folder, corpora, said)
     assert again == first
     assert said[2:] == [first.summary()]
     assert {file.name: file.stat().st_mtime_ns for file in again.folder.iterdir()} == times
-    assert [folder.name for folder in corpora.iterdir()] == [first.fingerprint]
+    assert folders(corpora) == [first.fingerprint]
 
 
 def test_the_same_bytes_at_another_path_are_the_same_corpus(
@@ -170,7 +223,7 @@ def test_prepared_anew_the_tables_are_the_same_to_the_byte(
         prepare(settings_of(train_file), toy_tokenizer_folder, tmp_path / name)
         for name in ("one", "two")
     )
-    assert len(bytes_of(one)) == 3
+    assert set(bytes_of(one)) == TABLES
     assert bytes_of(one) == bytes_of(two)
     assert one.manifest == two.manifest
 
@@ -184,16 +237,21 @@ def test_prepared_anew_the_tables_are_the_same_to_the_byte(
         {"row_tokens": 256},
         {"prompt": PromptSettings(template="a: {title}")},
         {"num_products": 90},
-        {"max_bad_records": 1},
+        {"repeated_titles": "all"},
+        {"cleaning": CleaningSettings(tags=False)},
+        {"test_file": "rows.jsonl"},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_a_changed_setting_gives_another_folder_beside_the_first(
     train_file: Path, corpora: Path, toy_tokenizer_folder: Path, change: dict[str, Any]
 ):
+    if "test_file" in change:
+        test_row = {"title": "mug w100", "content": "It holds a mug."}
+        change = {"test_file": str(write_rows(train_file.with_name("test.jsonl"), [test_row]))}
     first = prepare(settings_of(train_file), toy_tokenizer_folder, corpora)
     second = prepare(settings_of(train_file, **change), toy_tokenizer_folder, corpora)
-    assert {path.name for path in corpora.iterdir()} == {first.fingerprint, second.fingerprint}
+    assert folders(corpora) == sorted({first.fingerprint, second.fingerprint})
     assert first.fingerprint != second.fingerprint
 
 
@@ -215,50 +273,251 @@ def test_changed_bytes_or_another_tokenizer_give_another_corpus(
     assert len(set(fingerprints)) == 3
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(28, "No space left on device"), StorageError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=["full disk", "Ctrl-C"],
+)
 def test_a_preparation_that_fails_leaves_no_folder_that_counts(
     train_file: Path,
     corpora: Path,
     toy_tokenizer_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
+    raised: type[BaseException],
 ):
-    write_table, tables = corpus_file.write_table, []
+    seen: list[list[str]] = []
 
-    def failing(path: Path, *arguments: Any) -> int:
-        tables.append(path)
-        if len(tables) == 2:
-            raise error
-        return write_table(path, *arguments)
+    def failing(path: Path, *arguments: Any) -> None:
+        seen.append(sorted(file.name for file in path.parent.iterdir()))
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_file, "write_table", failing)
-        with pytest.raises(type(error)):
+        patch.setattr(preparing, "write_rows", failing)
+        with pytest.raises(raised) as failure:
             prepare(settings_of(train_file), toy_tokenizer_folder, corpora)
-    assert [path.name for path in tables] == ["train.arrow", "validation.arrow"]
-    assert list(corpora.iterdir()) == []
-    assert len(prepare(settings_of(train_file), toy_tokenizer_folder, corpora).table("train")) > 0
+    if raised is StorageError:
+        assert f"{corpora} cannot be written: No space left on device (" in str(failure.value)
+    assert seen == [["examples.arrow", "held_out.arrow"]]
+    assert not corpora.exists()
+    assert len(prepare(settings_of(train_file), toy_tokenizer_folder, corpora).rows()) > 0
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["no manifest", "half a manifest", "no table", "half a table", "a leftover"],
+)
 def test_what_a_killed_preparation_left_is_not_read(
-    train_file: Path, corpora: Path, toy_tokenizer_folder: Path
+    train_file: Path, corpora: Path, toy_tokenizer_folder: Path, damage: str
 ):
     """A kill cleans up nothing; half a folder under the final name is made anew as well."""
     whole = prepare(settings_of(train_file), toy_tokenizer_folder, corpora)
     wanted = bytes_of(whole)
-    (whole.folder / "manifest.json").unlink()
-    (whole.folder / "train.arrow").write_bytes(b"half")
-    whole.folder.with_name(f".tmp-99999-{whole.fingerprint}").mkdir()
-    again = prepare(settings_of(train_file), toy_tokenizer_folder, corpora)
+    manifest, rows = whole.folder / "manifest.json", whole.folder / "rows.arrow"
+    leftover = whole.folder.with_name(f".tmp-99999-{whole.fingerprint}")
+    if damage == "no manifest":
+        manifest.unlink()
+    elif damage == "half a manifest":
+        manifest.write_text(manifest.read_text()[:300])
+    elif damage == "no table":
+        rows.unlink()
+    elif damage == "half a table":
+        rows.write_bytes(rows.read_bytes()[:-1])
+    else:
+        whole.folder.rename(leftover)
+    said: list[str] = []
+    again = prepare(settings_of(train_file), toy_tokenizer_folder, corpora, said)
+    assert said[0].startswith("Preparing ")
     assert again.folder == whole.folder
     assert bytes_of(again) == wanted
+    assert folders(corpora) == [whole.fingerprint]
+
+
+def test_a_table_that_changed_on_the_disk_is_found_when_asked_for(
+    train_file: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    whole = prepare(settings_of(train_file), toy_tokenizer_folder, corpora)
+    wanted = bytes_of(whole)
+    examples = whole.folder / "examples.arrow"
+    content = bytearray(examples.read_bytes())
+    content[len(content) // 2] ^= 1
+    examples.write_bytes(content)
+    settings, said = settings_of(train_file), list[str]()
+    prepare(settings, toy_tokenizer_folder, corpora, said)
+    assert [text for text in said if text.startswith("Preparing")] == []
+    prepare(settings, toy_tokenizer_folder, corpora, said, verify="always")
+    assert [text for text in said if text.startswith("Preparing")] != []
+    assert bytes_of(whole) == wanted
+
+
+def test_the_number_of_processes_changes_no_byte(
+    tmp_path: Path, toy_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("amazon_desc.data.reading.RECORDS_A_BATCH", 50)
+    rows = [
+        {"title": f"mug w{n % 100} {n}", "content": "A mug. " * (2 + n % 7)} for n in range(2_000)
+    ]
+    settings = settings_of(write_rows(tmp_path / "rows.jsonl", rows), num_products=500)
+    one, two = (
+        prepare(settings, toy_tokenizer_folder, tmp_path / str(number), num_processes=number)
+        for number in (0, 2)
+    )
+    assert one.manifest["counts"]["num_pairs"] == 500
+    assert bytes_of(one) == bytes_of(two)
+    assert one.report() == two.report()
+
+
+def test_rows_do_not_move_when_others_are_added(tmp_path: Path, toy_tokenizer_folder: Path):
+    """Shuffled, doubled in other case and with other products among them: the sides stay."""
+    others = [{"title": f"cup w{n}", "content": "It holds a mug."} for n in range(100)]
+    shouted = [{"title": f"MUG  W{n}", "content": "A mug."} for n in range(100)]
+    before = prepare(
+        settings_of(write_rows(tmp_path / "a.jsonl", ROWS)), toy_tokenizer_folder, tmp_path
+    )
+    mixed = [*shouted, *reversed(ROWS), *others]
+    after = prepare(
+        settings_of(write_rows(tmp_path / "b.jsonl", mixed)), toy_tokenizer_folder, tmp_path
+    )
+    for split in HELD_OUT:
+        titles = list(before.held_out(split)["title"])
+        assert len(titles) >= 10
+        kept = [title for title in after.held_out(split)["title"] if title.startswith("mug")]
+        assert kept == titles
+    assert after.manifest["counts"]["refused"] == {"too_short": 100}
+
+
+def test_titles_of_a_test_file_are_tested_on_and_nowhere_else(
+    tmp_path: Path, toy_tokenizer_folder: Path
+):
+    """Also a title whose content cannot be used there, and one in other case."""
+    test_rows = [
+        {"title": "MUG w1", "content": "A mug of the test file."},
+        {"title": "mug w2", "content": ""},
+        {"title": "mug w100", "content": "A mug of the test file."},
+    ]
+    test_file = write_rows(tmp_path / "tst.jsonl", test_rows)
+    train_file = write_rows(tmp_path / "trn.jsonl", ROWS)
+    settings = settings_of(train_file, test_file=str(test_file), test_fraction=0.9)
+    corpus = prepare(settings, toy_tokenizer_folder, tmp_path / "corpora")
+    assert sorted(corpus.held_out("test")["title"]) == ["MUG w1", "mug w100"]
+    counts = corpus.manifest["counts"]
+    assert counts["refused"] == {"empty_content": 1, "title in the test file": 2}
+    assert counts["num_pairs"] == 2 + 98
+    trained = [ids[4] - 100 for ids in trained_on(corpus)]
+    assert len(trained) == counts["splits"]["train"] > 50
+    assert not {1, 2} & set(trained)
+    assert not {"mug w1", "mug w2"} & set(corpus.held_out("validation")["title"])
+    assert [file["use"] for file in corpus.manifest["files"]] == ["test", "train"]
+
+
+def test_the_zip_gives_both_files(tmp_path: Path, toy_tokenizer_folder: Path):
+    """The data set's own zip: trn.json.gz to train on, tst.json.gz to test on."""
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    tested = json.dumps({"title": "mug w100", "content": "It holds a mug."}).encode()
+    file = tmp_path / "LF-Amazon-1.3M.raw.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in (("trn", lines), ("tst", tested), ("lbl", b"{}")):
+            archive.writestr(f"LF-Amazon-1.3M/{name}.json.gz", gzip.compress(content))
+    corpus = prepare(
+        settings_of(file, test_file=str(file)), toy_tokenizer_folder, tmp_path / "corpora"
+    )
+    assert list(corpus.held_out("test")["title"]) == ["mug w100"]
+    assert corpus.manifest["counts"]["num_pairs"] == 101
+
+
+def test_a_cut_archive_is_refused_before_anything_is_kept(
+    tmp_path: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    """The lines in front of the cut are good: only the end of the stream tells."""
+    file = tmp_path / "trn.json.gz"
+    whole = gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS * 50).encode())
+    file.write_bytes(whole[:-20])
+    message = refusal(settings_of(file), toy_tokenizer_folder, corpora)
+    assert "trn.json.gz is damaged, cut short or cannot be read" in message
+
+
+def test_two_processes_prepare_one_after_the_other(
+    tmp_path: Path, train_file: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    """The second waits, says so, and finds what the first has made."""
+    program = f"""
+import sys, time
+from pathlib import Path
+from tests.data import test_corpus as test
+from amazon_desc.data import preparing
+write_rows = preparing.write_rows
+def slow(*arguments):
+    Path(sys.argv[1]).touch()
+    time.sleep(1.5)
+    write_rows(*arguments)
+preparing.write_rows = slow
+said = []
+test.prepare(test.settings_of(Path({str(train_file)!r})), Path({str(toy_tokenizer_folder)!r}),
+             Path({str(corpora)!r}), said)
+print(*said, sep="\\n")
+"""
+    root = Path(__file__).parents[2]
+    start = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+
+    def begin(name: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*start, str(tmp_path / name)], env=environment, text=True, stdout=subprocess.PIPE
+        )
+
+    first = begin("first")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "first").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    second = begin("second")
+    (first_said, _), (second_said, _) = (
+        first.communicate(timeout=60),
+        second.communicate(timeout=60),
+    )
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert first_said.startswith("Preparing ")
+    assert second_said.startswith("Another process is at work on ")
+    assert not (tmp_path / "second").exists()
+    assert len(folders(corpora)) == 1
+
+
+def test_the_format_version_names_these_tables(tmp_path: Path):
+    """If this fails, tables of before would be taken for those made now: raise FORMAT_VERSION."""
+    settings = settings_of(SAMPLE_PRODUCTS, max_seq_length=128, row_tokens=512)
+    corpus = prepare(settings, TINY_BASE, tmp_path)
+    held_out = [corpus.held_out(split).to_list() for split in HELD_OUT]
+    content = json.dumps([trained_on(corpus), held_out]).encode()
+    assert (FORMAT_VERSION, hashlib.sha256(content).hexdigest()[:16]) == (2, "bdd237b29db6b9ed")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("row_tokens", "fill"), [(2048, 0.99), (256, 0.90)])
+def test_real_rows_are_filled(real_dir: Path, tmp_path: Path, row_tokens: int, fill: float):
+    settings = settings_of(
+        real_dir / "trn.json.gz",
+        validation_fraction=0.01,
+        test_fraction=0.01,
+        max_seq_length=256,
+        row_tokens=row_tokens,
+        prompt=PromptSettings(
+            template="Gere uma descrição criativa para o produto:\nTítulo: {title}\nDescrição:",
+            chat=False,
+        ),
+    )
+    corpus = prepare(settings, real_dir / "tinyllama", tmp_path)
+    assert corpus.manifest["counts"]["num_pairs"] > 7_000
+    assert corpus.manifest["counts"]["fill"] >= fill
 
 
 def refusal(settings: CorpusSettings, tokenizer: Path, corpora: Path) -> str:
     with pytest.raises(DataError) as error:
         prepare(settings, tokenizer, corpora)
     assert error.value.exit_code == 3
-    assert not corpora.exists() or list(corpora.iterdir()) == []
+    assert not corpora.exists() or folders(corpora) == []
     return str(error.value)
 
 
@@ -318,6 +577,6 @@ def test_a_fraction_of_zero_gives_an_empty_table(
 ):
     settings = settings_of(train_file, validation_fraction=0, test_fraction=0)
     corpus = prepare(settings, toy_tokenizer_folder, corpora)
-    tables = [corpus.table(split) for split in ("train", "validation", "test")]
-    assert [len(table) > 0 for table in tables] == [True, False, False]
+    assert len(corpus.rows()) > 0
+    assert [len(corpus.held_out(split)) for split in HELD_OUT] == [0, 0]
     assert corpus.manifest["counts"]["splits"] == {"train": 100}

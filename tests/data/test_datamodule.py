@@ -56,8 +56,9 @@ def test_training_sees_every_row_once_an_epoch(options: dict[str, Any]):
     batches = list(data.train_dataloader())
     assert all(isinstance(batch, RowBatch) for batch in batches)
     rows = [row for batch in batches for row in batch.input_ids.tolist()]
-    table = data.opened.table("train")
-    stored = [row["input_ids"] + [2] * (128 - len(row["input_ids"])) for row in table]
+    table = data.opened.rows()
+    packed = [table[index]["input_ids"].tolist() for index in range(len(table))]
+    stored = [ids + [2] * (128 - len(ids)) for ids in packed]
     assert len(stored) >= 20
     assert sorted(rows[: len(stored)]) == sorted(rows[len(stored) :]) == sorted(stored)
     assert rows[: len(stored)] != rows[len(stored) :]
@@ -129,7 +130,7 @@ def test_loss_and_texts_are_measured_on_the_same_examples(options: dict[str, Any
     assert num_examples == 20
     batches = list(prompts)
     assert [len(batch.titles) for batch in batches] == [8, 8, 4]
-    table = data.opened.table("validation")
+    table = data.opened.held_out("validation")
     for batch, start in zip(batches, (0, 8, 16), strict=True):
         stop = start + len(batch.titles)
         assert batch.titles == table["title"][start:stop]
@@ -209,7 +210,7 @@ def test_titles_are_served_as_written_and_encoded_as_cleaned(
 
 
 def test_a_title_is_prompted_as_it_was_trained_on(options: dict[str, Any], tmp_path: Path):
-    table = opened(options, "validate").opened.table("validation")
+    table = opened(options, "validate").opened.held_out("validation")
     (tmp_path / "titles.jsonl").write_text(
         "".join(json.dumps({"title": title}) + "\n" for title in table["title"])
     )

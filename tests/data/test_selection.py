@@ -1,111 +1,115 @@
-"""Selection: one product a title, a part that stays the same, and a count of every record."""
+"""Selection: which repeats go, which part stays, and that no title is on two sides."""
 
-import itertools
-import json
 import random
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from amazon_desc.data.records import Product
-from amazon_desc.data.selection import Selection, Sources, kept_products
-from amazon_desc.errors import DataError
-
-PRODUCTS = [Product(f"Mug {number}", f"A mug with number {number}.") for number in range(200)]
+from amazon_desc.data.pairs import PAIR
+from amazon_desc.data.selection import PartBound, choose
+from amazon_desc.data.splits import HASH_RANGE
 
 
-def written(path: Path, products: list[Product], extra: str = "") -> str:
-    lines = [json.dumps({"title": p.title, "content": p.description}) + "\n" for p in products]
-    path.write_text("".join(lines) + extra)
-    return str(path)
+def pairs_of(*rows: tuple[int, int, int], **columns: Any) -> np.ndarray:
+    """Returns pairs of (title, description, characters of the description)."""
+    pairs = np.zeros(len(rows), PAIR)
+    pairs["title"], pairs["description"], pairs["description_characters"] = np.array(rows).T
+    pairs["part"] = pairs["title"]
+    for name, values in columns.items():
+        pairs[name] = values
+    return pairs
 
 
-def select(
-    *files: str, num_products: int | None = None, max_bad_records: int = 0
-) -> tuple[list[Product], Selection]:
-    sources = Sources(
-        train_files=files,
-        title_column="title",
-        description_column="content",
-        num_products=num_products,
-        max_bad_records=max_bad_records,
-    )
-    selection = Selection()
-    return list(kept_products(sources, selection)), selection
+EXAMPLE = pairs_of((7, 1, 9), (7, 2, 20), (7, 1, 9), (5, 3, 4))
 
 
-def test_every_usable_product_is_kept_in_the_order_of_the_files(tmp_path: Path):
-    first = written(tmp_path / "a.jsonl", PRODUCTS[:3])
-    second = written(tmp_path / "b.jsonl", PRODUCTS[3:5])
-    kept, selection = select(second, first)
-    assert kept == [*PRODUCTS[3:5], *PRODUCTS[:3]]
-    assert selection == Selection(num_records=5)
+def test_the_worked_example():
+    kept, reasons = choose(EXAMPLE, "best")
+    assert kept.tolist() == [False, True, False, True]
+    assert reasons == {"repeated": 1, "another description of a title": 1}
+    kept, reasons = choose(EXAMPLE, "all")
+    assert kept.tolist() == [True, True, False, True]
+    assert reasons == {"repeated": 1}
 
 
-def test_products_come_out_cleaned(tmp_path: Path):
-    file = written(tmp_path / "a.jsonl", [Product(" Caf&eacute;  Mug", "<p>A mug,\n two.</p>")])
-    assert select(file)[0] == [Product("Café Mug", "A mug, two.")]
+def test_of_equally_long_descriptions_the_same_one_stays_in_any_order():
+    rows = [(7, 4, 9), (7, 2, 9), (7, 3, 9), (8, 1, 5)]
+    for seed in range(20):
+        random.Random(seed).shuffle(rows)
+        kept = choose(pairs_of(*rows), "best")[0]
+        assert sorted(row for row, k in zip(rows, kept, strict=True) if k) == [(7, 2, 9), (8, 1, 5)]
 
 
-def test_a_smaller_part_is_contained_in_a_larger_one(tmp_path: Path):
-    file = written(tmp_path / "a.jsonl", PRODUCTS)
-    sizes = [1, 2, 10, 50, 199, 200, 1000]
-    parts = [select(file, num_products=size)[0] for size in sizes]
-    assert [len(part) for part in parts] == [1, 2, 10, 50, 199, 200, 200]
-    for smaller, larger in itertools.pairwise(parts):
-        assert larger[: len(smaller)] == smaller
-    assert set(parts[-1]) == set(PRODUCTS)
-    assert parts[3] != PRODUCTS[:50]
+def test_the_first_of_equal_pairs_stays():
+    kept = choose(pairs_of((7, 1, 9), (5, 1, 9), (7, 1, 9), (5, 1, 9)), "all")[0]
+    assert kept.tolist() == [True, True, False, False]
 
 
-def test_a_part_does_not_depend_on_the_order_of_the_file(tmp_path: Path):
-    shuffled = list(PRODUCTS)
-    random.Random(0).shuffle(shuffled)
-    ordered = select(written(tmp_path / "a.jsonl", PRODUCTS), num_products=20)[0]
-    assert select(written(tmp_path / "b.jsonl", shuffled), num_products=20)[0] == ordered
+def test_nothing_in_nothing_out():
+    kept, reasons = choose(np.empty(0, PAIR), "best", num_products=3)
+    assert (len(kept), reasons) == (0, {})
 
 
-def test_what_is_beyond_the_part_is_counted(tmp_path: Path):
-    file = written(tmp_path / "a.jsonl", PRODUCTS)
-    assert select(file, num_products=150)[1].refused == {"beyond num_products": 50}
-    assert select(file, num_products=200)[1].refused == {}
+@pytest.mark.parametrize("repeated_titles", ["best", "all"])
+def test_one_pair_each_is_kept_of_random_repeats(repeated_titles: str):
+    generator = np.random.default_rng(0)
+    rows = [(t, d, 10 * d) for t, d in generator.integers(1, 12, (500, 2)).tolist()]
+    kept, reasons = choose(pairs_of(*rows), repeated_titles)  # type: ignore[arg-type]
+    stayed = [row for row, k in zip(rows, kept, strict=True) if k]
+    if repeated_titles == "best":
+        assert sorted(stayed) == sorted(
+            {t: max(r for r in rows if r[0] == t) for t, *_ in rows}.values()
+        )
+    else:
+        assert sorted(stayed) == sorted(set(rows))
+    assert len(stayed) + reasons.total() == 500
 
 
-def test_of_products_with_one_title_the_first_is_kept(tmp_path: Path):
-    mug, other = Product("Red Mug", "A mug that is red."), Product("Red Mug", "A different text.")
-    spaced = Product("RED  mug", "a MUG that is  red.")
-    first = written(tmp_path / "a.jsonl", [mug, PRODUCTS[0], other, mug])
-    second = written(tmp_path / "b.jsonl", [spaced])
-    kept, selection = select(first, second)
-    assert kept == [mug, PRODUCTS[0]]
-    assert selection.refused == {"another description of a title": 1, "repeated": 2}
-    assert selection.num_records == 5
+def test_titles_of_the_test_file_are_only_tested_on():
+    pairs = pairs_of((7, 1, 9), (5, 3, 4), (7, 2, 20), (6, 9, 9), is_tested=[1, 0, 0, 0])
+    # title 6 stands in the test file too, though cleaning refused it there
+    kept, reasons = choose(pairs, "best", test_titles=np.array([6, 7], "u8"))
+    assert kept.tolist() == [True, True, False, False]
+    assert reasons == {"title in the test file": 2}
 
 
-def test_what_cleaning_refuses_is_counted_by_its_reason(tmp_path: Path):
-    refused = [Product("", "A mug of mine."), Product("Mug", ""), Product("Mug", "AUDIO CD")]
-    kept, selection = select(written(tmp_path / "a.jsonl", [*refused, refused[0], PRODUCTS[0]]))
-    assert kept == [PRODUCTS[0]]
-    assert selection.refused == {"empty_title": 2, "empty_content": 1, "too_short": 1}
+def test_a_part_has_the_smallest_hashes_and_is_contained_in_a_larger_one():
+    parts = np.random.default_rng(1).permutation(100)
+    pairs = pairs_of(*((n + 1, n, 5) for n in range(100)), part=parts)
+    smaller: set[int] = set()
+    for size in (1, 2, 10, 99, 100, 200):
+        kept, reasons = choose(pairs, "best", num_products=size)
+        assert sorted(parts[kept]) == list(range(min(size, 100)))
+        assert reasons == ({"beyond num_products": 100 - size} if size < 100 else {})
+        assert smaller <= set(np.flatnonzero(kept).tolist())
+        smaller = set(np.flatnonzero(kept).tolist())
 
 
-def test_bad_records_are_counted_and_the_first_named(tmp_path: Path):
-    file = written(tmp_path / "a.jsonl", PRODUCTS[:2], '{"title": \n' * 12 + "{}\n")
-    kept, selection = select(file, max_bad_records=13)
-    assert kept == PRODUCTS[:2]
-    assert selection.num_records == 15
-    assert selection.bad == {"not valid JSON": 12, "title is missing": 1}
-    assert selection.faults == [f"a.jsonl, line {line}: not valid JSON" for line in range(3, 13)]
+def test_the_test_file_does_not_count_as_part():
+    pairs = pairs_of((1, 1, 5), (2, 2, 5), (3, 3, 5), is_tested=[1, 0, 0])
+    assert choose(pairs, "best", num_products=1)[0].tolist() == [True, True, False]
 
 
-def test_too_many_bad_records_stop_the_run_with_places_and_remedy(tmp_path: Path):
-    file = written(tmp_path / "a.jsonl", PRODUCTS[:2], '{"title": \n' * 2 + "{}\n")
-    with pytest.raises(DataError) as error:
-        select(file, max_bad_records=2)
-    assert str(error.value) == (
-        "more than 2 records cannot be read (--data.max_bad_records): 2 × not valid JSON; "
-        "1 × title is missing. The first: a.jsonl, line 3: not valid JSON; "
-        "a.jsonl, line 4: not valid JSON; a.jsonl, line 5: title is missing. "
-        "Mend the file, or raise the limit."
-    )
-    assert len(select(file, max_bad_records=3)[0]) == 2
+def test_a_bound_never_leaves_out_what_is_asked_for_and_comes_late():
+    parts = np.random.default_rng(2).permutation(40_000).astype("u8")
+    bound = PartBound(50)
+    bounds = iter(bound)
+    left = []
+    for number in range(40):
+        used = next(bounds)
+        assert (used == HASH_RANGE) == (number < PartBound.DELAY)
+        batch = parts[number * 1_000 : (number + 1) * 1_000]
+        batch = batch[batch <= used] if used < HASH_RANGE else batch
+        left += batch.tolist()
+        bound.add(batch)
+    assert set(range(50)) <= set(left)
+    assert len(left) < 25_000
+
+
+def test_without_a_number_of_products_nothing_is_left_out():
+    bound = PartBound(None)
+    bounds = iter(bound)
+    for _ in range(50):
+        assert next(bounds) == HASH_RANGE
+        bound.add(np.arange(10, dtype="u8"))

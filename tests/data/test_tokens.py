@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.data.records import Product
-from amazon_desc.data.tokens import Encoder, Example, load_tokenizer, tokenizer_fingerprint
+from amazon_desc.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from amazon_desc.data.tokens import Encoder, Example
 from amazon_desc.errors import UserError
 
 TEMPLATE = "Gere uma descrição criativa para o produto:\nTítulo: {title}\nDescrição:"
@@ -310,39 +311,45 @@ GOLDEN_DESCRIPTION_IDS = [
 
 
 @pytest.mark.real
-def test_golden_ids_of_the_reference_prompt(plain: Encoder):
+def test_golden_ids_of_the_reference_prompt(plain: Encoder, tinyllama: PreTrainedTokenizerBase):
     example = plain.examples([TUTU])[0]
     assert example == Example([*GOLDEN_PROMPT_IDS, *GOLDEN_DESCRIPTION_IDS], 33, "whole")
-    assert plain.tokenizer.convert_ids_to_tokens(example.input_ids) == GOLDEN_PIECES
+    assert tinyllama.convert_ids_to_tokens(example.input_ids) == GOLDEN_PIECES
     assert plain.prompts([TUTU.title]) == [GOLDEN_PROMPT_IDS]
     assert plain.end_id == 2
 
 
 @pytest.mark.real
-def test_golden_ids_of_the_reference_prompt_as_a_chat(chat: Encoder):
+def test_golden_ids_of_the_reference_prompt_as_a_chat(
+    chat: Encoder, tinyllama: PreTrainedTokenizerBase
+):
     """In front there is no <s>; "Gere" and "High" stand behind a line break, not a space."""
     prompt = [*CHAT_HEAD, 29954, *GOLDEN_PROMPT_IDS[2:], *CHAT_TAIL]
     example = chat.examples([TUTU])[0]
     assert example == Example([*prompt, 16382, *GOLDEN_DESCRIPTION_IDS[1:]], 47, "whole")
-    assert chat.tokenizer.convert_ids_to_tokens([29954, 406, 16382]) == ["G", "ere", "High"]
+    assert tinyllama.convert_ids_to_tokens([29954, 406, 16382]) == ["G", "ere", "High"]
     assert chat.prompts([TUTU.title]) == [prompt]
     assert chat.end_id == 2
 
 
 @pytest.mark.real
-def test_ids_are_those_of_the_joined_text(plain: Encoder, real_products: list[Product]):
+def test_ids_are_those_of_the_joined_text(
+    plain: Encoder, real_products: list[Product], tinyllama: PreTrainedTokenizerBase
+):
     num_whole, products = 0, real_products[::2]
     for product, example in zip(products, plain.examples(products), strict=True):
         if example.ending == "whole":
             text = TEMPLATE.replace("{title}", product.title) + " " + product.description
-            joined = plain.tokenizer(text, split_special_tokens=True)["input_ids"]
+            joined = tinyllama(text, split_special_tokens=True)["input_ids"]
             assert example.input_ids == [*joined, 2], product
             num_whole += 1
     assert num_whole > 2_500
 
 
 @pytest.mark.real
-def test_ids_are_those_of_the_chat_template(chat: Encoder, real_products: list[Product]):
+def test_ids_are_those_of_the_chat_template(
+    chat: Encoder, real_products: list[Product], tinyllama: PreTrainedTokenizerBase
+):
     """Behind the end token the template goes on with a line break, which nobody need learn."""
     num_whole, products = 0, real_products[::3]
     for product, example in zip(products, chat.examples(products), strict=True):
@@ -351,9 +358,9 @@ def test_ids_are_those_of_the_chat_template(chat: Encoder, real_products: list[P
                 {"role": "user", "content": TEMPLATE.replace("{title}", product.title)},
                 {"role": "assistant", "content": product.description},
             ]
-            rendered = chat.tokenizer.apply_chat_template(messages, return_dict=False)
+            rendered = tinyllama.apply_chat_template(messages, return_dict=False)
             assert [*example.input_ids, 13] == rendered, product
-            asked = chat.tokenizer.apply_chat_template(
+            asked = tinyllama.apply_chat_template(
                 messages[:1], return_dict=False, add_generation_prompt=True
             )
             assert example.input_ids[: example.num_prompt_tokens] == asked, product
@@ -363,24 +370,26 @@ def test_ids_are_those_of_the_chat_template(chat: Encoder, real_products: list[P
 
 @pytest.mark.real
 @pytest.mark.parametrize("titles", [HOSTILE, fuzzed(seed=0, count=2_000)], ids=["named", "fuzz"])
-def test_a_title_of_control_tokens_stays_text(plain: Encoder, chat: Encoder, titles: list[str]):
+def test_a_title_of_control_tokens_stays_text(
+    plain: Encoder, chat: Encoder, titles: list[str], tinyllama: PreTrainedTokenizerBase
+):
     assert len(titles) >= 16
     prompts = zip(titles, plain.prompts(titles), chat.prompts(titles), strict=True)
     for title, plain_ids, chat_ids in prompts:
         words = TEMPLATE.replace("{title}", title)
         assert plain_ids[0] == 1
         assert CONTROL_IDS.isdisjoint(plain_ids[1:]), title
-        assert plain.tokenizer.decode(plain_ids[1:]) == words
+        assert tinyllama.decode(plain_ids[1:]) == words
         assert chat_ids[:6] == CHAT_HEAD
         assert chat_ids[-9:] == CHAT_TAIL
         assert CONTROL_IDS.isdisjoint(chat_ids[:-9]), title
-        assert chat.tokenizer.decode(chat_ids[:-9]) == f"<|user|>\n{words}"
+        assert tinyllama.decode(chat_ids[:-9]) == f"<|user|>\n{words}"
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("texts", [HOSTILE, fuzzed(seed=1, count=2_000)], ids=["named", "fuzz"])
 def test_a_description_of_control_tokens_has_exactly_one_end(
-    plain: Encoder, chat: Encoder, texts: list[str]
+    plain: Encoder, chat: Encoder, texts: list[str], tinyllama: PreTrainedTokenizerBase
 ):
     products = [Product("Red Mug", f"Mug {text}") for text in texts]
     for encoder in (plain, chat):
@@ -389,7 +398,7 @@ def test_a_description_of_control_tokens_has_exactly_one_end(
             assert example.ending == "whole"
             assert description[-1] == 2
             assert CONTROL_IDS.isdisjoint(description[:-1]), product
-            assert encoder.tokenizer.decode(description[:-1]) == product.description
+            assert tinyllama.decode(description[:-1]) == product.description
 
 
 @pytest.mark.real
@@ -414,7 +423,7 @@ def test_real_examples_fit_and_end_as_they_say(
         has_end = example.ending != "cut"
         assert (description[-1] == 2) == has_end
         assert CONTROL_IDS.isdisjoint(description[: -1 if has_end else None])
-        text = encoder.tokenizer.decode(description[: -1 if has_end else None])
+        text = tinyllama.decode(description[: -1 if has_end else None])
         if example.ending == "whole":
             assert text == product.description
         if example.ending == "shortened":
@@ -425,20 +434,24 @@ def test_real_examples_fit_and_end_as_they_say(
 
 
 @pytest.mark.real
-def test_sentences_end_behind_closing_quotes_and_not_in_numbers(plain: Encoder):
+def test_sentences_end_behind_closing_quotes_and_not_in_numbers(
+    plain: Encoder, tinyllama: PreTrainedTokenizerBase
+):
     """`’` and `)` are pieces of their own in TinyLlama's tokenizer, `.”` is one."""
     for sentence in ("He said “Wow.”", "It is (really.)", "The end...’)", '"Nice!"', "So…"):
         rest = " A size of 3.5 and 4.5 and so on without an end" + " and 7.5" * 200
         ids = plain.examples([Product("Red Mug", sentence + rest)])[0]
         assert ids.ending == "shortened"
-        text = plain.tokenizer.decode(ids.input_ids[ids.num_prompt_tokens : -1])
+        text = tinyllama.decode(ids.input_ids[ids.num_prompt_tokens : -1])
         assert text == sentence
 
 
 @pytest.mark.real
-def test_encoding_leaves_no_trace_in_the_tokenizer(plain: Encoder, tmp_path: Path):
+def test_encoding_leaves_no_trace_in_the_tokenizer(
+    plain: Encoder, tmp_path: Path, tinyllama: PreTrainedTokenizerBase
+):
     """What is exported beside an adapter must be what the base came with."""
-    tokenizer = plain.tokenizer
+    tokenizer = tinyllama
     before = tokenizer("a</s>b")["input_ids"]
     plain.examples([TUTU])
     assert tokenizer("a</s>b")["input_ids"] == before == [1, 263, 2, 29890]

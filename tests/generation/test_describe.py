@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from amazon_desc.data.batches import PromptBatch, collate_prompts
-from amazon_desc.data.tokens import load_tokenizer
+from amazon_desc.data.tokenizer import load_tokenizer
 from amazon_desc.generation.describe import describe, read
 from amazon_desc.hub import find_backbone
 from amazon_desc.model import adapter

@@ -1,13 +1,17 @@
 """TensorBoard shows the speed of training alone, and texts that stay in their cells."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.evaluation.report import Sample
-from amazon_desc.run.board import Throughput, cell, markdown_table
+from amazon_desc.run.board import DataLengths, Throughput, cell, markdown_table
 
 
 class Clock:
@@ -98,3 +102,24 @@ def test_a_text_cannot_leave_its_cell(text: str, shown: str):
 def test_an_entity_in_a_text_is_shown_as_it_stands():
     """Otherwise "&lt;b&gt;" or "&#124;" in a text would become markup, or end the cell."""
     assert cell("R&B &#124; &lt;b&gt;") == "R&#38;B &#38;&#35;124; &#38;lt;b&#38;gt;"
+
+
+def test_the_lengths_of_the_data_are_shown_once_a_run(tmp_path: Path):
+    lengths = {
+        "title_characters": {
+            **{"num": 4, "min": 1, "median": 2.0, "percentile_95": 8.0, "max": 9, "sum": 14},
+            **{"sum_squares": 90.0, "bin_ends": [1.0, 2.0, 9.0], "bin_counts": [1, 2, 1]},
+        }
+    }
+    data = DescriptionData()
+    data.corpus = SimpleNamespace(report=lambda: {"lengths": lengths})  # type: ignore[assignment]
+    for step in (0, 7):  # a run that goes on at step 7 shows nothing again
+        logger = TensorBoardLogger(str(tmp_path), name="", version="")
+        trainer: Any = SimpleNamespace(datamodule=data, global_step=step, logger=logger)
+        DataLengths().on_fit_start(trainer, None)  # type: ignore[arg-type]
+        logger.finalize("success")
+    events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    (shown,) = events.Histograms("data/title_characters")
+    assert (shown.step, shown.histogram_value.num, shown.histogram_value.max) == (0, 4, 9)
+    assert list(shown.histogram_value.bucket_limit) == [1.0, 2.0, 9.0]
+    assert list(shown.histogram_value.bucket) == [1, 2, 1]

@@ -3,24 +3,20 @@
 TRL need not be installed: nothing is trained here.
 """
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.conftest import load_script
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_cpu.py"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_cpu", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench_cpu")
 
 
 def test_the_warmup_is_not_measured(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Promises of scripts/score.py: the right pairs, the numbers of `score_texts`, told errors."""
 
 import gzip
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,18 +13,14 @@ import pytest
 
 from amazon_desc.data.records import Fault, Product
 from amazon_desc.evaluation.scores import score_texts
+from tests.conftest import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "score.py"
 
 
 @pytest.fixture(scope="module")
 def score() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("score", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("score")
 
 
 def _write(path: Path, rows: list[dict[str, str | None]]) -> Path:

@@ -1,0 +1,94 @@
+"""Prepares the data of a config without training, and shows what a model will see of it.
+
+In: the config and options of a run. Out: the prepared data, which `fit` with the same options then
+finds, and its report. With --show N, N examples as text, in which all that is learnt, and nothing
+else, stands between » and «.
+
+    python scripts/prepare.py --config configs/qlora.yaml --show 5
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from amazon_desc.cli import build, errors_in_a_sentence
+from amazon_desc.data.batches import RowBatch
+from amazon_desc.data.datamodule import DescriptionData
+
+# Around what is learnt; on a terminal it is bold as well.
+OPENING, CLOSING = "»", "«"
+BOLD, PLAIN = "\033[1m", "\033[0m"
+
+
+def prepare(arguments: list[str], num_shown: int) -> None:
+    cli = build(arguments, run=False)
+    data = cli.datamodule
+    assert isinstance(data, DescriptionData)
+    data.trainer = cli.trainer
+    data.setup("fit")
+    print(f"The report, with histograms: {data.opened.folder / 'data_report.json'}")
+    for number, batch in enumerate(examples(data, num_shown), start=1):
+        shown = text_of(batch, data.tokenizer, sys.stdout.isatty())
+        num_targets = int(batch.is_target.sum())
+        print(f"\n{number}: {batch.num_tokens} tokens, {num_targets} of them learnt\n{shown}")
+
+
+def examples(data: DescriptionData, num_shown: int) -> Iterator[RowBatch]:
+    """Yields examples from all over the packed rows, as the model gets them, one at a time."""
+    rows = data.opened.rows()
+    for number in range(min(num_shown, len(rows))):
+        row = rows[number * len(rows) // num_shown]
+        chosen = number % len(row["lengths"])
+        start = sum(row["lengths"][:chosen])
+        yield data.collate_rows(
+            [
+                {
+                    "input_ids": row["input_ids"][start : start + row["lengths"][chosen]],
+                    "lengths": row["lengths"][chosen : chosen + 1],
+                    "prompt_lengths": row["prompt_lengths"][chosen : chosen + 1],
+                }
+            ]
+        )
+
+
+def text_of(batch: RowBatch, tokenizer: PreTrainedTokenizerBase, is_terminal: bool) -> str:
+    """Returns an example as text, control tokens too, with what is learnt set off."""
+    ids, is_target = batch.input_ids[0, : batch.num_tokens], batch.is_target[0, : batch.num_tokens]
+    marks = (f"{BOLD}{OPENING}", f"{CLOSING}{PLAIN}") if is_terminal else (OPENING, CLOSING)
+    parts = []
+    for part, is_learnt in stretches(ids, is_target):
+        text = str(tokenizer.decode(part))
+        text = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+        parts.append(f"{marks[0]}{text}{marks[1]}" if is_learnt else text)
+    return "".join(parts)
+
+
+def stretches(ids: Tensor, is_target: Tensor) -> Iterator[tuple[Tensor, bool]]:
+    """Yields runs of tokens that are all learnt, or all not.
+
+    ids = [1, 7, 4, 2], is_target = [0, 0, 1, 1]  ->  ([1, 7], False), ([4, 2], True)
+    """
+    changes = (is_target[1:] != is_target[:-1]).nonzero().flatten() + 1
+    bounds = [0, *changes.tolist(), len(ids)]
+    for start, stop in pairwise(bounds):
+        yield ids[start:stop], bool(is_target[start])
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="Every option of fit is taken too: python -m amazon_desc fit --help",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--show", type=int, default=0, metavar="N", help="examples to print")
+    options, rest = parser.parse_known_args(arguments)
+    with errors_in_a_sentence(rest, "python -m amazon_desc fit"):
+        prepare(rest, options.show)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

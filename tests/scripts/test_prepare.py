@@ -1,0 +1,87 @@
+"""scripts/prepare.py prepares what fit then finds, and shows exactly what is learnt."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from amazon_desc.data.batches import collate_rows
+from tests.conftest import SCRIPTS, load_script
+
+
+def prepare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / "prepare.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent)},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_data_is_prepared_where_fit_finds_it_and_examples_are_shown(tmp_path: Path):
+    options = ["--config", "configs/quickstart.yaml", "--data.num_products", "200"]
+    done = prepare(tmp_path, *options, "--show", "3")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (path for path in (tmp_path / "runs" / "corpora").iterdir() if path.is_dir())
+    report = json.loads((folder / "data_report.json").read_text())
+    assert report["num_pairs"] == 200
+    assert f"data_report.json: runs/corpora/{folder.name}" not in done.stdout
+    assert f"runs/corpora/{folder.name}/data_report.json" in done.stdout
+    examples = done.stdout.split("\n\n")[1:]
+    assert len(examples) == 3
+    for number, example in enumerate(examples, start=1):
+        assert example.startswith(f"{number}: ")
+        prompt, target = example.split("»")
+        assert "<s> Write a description for the product:\nTitle: " in prompt
+        assert prompt.endswith("\nDescription:")
+        assert target.rstrip("\n").endswith("</s>«")
+    again = prepare(tmp_path, *options)
+    assert again.returncode == 0
+    assert "Preparing " not in again.stdout
+    assert "200 usable pairs" in again.stdout
+    assert list((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "corpora"]
+
+
+def test_a_wrong_option_is_told_without_a_traceback(tmp_path: Path):
+    done = prepare(tmp_path, "--config", "configs/quickstart.yaml", "--data.train_file", "no.json")
+    assert done.returncode == 3
+    assert "--data.train_file no.json: no such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "text"),
+    [
+        ("completion", "<s> describe: red mug»a mug.</s>«"),
+        ("all", "<s>»describe: red mug a mug.</s>«"),
+    ],
+)
+def test_what_is_learnt_is_set_off(toy_tokenizer: PreTrainedTokenizerBase, loss_on: str, text: str):
+    """<s> ▁describe : ▁red ▁mug, then ▁a ▁mug . </s>, and padding that is not shown."""
+    row = {
+        "input_ids": [1, 10, 11, 12, 13, 20, 13, 21, 2],
+        "lengths": [9],
+        "prompt_lengths": [5],
+    }
+    batch = collate_rows([row], 16, 0, loss_on)  # type: ignore[arg-type, list-item]
+    script = load_script("prepare")
+    shown = script.text_of(batch, toy_tokenizer, is_terminal=False)
+    assert shown.replace("<s> ", "<s>") == text.replace("<s> ", "<s>")
+    on_a_terminal = script.text_of(batch, toy_tokenizer, is_terminal=True)
+    assert on_a_terminal.replace("\033[1m", "").replace("\033[0m", "") == shown
+    assert on_a_terminal.count("\033[") == 2
+
+
+def test_stretches_of_the_docstring():
+    found = load_script("prepare").stretches(
+        torch.tensor([1, 7, 4, 2]), torch.tensor([False, False, True, True])
+    )
+    assert [(ids.tolist(), learnt) for ids, learnt in found] == [([1, 7], False), ([4, 2], True)]
