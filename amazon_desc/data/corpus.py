@@ -74,7 +74,7 @@ class Corpus:
 
     def summary(self) -> str:
         """Returns what was read, refused, kept and packed, in a few lines."""
-        return summarize(self.manifest["counts"], self.manifest["settings"]["row_tokens"])
+        return summarize(self.report(), self.manifest["settings"]["row_tokens"])
 
 
 def open_or_prepare(

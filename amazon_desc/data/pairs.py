@@ -20,7 +20,7 @@ NUM_REFUSALS_SHOWN = 3
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 ENDINGS = ("whole", "shortened", "cut")
 
-# What is known of a pair: 51 bytes, since all pairs are held in memory at once.
+# What is known of a pair, in few bytes: those of all pairs are held in memory at once.
 PAIR = np.dtype(
     [
         ("title", "u8"),  # hash of what titles are compared by

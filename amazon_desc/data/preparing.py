@@ -23,7 +23,7 @@ from amazon_desc.data.pairs import PAIR, TRAIN, PairBatch, PairMaker
 from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.data.reading import RecordReader, Sources
 from amazon_desc.data.report import Report
-from amazon_desc.data.selection import PartBound, RepeatedTitles, choose
+from amazon_desc.data.selection import NO_TITLES, PartBound, RepeatedTitles, choose, is_in
 from amazon_desc.data.splits import SPLITS
 from amazon_desc.data.tables import (
     ExampleWriter,
@@ -97,7 +97,7 @@ class Preparation:
         self.report = Report()
         self.pairs: list[np.ndarray] = [np.empty(0, PAIR)]
         self.orders: list[int] = []
-        self.test_titles: np.ndarray = np.empty(0, "u8")
+        self.test_titles = [NO_TITLES]
         self.num_pairs = 0
 
     def run(self, num_workers: int) -> Report:
@@ -129,18 +129,24 @@ class Preparation:
         self.pairs.append(made.pairs)
         self.orders += [record.order for record in made.held_out]
         if len(made.titles):
-            self.test_titles = np.union1d(self.test_titles, made.titles)
+            self.test_titles.append(made.titles)
         else:
-            is_usable = ~np.isin(made.pairs["title"], self.test_titles)
-            self.bound.add(made.pairs["part"][is_usable])
+            is_tested = is_in(made.pairs["title"], self.titles_of_test_file())
+            self.bound.add(made.pairs["part"][~is_tested])
         self.num_pairs += len(made.pairs)
         self.reader.bar.set_postfix_str(f"{self.num_pairs:,} pairs", refresh=False)
+
+    def titles_of_test_file(self) -> np.ndarray:
+        """Returns the hashes of the test file's titles, sorted; it is read before the others."""
+        if len(self.test_titles) > 1:
+            self.test_titles = [np.unique(np.concatenate(self.test_titles))]
+        return self.test_titles[0]
 
     def choose_and_pack(self, pairs: np.ndarray) -> None:
         """Decides which pairs are kept, packs those of train and orders the others."""
         settings, report = self.settings, self.report
         kept, dropped = choose(
-            pairs, settings.repeated_titles, settings.num_products, self.test_titles
+            pairs, settings.repeated_titles, settings.num_products, self.titles_of_test_file()
         )
         report.refused.update(dropped)
         report.num_records = self.reader.num_records
@@ -177,10 +183,13 @@ def refuse_empty_splits(settings: CorpusSettings, report: Report, splits: np.nda
         if counts[split] or not is_wanted:
             continue
         lost = [*report.refused.items(), *report.bad.items()]
+        option, files = "train_file", ", ".join(settings.sources.train_files)
+        if split == "test" and settings.sources.test_file:
+            option, files = "test_file", settings.sources.test_file
         raise DataError(
-            f"--data.train_file {', '.join(settings.sources.train_files)}: no usable product for "
-            f"{split}: {report.num_records} records read, {counts.total()} usable"
+            f"--data.{option} {files}: no usable product for {split}: "
+            f"{report.num_records} records read, {counts.total()} usable"
             + (f" ({'; '.join(f'{n} × {reason}' for reason, n in lost)})" if lost else "")
             + ". Name a file with titles and descriptions"
-            + ("." if fraction is None else f", or raise --data.{split}_fraction ({fraction}).")
+            + ("." if not fraction else f", or raise --data.{split}_fraction ({fraction}).")
         )

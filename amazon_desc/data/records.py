@@ -109,6 +109,10 @@ def _decoded(place: str, line: bytes) -> str | Fault:
 def _product(row: Row | Fault, options: dict[str, str]) -> Product | Fault:
     if isinstance(row, Fault):
         return row
+    values = row.values
+    title, description = values.get(options["title"]), values.get(options["description"])
+    if isinstance(title, str) and isinstance(description, str):  # as nearly all are
+        return Product(title, description, row.place)
     title = _text(row, options["title"], "title")
     if isinstance(title, Fault):
         return title

@@ -153,8 +153,12 @@ def summarize(report: dict[str, Any], row_tokens: int) -> str:
         f"({report['fill']:.1%} filled)",
         f"      descriptions shortened to whole sentences: {shortened:.1%}, cut: {cut:.1%}",
     ]
-    for heading, reasons in (("left out", report["refused"]), ("cannot be read", report["bad"])):
-        if reasons:
-            listed = "; ".join(f"{number:,} × {reason}" for reason, number in reasons.items())
-            lines.append(f"      {heading}: {listed}")
-    return "\n".join([*lines, *(f"      {fault}" for fault in report["faults"])])
+    left_out = sorted(report["refused"].items(), key=lambda item: (-item[1], item[0]))
+    for reason, number in left_out:
+        lines.append(f"      left out: {number:,} × {reason}")
+        lines += (
+            f"          {example}" for example in report["refused_examples"].get(reason, [])[:1]
+        )
+    for reason, number in report["bad"].items():
+        lines.append(f"      cannot be read: {number:,} × {reason}")
+    return "\n".join([*lines, *(f"          {fault}" for fault in report["faults"])])

@@ -20,12 +20,14 @@ OTHER_DESCRIPTION = "another description of a title"
 IN_TEST_FILE = "title in the test file"
 BEYOND_PART = "beyond num_products"
 
+NO_TITLES = np.empty(0, "u8")
+
 
 def choose(
     pairs: np.ndarray,
     repeated_titles: RepeatedTitles,
     num_products: int | None = None,
-    test_titles: np.ndarray | None = None,
+    test_titles: np.ndarray = NO_TITLES,
 ) -> tuple[np.ndarray, Counter[str]]:
     """Returns which pairs are kept, (N,) bool, and how many are not by reason.
 
@@ -39,9 +41,9 @@ def choose(
         kept with best  = [0, 1, 0, 1]
         kept with all   = [1, 1, 0, 1]
 
-    Titles of the test file, `test_titles`, are kept for its pairs only. `num_products` keeps the
-    pairs of the other files with the smallest `part`, a hash of the title, so a larger part
-    contains every smaller one.
+    Titles of the test file, `test_titles` (sorted), are kept for its pairs only. `num_products`
+    keeps the pairs of the other files with the smallest `part`, a hash of the title, so a larger
+    part contains every smaller one.
     """
     kept = np.ones(len(pairs), dtype=bool)
     reasons: Counter[str] = Counter()
@@ -50,8 +52,7 @@ def choose(
         reasons[reason] += int(np.count_nonzero(kept & is_dropped))
         kept[is_dropped] = False
 
-    if test_titles is not None:
-        drop(~pairs["is_tested"] & np.isin(pairs["title"], test_titles), IN_TEST_FILE)
+    drop(~pairs["is_tested"] & is_in(pairs["title"], test_titles), IN_TEST_FILE)
     is_repeat, is_best = repeats(pairs)
     drop(is_repeat, REPEATED)
     if repeated_titles == "best":
@@ -63,6 +64,17 @@ def choose(
         is_beyond[candidates[by_part[num_products:]]] = True
         drop(is_beyond, BEYOND_PART)
     return kept, +reasons
+
+
+def is_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Returns which values are in `ordered`, which is sorted.
+
+    values = [3, 5, 9], ordered = [1, 3, 9]  ->  [True, False, True]
+    """
+    if not len(ordered):
+        return np.zeros(len(values), dtype=bool)
+    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return ordered[places] == values
 
 
 def repeats(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 # Common words come early: what is met once this many are known is hardly met again.
-MAX_WORDS = 300_000
+MAX_WORDS = 500_000
 MAX_WORD_CHARACTERS = 100
 
 

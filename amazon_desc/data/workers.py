@@ -67,7 +67,8 @@ class Worker:
     def __init__(self, function: Callable[[Any], Any]) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            # -P: it imports from where this process does, and not from the working folder.
+            [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**environment, "TOKENIZERS_PARALLELISM": "false"},

@@ -185,8 +185,14 @@ def test_the_manifest_counts_what_became_of_every_record(
     summary = corpus.summary()
     assert "Data: 103 records, 100 usable pairs: " in summary
     assert "shortened to whole sentences: 33.0%, cut: 0.0%" in summary
-    assert "left out: 1 × empty_title; 1 × repeated" in summary
-    assert "cannot be read: 1 × title is missing\n      rows.jsonl, line 103" in summary
+    assert summary.endswith(
+        "\n"
+        "      left out: 1 × empty_title\n"
+        "          rows.jsonl, line 102: '': 'A mug here.'\n"
+        "      left out: 1 × repeated\n"
+        "      cannot be read: 1 × title is missing\n"
+        "          rows.jsonl, line 103: title is missing"
+    )
 
 
 def test_the_same_inputs_are_found_and_not_written_again(
@@ -556,6 +562,17 @@ def test_a_file_that_cannot_be_used_is_named_with_what_to_do(
     text = refusal(settings_of(tmp_path / name), toy_tokenizer_folder, corpora)
     assert message in text
     assert str(tmp_path) in text
+
+
+def test_a_test_file_of_which_nothing_is_left_is_named(
+    train_file: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    test_file = write_rows(train_file.with_name("tst.jsonl"), [{"title": "mug", "content": ""}])
+    message = refusal(
+        settings_of(train_file, test_file=str(test_file)), toy_tokenizer_folder, corpora
+    )
+    assert message.startswith(f"--data.test_file {test_file}: no usable product for test: ")
+    assert message.endswith("Name a file with titles and descriptions.")
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -185,9 +185,10 @@ def test_a_summary_says_what_was_read_kept_and_left_out():
         "Data: 9 records, 5 usable pairs: 3 train, 1 validation, 1 test\n"
         "      100 tokens to train on, 60 of descriptions, in 2 rows of 64 (78.1% filled)\n"
         "      descriptions shortened to whole sentences: 20.0%, cut: 20.0%\n"
-        "      left out: 2 × too_short; 1 × repeated\n"
+        "      left out: 2 × too_short\n"
+        "      left out: 1 × repeated\n"
         "      cannot be read: 1 × not JSON\n"
-        "      a.json, line 4: not"
+        "          a.json, line 4: not"
     )
 
 

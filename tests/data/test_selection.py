@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from amazon_desc.data.pairs import PAIR
-from amazon_desc.data.selection import PartBound, choose
+from amazon_desc.data.selection import PartBound, choose, is_in
 from amazon_desc.data.splits import HASH_RANGE
 
 
@@ -113,3 +113,12 @@ def test_without_a_number_of_products_nothing_is_left_out():
     for _ in range(50):
         assert next(bounds) == HASH_RANGE
         bound.add(np.arange(10, dtype="u8"))
+
+
+def test_what_is_in_a_sorted_array():
+    ordered = np.array([1, 3, 9], "u8")
+    assert is_in(np.array([3, 5, 9, 0, 10], "u8"), ordered).tolist() == [
+        *(True, False, True, False, False)
+    ]
+    assert is_in(np.array([3], "u8"), ordered[:0]).tolist() == [False]
+    assert is_in(ordered[:0], ordered).tolist() == []
