@@ -28,6 +28,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.data.packing import Row
+from amazon_desc.data.workers import num_cores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -118,7 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads",
         type=positive,
-        default=len(os.sched_getaffinity(0)),
+        default=num_cores(),
         help="threads of each run; all cores, if not given",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the numbers")

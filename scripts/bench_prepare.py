@@ -32,6 +32,7 @@ import yaml
 
 import amazon_desc
 from amazon_desc.data.sources import open_source
+from amazon_desc.data.workers import num_cores
 
 QLORA = Path(__file__).resolve().parents[1] / "configs" / "qlora.yaml"
 REFERENCE = yaml.safe_load(QLORA.read_text(encoding="utf-8"))["data"]
@@ -82,9 +83,7 @@ def compare(options: argparse.Namespace, sides: list[str], folder: Path) -> dict
     file = cut(options.file, options.lines, folder) if options.lines else options.file.absolute()
     base = stand_in_base(options.tokenizer, folder)
     task = {"file": str(file), "base": str(base), "work": str(folder)}
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    task |= {"processes": options.processes, "cores": options.processes or cores}
+    task |= {"processes": options.processes, "cores": options.processes or num_cores()}
     runs: list[dict[str, Any]] = []
     print(f"{'run':<8}" + "".join(heading.rjust(11) for heading in HEADINGS))
     num_pairs = run(task, "texts")["num_pairs"]

@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
-from hashlib import blake2b
 from itertools import accumulate, count
 from math import log
 from operator import attrgetter
@@ -20,6 +19,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from amazon_desc.data.records import Product
+from amazon_desc.data.splits import text_hash
 
 LONGEST_TITLE, LONGEST_CONTENT = 1_999, 197_622  # characters
 LEARNT_CHARACTERS = 1_536  # of a content, for Heaps' law
@@ -56,10 +56,6 @@ GLUE = re.compile(r"(?<=[a-z.,!?])(?=[A-Z])")
 
 def pick(rng: Random, options: Sequence[Any]) -> Any:
     return options[int(rng.random() * len(options))]
-
-
-def text_hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 @cache
@@ -100,7 +96,7 @@ class BloomFilter:
 
     def add(self, text: str) -> bool:
         """Returns whether the text is new."""
-        number, is_new = text_hash(text), False
+        number, is_new = text_hash(text, ""), False
         for bit in (number & 0xFFF_FFFF, number >> 36):
             is_new = is_new or not self.bits[bit >> 3] & 1 << (bit & 7)
             self.bits[bit >> 3] |= 1 << (bit & 7)

@@ -19,10 +19,11 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from full_size_texts import LONGEST_CONTENT, LONGEST_TITLE, Maker, pick, text_hash
+from full_size_texts import LONGEST_CONTENT, LONGEST_TITLE, Maker, pick
 from tqdm import tqdm
 
 from amazon_desc.data.records import Product, read_products
+from amazon_desc.data.splits import text_hash
 from amazon_desc.errors import DataError, UserError
 from amazon_desc.files import replacing_file
 
@@ -144,9 +145,9 @@ class Tally:
         self.title_lengths.append(len(title))
         self.content_lengths.append(len(content))
         if title:
-            self.titles.append(text_hash(title))
+            self.titles.append(text_hash(title, ""))
         if title and content:
-            self.pairs.append(text_hash(f"{title}\n{content}"))
+            self.pairs.append(text_hash(f"{title}\n{content}", ""))
             self.num_refused += content == title or len(content.split(maxsplit=2)) < 3
 
     def rows(self) -> Iterator[tuple[str, int, int]]:

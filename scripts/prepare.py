@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from amazon_desc.cli import build, errors_in_a_sentence
 from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.report import printable
 
 # Around what is learnt; on a terminal it is bold as well.
 OPENING, CLOSING = "»", "«"
@@ -61,8 +62,7 @@ def text_of(batch: RowBatch, tokenizer: PreTrainedTokenizerBase, is_terminal: bo
     marks = (f"{BOLD}{OPENING}", f"{CLOSING}{PLAIN}") if is_terminal else (OPENING, CLOSING)
     parts = []
     for part, is_learnt in stretches(ids, is_target):
-        text = str(tokenizer.decode(part))
-        text = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+        text = "\n".join(map(printable, str(tokenizer.decode(part)).split("\n")))
         parts.append(f"{marks[0]}{text}{marks[1]}" if is_learnt else text)
     return "".join(parts)
 

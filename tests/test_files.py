@@ -240,12 +240,17 @@ def waiting(path: Path) -> str:
     return f"Another process is at work on {path}; waiting for it."
 
 
-def test_a_second_process_waits_and_says_so(tmp_path: Path, holders: list[Holder]):
-    path = tmp_path / "corpus"
+def one_that_waits_for_another(path: Path, holders: list[Holder]) -> tuple[Holder, Holder]:
+    """Returns the one that is in, and the one that waits for it."""
     first = hold(path, holders)
     assert first.says() == "in"
     second = hold(path, holders)
     assert second.says() == waiting(path)
+    return first, second
+
+
+def test_a_second_process_waits_and_says_so(tmp_path: Path, holders: list[Holder]):
+    first, second = one_that_waits_for_another(tmp_path / "corpus", holders)
     first.leave()
     assert second.says() == "in"  # and not before: it had said that it waits
     second.leave()
@@ -290,11 +295,7 @@ def test_nobody_waits_for_another_path_or_for_one_who_is_done(
 
 
 def test_a_killed_process_holds_nobody_up(tmp_path: Path, holders: list[Holder]):
-    path = tmp_path / "corpus"
-    first = hold(path, holders)
-    assert first.says() == "in"
-    second = hold(path, holders)
-    assert second.says() == waiting(path)
+    first, second = one_that_waits_for_another(tmp_path / "corpus", holders)
     first.process.send_signal(signal.SIGKILL)
     assert second.says() == "in"
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from amazon_desc.data.report import summarize
 from amazon_desc.data.tables import PackedRows, open_table
 from amazon_desc.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from amazon_desc.data.tokens import Encoder
+from amazon_desc.data.workers import num_cores
 from amazon_desc.files import (
     empty_folder_removed,
     one_at_a_time,
@@ -133,7 +133,8 @@ def write(
 ) -> None:
     """Prepares a corpus: the folder appears whole, with everything in it on the disk."""
     if num_processes is None:
-        num_processes = num_cores()
+        cores = num_cores()
+        num_processes = cores if cores > 1 else 0  # one alone does the work itself
     num_processes = min(num_processes, MAX_PREPARING_PROCESSES)
     remove_leftovers(folder)
     with replacing_folder(folder) as temporary:
@@ -154,14 +155,6 @@ def write(
         report = {**report, "lengths": lengths}
         write_text(temporary / "data_report.json", json.dumps(report, indent=1) + "\n")
         write_text(temporary / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-
-
-def num_cores() -> int:
-    """Returns how many cores this process may use; one alone does the work itself."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return cores if cores > 1 else 0
 
 
 def find_whole(folder: Path, verify: Verify) -> Corpus | None:

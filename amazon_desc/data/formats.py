@@ -17,6 +17,7 @@ from amazon_desc.data.sources import (
     LINE_BYTES,
     LINE_TOO_LONG,
     NOT_UTF8,
+    TRAIN_MEMBER,
     Fault,
     Meter,
     Source,
@@ -37,7 +38,7 @@ class Row(NamedTuple):
 
 
 def read_rows(
-    path: Path, columns: Sequence[str], member: str = "trn.json.gz", meter: Meter | None = None
+    path: Path, columns: Sequence[str], member: str = TRAIN_MEMBER, meter: Meter | None = None
 ) -> Iterator[Row | Fault]:
     """Yields every record of a file in order; of a Parquet file only `columns` are read."""
     if path.suffix.lower() == ".parquet":

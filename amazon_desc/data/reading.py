@@ -19,7 +19,7 @@ from amazon_desc.data.digests import Use
 from amazon_desc.data.pairs import RecordBatch
 from amazon_desc.data.records import Fault, Product, read_products, read_titles
 from amazon_desc.data.selection import PartBound
-from amazon_desc.data.sources import Meter
+from amazon_desc.data.sources import TEST_MEMBER, TRAIN_MEMBER, Meter
 from amazon_desc.errors import DataError
 
 RECORDS_A_BATCH = 1_000
@@ -132,7 +132,7 @@ class RecordReader:
     def batches(self, path: Path, use: Use, meter: Meter) -> Iterator[list[Product]]:
         """Yields the products of a file, many at a time."""
         products: list[Product] = []
-        member = "tst.json.gz" if use == "test" else "trn.json.gz"
+        member = TEST_MEMBER if use == "test" else TRAIN_MEMBER
         columns = self.sources.title_column, self.sources.description_column
         for record in read_products(path, *columns, member, meter):
             self.num_records += 1

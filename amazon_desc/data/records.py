@@ -16,6 +16,7 @@ from amazon_desc.data.sources import (
     LINE_TOO_LONG,
     NOT_UTF8,
     SUPPORTED,
+    TRAIN_MEMBER,
     Fault,
     Meter,
     check_file,
@@ -43,7 +44,7 @@ def read_products(
     path: Path,
     title_column: str = "title",
     description_column: str = "content",
-    member: str = "trn.json.gz",
+    member: str = TRAIN_MEMBER,
     meter: Meter | None = None,
 ) -> Iterator[Product | Fault]:
     """Yields one Product or Fault for every record of a file, in the file's order.
@@ -140,7 +141,7 @@ def _text(row: Row, column: str, word: str) -> str | Fault:
 
 
 def _checked_rows(
-    path: Path, options: dict[str, str], member: str = "trn.json.gz", meter: Meter | None = None
+    path: Path, options: dict[str, str], member: str = TRAIN_MEMBER, meter: Meter | None = None
 ) -> Iterator[Row | Fault]:
     """Every record of the file, once the first ones have shown that it has the columns."""
     rows = read_rows(path, list(options.values()), member, meter)

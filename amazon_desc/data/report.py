@@ -138,6 +138,7 @@ def shown(product: Product) -> str:
 
 
 def printable(text: str) -> str:
+    """Returns a text without line ends and controls: those could do anything to a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

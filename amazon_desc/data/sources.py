@@ -22,6 +22,9 @@ BUFFER_BYTES = 1 << 18
 BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
+# What is read of the data set's .zip.
+TRAIN_MEMBER, TEST_MEMBER = "trn.json.gz", "tst.json.gz"
+
 LINE_TOO_LONG = "line too long"
 NOT_UTF8 = "not valid UTF-8"
 
@@ -71,7 +74,7 @@ def check_file(path: Path, supported: Sequence[str]) -> None:
 
 @contextmanager
 def open_source(
-    path: Path, member: str = "trn.json.gz", meter: Meter | None = None
+    path: Path, member: str = TRAIN_MEMBER, meter: Meter | None = None
 ) -> Iterator[Source]:
     """Opens a file and undoes .gz and .zip; damage found later, while reading, names the file.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from amazon_desc.data.prompts import Prompter, PromptSettings, PromptText
 from amazon_desc.data.records import Product
 from amazon_desc.data.tokenizer import backend_of, control_strings, pieces_by_id
-from amazon_desc.data.words import WordTokenizer
+from amazon_desc.data.words import WordTokenizer, completed
 from amazon_desc.errors import UserError
 
 if TYPE_CHECKING:
@@ -169,20 +169,16 @@ class Encoder:
         Where the user's words look like a control token, the text is tokenised in parts that are
         cut inside the look-alike, so that no part holds it whole.
         """
-        is_plain = [self.control_strings.search(text.words) is None for text in texts]
-        prompter = self.prompter
-        found = iter(
-            self.plain.framed_by_words(
-                prompter.before,
-                [text.words for text, plain in zip(texts, is_plain, strict=True) if plain],
-                prompter.after,
+        words = [text.words for text in texts]
+        found = [
+            None if self.control_strings.search(of_text) else ids
+            for of_text, ids in zip(
+                words,
+                self.plain.framed_by_words(self.prompter.before, words, self.prompter.after),
+                strict=True,
             )
-        )
-        ids = [next(found) if plain else None for plain in is_plain]
-        rest = iter(
-            self.chat_ids_in_parts([t for t, i in zip(texts, ids, strict=True) if i is None])
-        )
-        return [next(rest) if of_text is None else of_text for of_text in ids]
+        ]
+        return completed(found, texts, self.chat_ids_in_parts)
 
     def chat_ids_in_parts(self, texts: Sequence[PromptText]) -> list[list[int]]:
         parts_of = []

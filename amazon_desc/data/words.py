@@ -9,7 +9,7 @@ text, the text is tokenised as a whole: the ids are the same either way.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from amazon_desc.data.vocabulary import Vocabulary
@@ -67,8 +67,7 @@ class WordTokenizer:
             ]
             for number, ids in zip(short, self.by_words([texts[n] for n in short]), strict=True):
                 found[number] = ids
-        rest = iter(self.whole([t for t, ids in zip(texts, found, strict=True) if ids is None]))
-        every = [next(rest) if ids is None else ids for ids in found]
+        every = completed(found, texts, self.whole)
         return every if limits is None else [i[:n] for i, n in zip(every, limits, strict=True)]
 
     def whole(self, texts: Sequence[str], has_control_tokens: bool = False) -> list[list[int]]:
@@ -160,6 +159,19 @@ def beginning(text: str, num_ids: int) -> str:
         return text
     end = text.rfind(" ", 0, characters)
     return text[:end] if end > 0 else text
+
+
+def completed(
+    found: Sequence[list[int] | None],
+    texts: Sequence[Any],
+    encode: Callable[[list[Any]], list[list[int]]],
+) -> list[list[int]]:
+    """Returns the ids that were found, and where None were those that `encode` gives.
+
+    found = [[20], None], texts = ["a", "a  mug"]  ->  [[20], encode(["a  mug"])[0]]
+    """
+    rest = iter(encode([text for text, ids in zip(texts, found, strict=True) if ids is None]))
+    return [next(rest) if ids is None else ids for ids in found]
 
 
 def joined(*parts: list[int] | None) -> list[int] | None:

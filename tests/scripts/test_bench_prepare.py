@@ -3,7 +3,6 @@
 TRL need not be installed: its side is not run here.
 """
 
-import importlib.util
 import json
 import os
 import signal
@@ -16,18 +15,14 @@ from typing import Any
 import pytest
 
 from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+from tests.conftest import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_prepare.py"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_prepare", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench_prepare")
 
 
 @pytest.fixture(scope="module")
