@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from amazon_desc.cli import build, errors_in_a_sentence
 from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.data.report import printable
+from amazon_desc.printing import printable
 
 # Around what is learnt; on a terminal it is bold as well.
 OPENING, CLOSING = "»", "«"

@@ -14,7 +14,7 @@ PACKAGE = Path(amazon_desc.__file__).parent
 
 # A file may import only from files that stand before it.
 ORDER = """
-    errors files resources options
+    errors printing files resources options
     hub
     data.sources data.formats data.records data.rules data.language data.cleaning data.splits
     data.prompts data.vocabulary data.words data.tokenizer data.tokens data.pairs data.workers

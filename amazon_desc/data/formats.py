@@ -1,11 +1,18 @@
 """A file -> its records as (place, {column: value}), or a Fault for each that cannot be read.
 
-Reads JSON lines, one JSON array, CSV, TSV and Parquet. Everything streams but the array. Columns
-that cannot be read at all raise DataError. What a product is, is not known here.
+Reads JSON lines, one JSON array, CSV, TSV and Parquet. Everything streams, and no record of more
+than LINE_BYTES is held (of Parquet, a page is). Columns that cannot be read at all raise DataError.
+What a product is, is not known here.
 """
 
+import codecs
 import csv
+import json
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +33,18 @@ from amazon_desc.data.sources import (
 )
 from amazon_desc.errors import DataError
 
-# An array is held in memory, and its objects take several times its bytes.
-ARRAY_BYTES = 1 << 28
+# A text may stand once in a Parquet file and in all its records: so many are in memory at once.
+PARQUET_RECORDS = 256
+TEXT_TOO_LONG = "text too long"
+QUOTE_NOT_CLOSED = "quote not closed"
+
+# Stands for a carriage return while the csv module reads, which ends a line at one outside of
+# quotes. A record with a NUL of its own is a Fault.
+_RETURN = b"\0"
+
+# Finds where an element of an array ends; whether it is valid is not decided by it.
+_ELEMENT = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
+_SPACE, _MARK = " \t\n\r", re.compile(r"[ \t\n\r]*([],])[ \t\n\r]*")
 
 
 class Row(NamedTuple):
@@ -47,7 +64,7 @@ def read_rows(
     with open_source(path, member, meter) as source:
         if source.suffix in (".csv", ".tsv"):
             yield from _csv_rows(source, "\t" if source.suffix == ".tsv" else ",")
-        elif source.stream.peek(BUFFER_BYTES).removeprefix(BOM).lstrip().startswith(b"["):
+        elif _is_array(source):
             yield from _array_rows(source)
         else:
             yield from _json_rows(source)
@@ -77,45 +94,107 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def _array_rows(source: Source) -> Iterator[Row | Fault]:
-    data = source.stream.read(ARRAY_BYTES + 1)
-    advice = "Write one object a line instead: such a file streams, and only bad lines are lost."
-    if len(data) > ARRAY_BYTES:
-        raise DataError(
-            f"{source.name}: a single JSON array must not exceed {ARRAY_BYTES} bytes. {advice}"
-        )
+def _is_array(source: Source) -> bool:
+    """Tells an array from lines: a first line that is a whole list is a bad line among others."""
+    start = source.stream.peek(BUFFER_BYTES).removeprefix(BOM).lstrip()
+    line, _, rest = start.partition(b"\n")
+    return start.startswith(b"[") and not (rest.strip() and _is_json(line))
+
+
+def _is_json(line: bytes) -> bool:
     try:
-        items = orjson.loads(data.removeprefix(BOM))
-    except orjson.JSONDecodeError as error:
-        raise DataError(f"{source.name} is not a valid JSON array: {error}. {advice}") from error
-    for number, values in enumerate(items, start=1):
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _array_rows(source: Source) -> Iterator[Row | Fault]:
+    for number, text in enumerate(_array_elements(source), start=1):
         place = f"{source.name}, record {number}"
+        try:
+            values = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            is_utf8 = _is_utf8(text.encode(errors="surrogateescape"))
+            yield Fault(place, "not valid JSON" if is_utf8 else NOT_UTF8)
+            continue
         is_object = isinstance(values, dict)
         yield Row(place, values) if is_object else Fault(place, "not a JSON object")
 
 
+def _array_elements(source: Source) -> Iterator[str]:
+    """Yields the text of each element; DataError where it cannot be told from the next one."""
+    parts = iter(partial(source.stream.read, BUFFER_BYTES), b"")
+    texts = codecs.iterdecode(parts, "utf-8-sig", errors="surrogateescape")
+    text = next(texts).lstrip(_SPACE)[1:].lstrip(_SPACE)
+    is_open = not text.startswith("]")
+    number, start = 1, 0 if is_open else 1
+    while is_open:
+        mark = _mark_behind(text, start)
+        while mark is None and len(text) - start <= LINE_BYTES and (more := next(texts, "")):
+            text, start = (text[start:] + more).lstrip(_SPACE), 0
+            mark = _mark_behind(text, start)
+        if mark is None:
+            break
+        yield text[start : mark.start()]
+        number, start, is_open = number + 1, mark.end(), mark[1] == ","
+    # It is read to its end, also behind the bracket: only there damage shows.
+    if is_open or any(text.strip(_SPACE) for text in chain([text[start:]], texts)):
+        raise DataError(
+            f"{source.name} is not a valid JSON array: it breaks at record {number}, or that is "
+            f"longer than {LINE_BYTES} bytes. Write one object a line instead: of such a file only "
+            "bad lines are lost."
+        )
+
+
+def _mark_behind(text: str, start: int) -> re.Match[str] | None:
+    """The comma or bracket behind the element that starts there, if both are whole."""
+    try:
+        end = _ELEMENT.raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return None
+    return _MARK.match(text, end) if end - start <= LINE_BYTES else None
+
+
 class _CsvLines:
-    """Decoded lines for the csv module, and what was wrong with those of the current record."""
+    """Decoded lines for the csv module; those of the current record, and what was wrong in them."""
 
     def __init__(self, source: Source):
         self._lines = split_lines(source)
-        self.number = 0
+        self._again: deque[tuple[int, bytes | None]] = deque()
+        self.record: list[tuple[int, bytes | None]] = []
         self.flaw = ""
+        self.has_return = False
 
     def __iter__(self) -> Iterator[str]:
-        return self
+        record, again, num_bytes = self.record, self._again, 0
+        while numbered := again.popleft() if again else next(self._lines, None):
+            num_bytes = num_bytes if record else 0
+            record.append(numbered)
+            line = numbered[1]
+            if line is None or num_bytes + len(line) > LINE_BYTES:
+                raise csv.Error(LINE_TOO_LONG)
+            num_bytes += len(line)
+            if b"\0" in line:
+                self.flaw = "NUL character"
+            if b"\r" in line:
+                self.has_return = True
+                line = line.rstrip(b"\r").replace(b"\r", _RETURN)
+            try:
+                yield line.decode() + "\n"
+            except UnicodeDecodeError:
+                self.flaw = NOT_UTF8
+                yield line.decode(errors="replace") + "\n"
 
-    def __next__(self) -> str:
-        self.number, line = next(self._lines)
-        if line is None:
-            raise csv.Error(LINE_TOO_LONG)  # the reader gives up the record and starts afresh
-        if b"\0" in line:
-            self.flaw = "NUL character"
-        try:
-            return line.decode() + "\n"
-        except UnicodeDecodeError:
-            self.flaw = NOT_UTF8
-            return line.decode(errors="replace") + "\n"
+    def give_up(self) -> str:
+        """Says why the record cannot be used; its lines but the first are read once more.
+
+        A quote that is not closed takes the good lines behind it into its record.
+        """
+        self._again.extendleft(reversed(self.record[1:]))
+        if len(self.record) > 1:
+            return QUOTE_NOT_CLOSED
+        return LINE_TOO_LONG if self.record[0][1] is None else self.flaw or "not valid CSV"
 
 
 def _csv_rows(source: Source, delimiter: str) -> Iterator[Row | Fault]:
@@ -123,7 +202,7 @@ def _csv_rows(source: Source, delimiter: str) -> Iterator[Row | Fault]:
     for place, row in _csv_records(source, delimiter):
         if header is None:
             if isinstance(row, str):
-                raise DataError(f"{place}: the line that names the columns is {row}.")
+                raise DataError(f"{place}: the line that names the columns cannot be read: {row}.")
             header = row if "".join(row).strip() else None
         elif isinstance(row, str):
             yield Fault(place, row)
@@ -138,22 +217,25 @@ def _csv_records(source: Source, delimiter: str) -> Iterator[tuple[str, list[str
     lines = _CsvLines(source)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        place = f"{source.name}, line {lines.number + 1}"
+        lines.record.clear()
         lines.flaw = ""
         # The limit belongs to the whole process: others find it as they left it.
         limit = csv.field_size_limit(LINE_BYTES)
         try:
             row = next(reader, None)
             flaw = lines.flaw
-        except csv.Error as error:
-            is_long = LINE_TOO_LONG in str(error) or "field limit" in str(error)
-            row, flaw = [], lines.flaw or (LINE_TOO_LONG if is_long else "not valid CSV")
+        except csv.Error:
+            row, flaw = [], lines.give_up()
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
         finally:
             csv.field_size_limit(limit)
         if row is None:
             return
+        if lines.has_return:
+            lines.has_return = False
+            row = [text.replace("\0", "\r") for text in row]
         if row or flaw:
-            yield place, flaw or row
+            yield f"{source.name}, line {lines.record[0][0]}", flaw or row
 
 
 def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[Row | Fault]:
@@ -161,7 +243,7 @@ def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
             wanted = [column for column in columns if column in schema.names]
             for column in wanted:
@@ -174,15 +256,19 @@ def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[
             chosen = wanted if len(wanted) == len(columns) else None
             num_records, total = 0, max(file.metadata.num_rows, 1)
             meter.share = lambda: num_records / total
-            for batch in file.iter_batches(batch_size=1024, columns=chosen):
-                for number, values in enumerate(_batch_values(batch), start=num_records + 1):
+            for batch in file.iter_batches(batch_size=PARQUET_RECORDS, columns=chosen):
+                for number, row in enumerate(_batch_rows(batch), start=num_records + 1):
                     place = f"{path.name}, record {number}"
-                    yield Fault(place, NOT_UTF8) if values is None else Row(place, values)
+                    yield Fault(place, row) if isinstance(row, str) else Row(place, row)
                 num_records += batch.num_rows
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} is damaged or no Parquet file: {error}. Copy or download it again."
         ) from error
+
+
+def _is_long(values: dict[str, object]) -> bool:
+    return any(isinstance(text, str) and len(text) > LINE_BYTES for text in values.values())
 
 
 def _is_text(kind) -> bool:
@@ -196,12 +282,15 @@ def _is_text(kind) -> bool:
     )
 
 
-def _batch_values(batch) -> list[dict[str, object] | None]:
-    """One dict per row; None where a text is not valid UTF-8, which Parquet does not check."""
+def _batch_rows(batch) -> list[dict[str, object] | str]:
+    """The values of each row, or why there are none: Parquet does not check that text is UTF-8."""
     try:
-        return batch.to_pylist()
+        rows = batch.to_pylist()
     except UnicodeDecodeError:
         if batch.num_rows == 1:
-            return [None]
-    rows = (batch.slice(index, 1) for index in range(batch.num_rows))
-    return [values for row in rows for values in _batch_values(row)]
+            return [NOT_UTF8]
+        slices = (batch.slice(index, 1) for index in range(batch.num_rows))
+        return [row for single in slices for row in _batch_rows(single)]
+    if batch.nbytes <= LINE_BYTES:
+        return rows
+    return [TEXT_TOO_LONG if _is_long(row) else row for row in rows]

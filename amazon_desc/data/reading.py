@@ -21,8 +21,10 @@ from amazon_desc.data.records import Fault, Product, read_products, read_titles
 from amazon_desc.data.selection import PartBound
 from amazon_desc.data.sources import TEST_MEMBER, TRAIN_MEMBER, Meter
 from amazon_desc.errors import DataError
+from amazon_desc.printing import say
 
 RECORDS_A_BATCH = 1_000
+CHARACTERS_A_BATCH = 1 << 22  # records may be so long that few of them fill the memory
 NUM_FAULTS_SHOWN = 10
 
 
@@ -79,7 +81,7 @@ def usable_titles(path: Path, title_column: str, max_bad_records: int) -> list[s
         else:
             titles.append(record)
     for fault in bad.faults:
-        print(f"No title at {fault}")
+        say(f"No title at {fault}")
     if not titles:
         raise DataError(
             f"--data.titles {path}: no usable title in it ({bad.counts.total()} records without "
@@ -132,6 +134,7 @@ class RecordReader:
     def batches(self, path: Path, use: Use, meter: Meter) -> Iterator[list[Product]]:
         """Yields the products of a file, many at a time."""
         products: list[Product] = []
+        num_characters = 0
         member = TEST_MEMBER if use == "test" else TRAIN_MEMBER
         columns = self.sources.title_column, self.sources.description_column
         for record in read_products(path, *columns, member, meter):
@@ -140,8 +143,9 @@ class RecordReader:
                 self.bad.add(record)
                 continue
             products.append(record)
-            if len(products) == RECORDS_A_BATCH:
+            num_characters += len(record.title) + len(record.description)
+            if len(products) == RECORDS_A_BATCH or num_characters >= CHARACTERS_A_BATCH:
                 yield products
-                products = []
+                products, num_characters = [], 0
         if products:
             yield products

@@ -6,10 +6,11 @@ the ones asked for. How files are opened is in sources.py, how records stand in 
 no text is changed here.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from amazon_desc.data.formats import Row, read_rows
 from amazon_desc.data.sources import (
@@ -27,8 +28,10 @@ from amazon_desc.errors import DataError
 
 __all__ = ["Fault", "Product", "read_products", "read_titles"]
 
-# Records looked at before a column counts as missing from the whole file.
+# Records looked at before a column counts as missing from the whole file, and how many columns of
+# each are remembered for the refusal.
 _LOOK_AHEAD = 100
+_NUM_NAMES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,8 @@ def read_products(
     path = Path(path)
     check_file(path, SUPPORTED)
     options = {"title": title_column, "description": description_column}
-    rows = _checked_rows(path, options, member, meter)
-    return (_product(row, options) for row in rows)
+    rows = read_rows(path, list(options.values()), member, meter)
+    return _checked(path, rows, options, _product)
 
 
 def read_titles(path: Path, title_column: str = "title") -> Iterator[str | Fault]:
@@ -84,7 +87,8 @@ def read_titles(path: Path, title_column: str = "title") -> Iterator[str | Fault
     check_file(path, (".txt", *SUPPORTED))
     if path.suffix.lower() == ".txt":
         return _text_titles(path)
-    return (_title(row, title_column) for row in _checked_rows(path, {"title": title_column}))
+    rows = read_rows(path, [title_column])
+    return _checked(path, rows, {"title": title_column}, _title)
 
 
 def _text_titles(path: Path) -> Iterator[str | Fault]:
@@ -123,8 +127,8 @@ def _product(row: Row | Fault, options: dict[str, str]) -> Product | Fault:
     return Product(title, description, row.place)
 
 
-def _title(row: Row | Fault, column: str) -> str | Fault:
-    title = row if isinstance(row, Fault) else _text(row, column, "title")
+def _title(row: Row | Fault, options: dict[str, str]) -> str | Fault:
+    title = row if isinstance(row, Fault) else _text(row, options["title"], "title")
     if isinstance(title, Fault) or title.strip():
         return title
     return Fault(row.place, "title is empty")
@@ -140,38 +144,48 @@ def _text(row: Row, column: str, word: str) -> str | Fault:
     return value if isinstance(value, str) else Fault(row.place, f"{word} is not text")
 
 
-def _checked_rows(
-    path: Path, options: dict[str, str], member: str = TRAIN_MEMBER, meter: Meter | None = None
-) -> Iterator[Row | Fault]:
-    """Every record of the file, once the first ones have shown that it has the columns."""
-    rows = read_rows(path, list(options.values()), member, meter)
-    first = list(islice(rows, _LOOK_AHEAD))
+def _checked(
+    path: Path, rows: Iterator[Row | Fault], options: dict[str, str], make: Callable[..., Any]
+) -> Iterator[Any]:
+    """What `make` makes of every record, once the first ones have shown that it has the columns.
+
+    Until then no record is held, only what is made of it: of one line a million values may come.
+    """
+    first: list[Any] = []
+    columns: dict[str, bool] | None = None  # whether any record has something in it
+    missing = options
+    for row in islice(rows, _LOOK_AHEAD):
+        first.append(make(row, options))
+        if isinstance(row, Row):
+            missing = {word: name for word, name in missing.items() if name not in row.values}
+            columns = columns or {}
+            for name in islice(row.values, _NUM_NAMES):
+                columns[name] = columns.get(name, False) or bool(row.values[name])
+        if not missing:
+            break
     if not first:
         raise DataError(f"{path} is empty: it holds no record. Copy or download it again.")
-    seen = [row.values for row in first if isinstance(row, Row)]
-    if seen:
-        _check_columns(path, seen, options)
-    return chain(first, rows)
+    if missing and columns is not None:
+        _refuse_columns(path, columns, missing, options)
+    return chain(first, (make(row, options) for row in rows))
 
 
-def _check_columns(path: Path, seen: Sequence[dict], options: dict[str, str]) -> None:
-    columns = list(dict.fromkeys(chain.from_iterable(seen)))
-    missing = {word: name for word, name in options.items() if name not in columns}
-    if not missing:
-        return
+def _refuse_columns(
+    path: Path, columns: dict[str, bool], missing: dict[str, str], options: dict[str, str]
+) -> None:
     wanted = " and ".join(f"a column {name!r} with the {word}" for word, name in missing.items())
-    found = ", ".join(str(column)[:40] for column in columns[:20]) or "none"
+    found = ", ".join(str(column)[:40] for column in list(columns)[:20]) or "none"
     if {"instruction", "output"} <= set(columns):
-        remedy = _alpaca_remedy(seen, options)
+        remedy = _alpaca_remedy(columns, options)
     else:
         names = " and ".join(f"--data.{word}_column" for word in missing)
         remedy = f"Name yours with {names}."
     raise DataError(f"{path}: wanted {wanted}; the columns seen are {found}. {remedy}")
 
 
-def _alpaca_remedy(seen: Iterable[dict], options: dict[str, str]) -> str:
+def _alpaca_remedy(columns: dict[str, bool], options: dict[str, str]) -> str:
     """Alpaca rows keep the title in `input`, or in `instruction` where no row has an input."""
-    title = "input" if any(row.get("input") for row in seen) else "instruction"
-    columns = {"title": title, "description": "output"}
-    advice = " ".join(f"--data.{word}_column {columns[word]}" for word in options)
+    title = "input" if columns.get("input") else "instruction"
+    names = {"title": title, "description": "output"}
+    advice = " ".join(f"--data.{word}_column {names[word]}" for word in options)
     return f"These look like Alpaca rows (instruction, input, output): use {advice}."

@@ -17,6 +17,7 @@ import numpy as np
 from amazon_desc.data.pairs import ENDINGS, NUM_REFUSALS_SHOWN, TRAIN
 from amazon_desc.data.records import Product
 from amazon_desc.data.splits import SPLITS
+from amazon_desc.printing import printable
 
 CHARACTERS_SHOWN = 80
 NUM_BINS = 50
@@ -131,15 +132,9 @@ def counted(numbers: np.ndarray, names: Sequence[str]) -> dict[str, int]:
 def shown(product: Product) -> str:
     """Returns where a product stands and how it begins, on one line that is safe to print."""
     title, text = (
-        printable(" ".join(text.split())[:CHARACTERS_SHOWN])
-        for text in (product.title, product.description)
+        " ".join(text.split())[:CHARACTERS_SHOWN] for text in (product.title, product.description)
     )
     return f"{printable(product.place)}: {title!r}: {text!r}"
-
-
-def printable(text: str) -> str:
-    """Returns a text without line ends and controls: those could do anything to a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def summarize(report: dict[str, Any], row_tokens: int) -> str:

@@ -16,10 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from amazon_desc.errors import DataError
+from amazon_desc.printing import printable
 
 LINE_BYTES = 1 << 20
 BUFFER_BYTES = 1 << 18
 BOM = b"\xef\xbb\xbf"
+# What is raised for damaged bytes; UnicodeDecodeError for the names in an archive.
+_DAMAGE = (EOFError, OSError, RuntimeError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile)
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 # What is read of the data set's .zip.
@@ -90,13 +93,14 @@ def open_source(
             else:
                 with zipfile.ZipFile(file) as archive:
                     info = _choose_member(path, archive, member)
+                    _check_packing(path, info)
                     start, size = info.header_offset, max(info.compress_size, 1)
                     meter.share = lambda: min((file.tell() - start) / size, 1.0)
                     with archive.open(info) as packed:
                         name = PurePosixPath(info.filename).name
                         yield _unpacked(f"{path.name} ({name})", packed, info.filename)
             meter.share = lambda: 1.0
-    except (EOFError, OSError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{path} is damaged, cut short or cannot be read: {error}. Copy or download it again."
         ) from error
@@ -107,7 +111,7 @@ def _unpacked(name: str, file, member: str | None = None) -> Source:
     if lowered.endswith(".gz"):
         file = gzip.GzipFile(fileobj=file, mode="rb")
     suffix = PurePosixPath(lowered.removesuffix(".gz")).suffix
-    return Source(name, suffix, io.BufferedReader(file, BUFFER_BYTES))
+    return Source(printable(name), suffix, io.BufferedReader(file, BUFFER_BYTES))
 
 
 def _choose_member(path: Path, archive: zipfile.ZipFile, wanted: str) -> zipfile.ZipInfo:
@@ -126,6 +130,15 @@ def _choose_member(path: Path, archive: zipfile.ZipFile, wanted: str) -> zipfile
         f"{', '.join(PACKABLE)} (or these with .gz); found {', '.join(names[:20]) or 'none'}. "
         "Unpack it and name the file you mean."
     )
+
+
+def _check_packing(path: Path, info: zipfile.ZipInfo) -> None:
+    """Refuses what zipfile unpacks without a bound: a few bytes of it may give gigabytes."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(
+            f"{path}: wanted members packed with deflate, as zip does by itself; "
+            f"{info.filename} is packed otherwise. Unpack it and name the file."
+        )
 
 
 def split_lines(source: Source) -> Iterator[tuple[int, bytes | None]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from amazon_desc.files import write_text
+from amazon_desc.printing import printable
 
 # Key, name, decimals, what the number is.
 _ROWS = (
@@ -92,19 +93,8 @@ def format_samples(samples: Sequence[Sample]) -> str:
 
 
 def _wrapped(head: str, text: str) -> str:
-    body = " ".join(_printable(text).split()) or "(empty)"
+    body = " ".join(printable(text).split()) or "(empty)"
     return textwrap.fill(body, width=_WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
-
-
-def _printable(text: str) -> str:
-    def shown(character: str) -> str:
-        if character.isspace():
-            return " "
-        if character.isprintable():
-            return character
-        return character.encode("unicode_escape").decode("ascii")
-
-    return "".join(map(shown, text))
 
 
 def write_metrics(

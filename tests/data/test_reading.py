@@ -55,6 +55,19 @@ def test_records_come_in_batches_in_the_files_order(tmp_path: Path):
     assert reader.num_records == 30
 
 
+def test_a_batch_holds_few_records_where_they_are_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Otherwise an archive of some MiB would give batches of some GiB."""
+    monkeypatch.setattr(reading, "CHARACTERS_A_BATCH", 1_000)
+    lengths = [10, 10, 2_000, 10, *[500] * 5, *[10] * 12]
+    rows = [{"title": f"mug {n:03}", "content": "x" * length} for n, length in enumerate(lengths)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    batches = list(reader_of(tmp_path / "a.jsonl"))
+    assert [len(batch.titles) for batch in batches] == [3, 3, 2, 10, 3]
+    assert [title for batch in batches for title in batch.titles] == [row["title"] for row in rows]
+
+
 def test_the_test_file_is_read_first_and_whole(tmp_path: Path):
     """A bound on the part that is asked for is only for the files to train on."""
     (tmp_path / "a.jsonl").write_bytes(lines("mug", 300))

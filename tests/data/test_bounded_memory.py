@@ -1,0 +1,183 @@
+"""Bounded memory: what has no end, or unpacks to far more than it is, is never held.
+
+Each file is read by a process of its own, which tells by how much its memory grew at most. What is
+held of a file is a line, as bytes and decoded, and the buffers in front of it: with LINE_BYTES of
+1 MiB that are some MiB, and 32 MiB are allowed, a tenth of the lines here. The values of such a
+line may take 72 bytes for each 3 of it, "{},", so where they come in masses 128 MiB are allowed.
+Of Parquet 256 records are held twice, by pyarrow and as texts, of which one here has 1 MiB; that a
+page is held too, however large its writer made it, is not for us to change.
+"""
+
+import gzip
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from amazon_desc.resources import PACKAGE
+
+MIB = 1 << 20
+HUGE = 300  # MiB
+PROGRAM = """
+import json, re, sys
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from amazon_desc.data.records import Fault, read_products, read_titles
+from amazon_desc.errors import DataError
+
+def most_memory():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+path, most_records = Path(sys.argv[1]), int(sys.argv[2])
+before, read, refusal = most_memory(), Counter(), ""
+try:
+    records = read_titles(path) if path.suffix == ".txt" else read_products(path)
+    for record in islice(records, most_records):
+        read[record.reason if isinstance(record, Fault) else "good"] += 1
+except DataError as error:
+    refusal = str(error)
+print(json.dumps([read, refusal, most_memory() - before]))
+"""
+
+GOOD = b'{"title": "Mug", "content": "It holds tea."}\n'
+HEADER, ROW = b"title,content\n", b"Mug,It holds tea.\n"
+BOTH_GOOD = {"good": 2, "line too long": 1}
+
+
+def packed(*parts: tuple[bytes, int]) -> bytes:
+    """Returns what unpacks to the parts, each so often: .gz files one after the other are one."""
+    return b"".join(gzip.compress(part, 9) * times for part, times in parts)
+
+
+def hole(path: Path, before: bytes, behind: bytes) -> None:
+    """Writes a file with a line of NULs in it, which takes no room on the disk."""
+    with path.open("wb") as file:
+        file.write(before)
+        file.seek(HUGE * MIB, 1)
+        file.write(b"\n" + behind)
+
+
+def zipped(path: Path, member: str, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr(member, content)
+
+
+def zipped_hole(path: Path) -> None:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("rows.csv", "w") as member,
+    ):
+        member.write(HEADER + ROW)
+        for _ in range(HUGE):
+            member.write(bytes(MIB))
+        member.write(b"\n" + ROW)
+
+
+def repeating(path: Path) -> None:
+    """Writes 2 GiB of text into a table of a few KiB: all records have the same description."""
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 2048, pa.int32()), ["It holds." * 116_500])
+    table = pa.table({"title": ["Mug"] * len(same), "content": same})
+    pq.write_table(table, path, compression="zstd")
+
+
+def gz(*parts: tuple[bytes, int]) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(packed(*parts))
+
+
+class Case(NamedTuple):
+    """A file, what is to be read of it, and by how many MiB memory may grow."""
+
+    name: str
+    write: Callable[[Path], object]
+    read: dict[str, int]
+    refusal: str = ""
+    limit: int = 32
+    most_records: int = 10_000_000
+
+
+NULS, XS = (bytes(MIB), HUGE), (b"x" * MIB, HUGE)
+OBJECT = GOOD.strip()
+LONG_ROW = GOOD.replace(b"tea", b"tea" * 340_000)
+MANY_VALUES = b'{"title": "Mug", "x": [' + b"{}," * 340_000 + b"{}]}\n"
+
+HUGE_LINES = [
+    Case("line.jsonl", lambda path: hole(path, GOOD, GOOD), BOTH_GOOD),
+    Case("line.json.gz", gz((GOOD, 1), XS, (b"\n" + GOOD, 1)), BOTH_GOOD),
+    Case("line.csv", lambda path: hole(path, HEADER + ROW, ROW), BOTH_GOOD),
+    Case("line.csv.gz", gz((HEADER + ROW, 1), XS, (b"\n" + ROW, 1)), BOTH_GOOD),
+    Case(
+        "line.tsv.gz",
+        gz((b"title\tcontent\nMug\tTea\n", 1), NULS, (b"\nMug\tTea\n", 1)),
+        BOTH_GOOD,
+    ),
+    Case("line.txt", lambda path: hole(path, b"Mug\n", b"Mug\n"), BOTH_GOOD),
+    Case("line.zip", zipped_hole, BOTH_GOOD),
+    Case(
+        "quote.csv.gz",
+        gz((HEADER + ROW + b'Mug,"tea\n', 1), XS, (b"\n" + ROW, 1)),
+        {"good": 2, "quote not closed": 1, "line too long": 1},
+    ),
+    Case(
+        "string.json.gz",
+        gz((b"[" + OBJECT + b',{"title": "', 1), XS, (b'"}]', 1)),
+        {"good": 1},
+        "string.json.gz is not a valid JSON array: it breaks at record 2, or that is longer than",
+    ),
+]
+BOMBS = [
+    Case("lines.json.gz", gz((GOOD * 20_000, 20)), {"good": 400_000}),
+    Case("long.json.gz", gz((LONG_ROW, 512)), {"good": 512}),
+    Case(
+        "nested.zip",
+        lambda path: zipped(path, "trn.json.gz", packed((GOOD, 1), NULS, (b"\n" + GOOD, 1))),
+        BOTH_GOOD,
+    ),
+    Case(
+        "objects.json.gz",
+        gz((b"[" + OBJECT, 1), (b",{}" * 50_000, 20), (b"]", 1)),
+        {"good": 1, "title is missing": 1_000_000},
+    ),
+    Case(
+        "values.json.gz",
+        gz((MANY_VALUES, 100)),
+        {},
+        "wanted a column 'content' with the description; the columns seen are title, x",
+        limit=128,
+    ),
+    Case(
+        "record.csv.gz",
+        gz((HEADER + ROW + b'Mug,"', 1), (b'","\n' * (MIB // 4), HUGE)),
+        {"good": 1, "quote not closed": 1, "description is missing": 8},
+        limit=128,
+        most_records=10,
+    ),
+    Case("table.parquet", repeating, {"good": 2048}, limit=512),
+]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("case", [*HUGE_LINES, *BOMBS], ids=lambda case: case.name)
+def test_memory_is_bounded_and_what_stands_around_is_read(tmp_path: Path, case: Case):
+    path = tmp_path / case.name
+    case.write(path)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(path), str(case.most_records)],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        timeout=60,
+        check=True,
+    )
+    read, refusal, growth = json.loads(done.stdout)
+    assert read == case.read
+    assert case.refusal in refusal
+    assert bool(refusal) == bool(case.refusal)
+    assert growth < case.limit * MIB
