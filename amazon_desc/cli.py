@@ -6,46 +6,55 @@ callbacks always run, and what each command does before and after the trainer do
 
 from __future__ import annotations
 
+import json
 import sys
-from argparse import ArgumentError
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.errors import UserError
-from amazon_desc.files import write_text
+from amazon_desc.files import empty_folder_removed, refuse_unwritable, storage, write_text
+from amazon_desc.locks import alone
+from amazon_desc.model import adapter as adapters
 from amazon_desc.module import DescriptionModule
+from amazon_desc.printing import say
 from amazon_desc.run.adapters import BestAdapter
 from amazon_desc.run.board import DataLengths, TextSamples, Throughput
-from amazon_desc.run.checkpoints import (
-    DurableCheckpointIO,
-    Position,
-    ResumeCheckpoint,
+from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
+from amazon_desc.run.derived import (
+    best_precision,
+    listed,
+    max_rows,
+    num_epochs,
+    val_check_interval,
 )
+from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder, step_of
-from amazon_desc.run.predictions import PredictionFile, predictions_file, refuse_existing
+from amazon_desc.run.logger import RunLogger
+from amazon_desc.run.predictions import PredictionFile, PredictionFiles, prediction_settings
 from amazon_desc.run.progress import ProgressLine
 from amazon_desc.run.refusals import (
     check_adapter,
     check_checkpoint,
+    check_resumed,
+    only_fit_in,
     refuse_epochs_between_validations,
     refuse_file,
     refuse_no_batch,
     refuse_optimizer,
     refuse_several_devices,
 )
+from amazon_desc.run.resuming import Position, ResumeCheckpoint
 from amazon_desc.run.scores import ScoreReport
-from amazon_desc.run.terminal import FINISHED, WHERE, quiet, report, with_shipped_configs
+from amazon_desc.run.settings import refuse_other_settings, settings_record
+from amazon_desc.run.signals import Signals, StopOnSignal
+from amazon_desc.run.terminal import FINISHED, WHERE, quiet, with_shipped_configs
 
 COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -67,14 +76,25 @@ class SaveRunConfig(SaveConfigCallback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero:
             run = RunFolder(Path(trainer.default_root_dir))
-            write_text(run.config, self.parser.dump(self.config, skip_none=False))
-            run.write_start()
+            write_text(run.config, self.parser.dump(self.config, skip_unset=False))
+            run.write_start(pl_module.settings)
 
 
 class DescriptionCLI(LightningCLI):
     """LightningCLI with this project's links, defaults and callbacks."""
 
     commands: ClassVar[tuple[str, ...]] = COMMANDS
+
+    def __init__(
+        self,
+        *arguments: Any,
+        signals: Signals | None = None,
+        held: ExitStack | None = None,
+        **named: Any,
+    ) -> None:
+        """`held` ends what is held while a command runs: locks, and folders that stay empty."""
+        self.signals, self.held = signals or Signals(), held or ExitStack()
+        super().__init__(*arguments, **named)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ResumeCheckpoint, "checkpoint")
@@ -83,9 +103,12 @@ class DescriptionCLI(LightningCLI):
         parser.link_arguments("model.backbone", "data.backbone")
         parser.link_arguments("model.revision", "data.revision")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        # To Lightning a run is one epoch, since it resumes exactly only inside of one; the order
-        # of the rows knows the real ones.
         parser.link_arguments("trainer.max_epochs", "data.num_epochs", compute_fn=num_epochs)
+        parser.link_arguments(
+            ("trainer.max_steps", "trainer.accumulate_grad_batches", "data.batch_size"),
+            "data.max_rows",
+            compute_fn=max_rows,
+        )
         parser.set_defaults(
             {
                 "trainer.default_root_dir": "runs/default",
@@ -118,38 +141,29 @@ class DescriptionCLI(LightningCLI):
         refuse_several_devices(trainer.devices, trainer.num_nodes)
         refuse_epochs_between_validations(trainer.check_val_every_n_epoch)
         refuse_no_batch(trainer.accumulate_grad_batches)
-        if self.subcommand == "fit" and self.run.is_finished():
-            print(FINISHED.format(run=self.run.path))
-            sys.exit(0)
-        self.checkpoint = self.choose_checkpoint()
-
-    def choose_checkpoint(self) -> Path | None:
-        """Returns the checkpoint to read: the one asked for, or, for fit, the newest."""
+        if self.subcommand == "fit":
+            self.held.enter_context(only_fit_in(self.run))
         asked: str | None = self._get(self.config, "ckpt_path")
-        if asked == "last" or (asked is None and self.subcommand == "fit"):
-            newest = self.run.newest_checkpoint()
-            if newest is None and self.subcommand != "fit":
-                raise UserError(
-                    f"--ckpt_path last: there is no checkpoint in {self.run.checkpoints}. Run fit "
-                    f"first, or name a checkpoint with --ckpt_path FILE."
-                )
-            return newest
-        return Path(asked) if asked else None
+        self.checkpoint = chosen_checkpoint(self.run, asked, self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        kwargs.setdefault("max_epochs", 1)
+        kwargs |= {"max_epochs": 1, "max_steps": -1}
+        kwargs["val_check_interval"] = val_check_interval(
+            config.val_check_interval, config.accumulate_grad_batches
+        )
         kwargs.setdefault("precision", config.precision or best_precision(config.accelerator))
         if config.logger in (None, True):
-            kwargs.setdefault("logger", self.tensorboard() if self.subcommand == "fit" else False)
-        kwargs.setdefault("plugins", [*listed(config.plugins), DurableCheckpointIO()])
+            logger = RunLogger(self.run, step_of(self.checkpoint) or 0)
+            kwargs.setdefault("logger", logger if self.subcommand == "fit" else False)
+        kwargs.setdefault("plugins", [*listed(config.plugins), SealedCheckpointIO()])
         callbacks = listed(config.callbacks)
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if config.enable_progress_bar is not False and not has_bar:
             callbacks.append(ProgressLine())
         # Position counts what the others then save.
-        callbacks += [Position(), DataLengths(), Throughput(), TextSamples(), BestAdapter()]
-        callbacks += [ScoreReport(), PredictionFile()]
+        callbacks += [Position(), StopOnSignal(self.signals), DataLengths(), Throughput()]
+        callbacks += [TextSamples(), BestAdapter(), ScoreReport(), PredictionFile()]
         kwargs.setdefault("callbacks", callbacks)
         try:
             trainer = super().instantiate_trainer(**kwargs)
@@ -158,34 +172,41 @@ class DescriptionCLI(LightningCLI):
         refuse_several_devices(trainer.num_devices, trainer.num_nodes)
         return trainer
 
-    def tensorboard(self) -> TensorBoardLogger:
-        """Returns the run's logger; what an interrupted run logged beyond its checkpoint goes."""
-        return TensorBoardLogger(
-            str(self.run.path),
-            name=self.run.tensorboard.name,
-            version="",
-            default_hp_metric=False,
-            purge_step=step_of(self.checkpoint),
-        )
-
     # The commands. Each is called with what the trainer's method of that name takes.
 
     def fit(self, model: DescriptionModule, **kwargs: Any) -> None:
+        data = self.datamodule
+        model.settings = self.settings(model, data)
+        if self.run.is_finished():
+            record = self.run.read_record().get("settings")
+            refuse_other_settings(record, model.settings, f"the finished {self.run.path}", self.run)
+            say(FINISHED.format(run=self.run.path))
+            sys.exit(0)
         if self.checkpoint:
-            check_checkpoint(self.checkpoint, model, self.datamodule)
-            print(f"Going on from {self.checkpoint}")
+            precision = str(self.trainer.precision)
+            say(check_resumed(self.checkpoint, model, data, precision, self.run))
         if model.adapter is not None:
-            check_adapter(Path(model.adapter), model, self.datamodule, keys=["base_sha256"])
+            check_adapter(Path(model.adapter), model, data, keys=["base_sha256"])
+            for line in adapters.overruled(Path(model.adapter), model.lora):
+                say(line)
         refuse_optimizer(model)
-        self.trainer.fit(model, self.datamodule, ckpt_path=self.checkpoint, weights_only=True)
+        self.trainer.fit(model, data, ckpt_path=self.checkpoint, weights_only=True)
         self.finish(model)
+
+    def settings(self, model: DescriptionModule, data: DescriptionData) -> dict[str, Any]:
+        """Returns what decides a fit with the options of this one."""
+        data.trainer = self.trainer  # prepared data is beside the run folder
+        parser = self._parser(self.subcommand)
+        config = self.config[str(self.subcommand)]
+        config = json.loads(parser.dump(config, skip_unset=False, format="json"))
+        return settings_record(config, model.identity(data).base_sha256, data.source_files)
 
     def finish(self, model: DescriptionModule) -> None:
         """Scores the best weights, and says where everything is."""
         model.use_adapter(self.run.adapter)
         self.trainer.validate(model, datamodule=self.datamodule, verbose=False)
         self.run.write_finish(self.trainer.global_step)
-        print(WHERE.format(run=self.run.path, config=self.run.config))
+        say(WHERE.format(run=self.run.path, config=self.run.config))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
         self.load_weights(model)
@@ -200,13 +221,26 @@ class DescriptionCLI(LightningCLI):
         )
 
     def predict(self, model: DescriptionModule, **kwargs: Any) -> None:
-        assert isinstance(self.datamodule, DescriptionData)
-        if self.datamodule.titles is not None:
-            refuse_existing(predictions_file(self.run, self.datamodule.titles))
+        data = self.datamodule
+        assert isinstance(data, DescriptionData)
+        num_titles = len(data.product_titles)
         self.load_weights(model)
+        files = PredictionFiles.of(self.run, data.titles_file)
+        with storage(files.path.parent):
+            self.held.enter_context(empty_folder_removed(files.path.parent))
+        self.held.enter_context(alone(files.path, "written"))
+        weights = self.checkpoint or Path(str(model.adapter)) / adapters.WEIGHTS_FILE
+        settings = prediction_settings(model, data, self.trainer.precision, weights)
+        num_done = files.begin(settings, data.generation_batch_size, num_titles)
+        if num_done is None:
+            say(f"{num_titles} descriptions are in {files.path} already")
+            return
+        if num_done:
+            say(f"Going on behind title {num_done} of {num_titles} in {files.partial}")
+        data.num_predicted = num_done
         self.trainer.predict(
             model,
-            self.datamodule,
+            data,
             return_predictions=False,
             ckpt_path=self.checkpoint,
             weights_only=True,
@@ -214,6 +248,8 @@ class DescriptionCLI(LightningCLI):
 
     def load_weights(self, model: DescriptionModule) -> None:
         """Points the model at trained weights that fit it, or refuses, before a base is loaded."""
+        with storage(self.run.path), empty_folder_removed(self.run.path):
+            refuse_unwritable(self.run.path)
         if self.checkpoint:
             check_checkpoint(self.checkpoint, model, self.datamodule)
             return
@@ -227,40 +263,22 @@ class DescriptionCLI(LightningCLI):
         check_adapter(Path(model.adapter), model, self.datamodule)
 
 
-def num_epochs(max_epochs: int | None) -> int:
-    if max_epochs is None or max_epochs < 1:
-        raise UserError(
-            f"--trainer.max_epochs {max_epochs}: wanted a whole number of at least 1. "
-            f"Give the number of passes over the data, for example 1."
-        )
-    return max_epochs
-
-
-def best_precision(accelerator: str) -> str:
-    """Returns bf16-mixed where the card has bf16, else 16-mixed; 32-true without a card."""
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-
-
-def listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
 def main(arguments: list[str]) -> None:
     """Runs a command; what the user can mend is said in a sentence, without a traceback."""
     # Building the options of a command takes a while: only those of the one that is called.
     called = [argument for argument in arguments if argument in COMMANDS]
     DescriptionCLI.commands = tuple(called[:1]) or COMMANDS
-    with errors_in_a_sentence(
-        arguments, f"python -m amazon_desc {''.join(called[:1]) or 'COMMAND'}"
-    ):
-        build(arguments)
+    program = f"python -m amazon_desc {''.join(called[:1]) or 'COMMAND'}"
+    with errors_in_a_sentence(arguments, program) as signals, ExitStack() as held:
+        build(arguments, signals, held)
 
 
-def build(arguments: list[str], run: bool = True) -> DescriptionCLI:
+def build(
+    arguments: list[str],
+    signals: Signals | None = None,
+    held: ExitStack | None = None,
+    run: bool = True,
+) -> DescriptionCLI:
     """Makes trainer, model and data of the options, and runs the command among them if asked to."""
     quiet()
     return DescriptionCLI(
@@ -272,13 +290,6 @@ def build(arguments: list[str], run: bool = True) -> DescriptionCLI:
         parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
         args=with_shipped_configs(arguments),
         run=run,
+        signals=signals,
+        held=held,
     )
-
-
-@contextmanager
-def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[None]:
-    """Leaves with the exit code of what the user can mend, which is said without a traceback."""
-    try:
-        yield
-    except (UserError, ArgumentError, MisconfigurationException) as error:
-        sys.exit(report(error, arguments, program))

@@ -1,7 +1,7 @@
 """What a user can mend: the message says where, what was wanted, what was found, what to do.
 
 The command line prints these without a traceback and leaves with their exit code. Everything else
-that goes wrong is our own mistake, and keeps its traceback.
+that goes wrong is our own mistake, and keeps its traceback (exit code 1).
 """
 
 
@@ -17,7 +17,39 @@ class DataError(UserError):
     exit_code = 3
 
 
+class CheckpointError(UserError):
+    """No intact checkpoint to go on from."""
+
+    exit_code = 4
+
+
+class NotFiniteError(UserError):
+    """A loss, gradient or weight that is NaN or infinite."""
+
+    exit_code = 5
+
+
+class OutOfMemoryError(UserError):
+    """Too little memory, of the GPU or of the machine."""
+
+    exit_code = 6
+
+
 class StorageError(UserError):
-    """A disk that is full, or a folder that cannot be written."""
+    """A disk that is full, a folder that cannot be written, or one that does not answer."""
 
     exit_code = 7
+
+
+class InUseError(UserError):
+    """Another process is at work on the same thing; the same command works when it is done."""
+
+    exit_code = 75  # EX_TEMPFAIL of BSD's sysexits.h
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM asked this process to leave; no `except Exception` may hold it up."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.exit_code = 128 + signum  # as a shell says it

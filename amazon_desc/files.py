@@ -4,22 +4,17 @@ Everything goes to a temporary name in the same folder, is flushed to the disk a
 A leftover of a killed writer is recognised by `.tmp-` in its name and is never read.
 """
 
-import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from amazon_desc.errors import StorageError, UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None
 
 
 def sync_folder(folder: Path) -> None:
@@ -51,7 +46,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder; it becomes `path`, and what was there goes, if the block succeeds.
 
     A rename cannot replace a folder that holds files, so the old one is moved aside first and
-    deleted last: at every moment one whole folder is there under `path` or as `.tmp-old-`.
+    deleted last: at every moment one whole folder is there under `path` or as `.tmp-old-`, from
+    where `remove_leftovers` brings it back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -71,7 +67,10 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        elif retired.exists():
+            retired.replace(path)
 
 
 @contextmanager
@@ -86,54 +85,31 @@ def empty_folder_removed(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what killed writers of `path` left beside it; only while nobody else can write it."""
+    """Removes what killed writers of `path` left beside it; only while nobody else can write it.
+
+    A folder that was moved aside and not yet replaced is put back.
+    """
     of_path = re.compile(rf"\.tmp-(old-)?\d+-{re.escape(path.name)}")
     for leftover in path.parent.glob(".tmp-*"):
-        if of_path.fullmatch(leftover.name):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+        match = of_path.fullmatch(leftover.name)
+        if match and match[1] and not path.exists():
+            leftover.replace(path)
+        elif match and leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        elif match:
+            leftover.unlink(missing_ok=True)
 
 
-@contextmanager
-def one_at_a_time(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Waits until no other process is in such a block for the same `path`.
+def refuse_unwritable(folder: Path) -> None:
+    """Refuses a folder in which no file can be made, or none be filled.
 
-    The system ends a lock with the process that holds it. Where a file system has no locks, nobody
-    waits: the work is done twice, and the later one replaces the earlier one's.
+    Raises:
+        StorageError: what the disk said.
     """
-    lock = path.with_name(f".lock-{path.name}")
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
-        try:
-            take_lock(descriptor, f"Another process is at work on {path}; waiting for it.", say)
-            # Its last holder may have removed the file that was waited for.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                    break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def take_lock(descriptor: int, busy: str, say: Callable[[str], None]) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say(busy)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
-            raise
+    with storage(folder), tempfile.TemporaryFile(dir=folder) as probe:  # it has no name
+        probe.write(bytes(4096))
+        probe.flush()
+        os.fsync(probe.fileno())
 
 
 @contextmanager

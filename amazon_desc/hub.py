@@ -1,17 +1,19 @@
 """Turns a backbone's name into a folder on this machine: `tiny`, a folder, or a hub id.
 
 Everything after this works on folders only, so there is one place that can meet the network. A hub
-token is read by huggingface_hub from the environment; it is never an option here, because options
-are written to `config.yaml`. Nothing is loaded into memory here.
+token is read from the environment (HF_TOKEN) and from nowhere else; it is never an option here,
+because options are written to `config.yaml`. Nothing is loaded into memory here.
 """
 
 import functools
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from amazon_desc.errors import UserError
 from amazon_desc.files import read_json
+from amazon_desc.printing import TOKEN
 from amazon_desc.resources import TINY_BASE
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -68,6 +70,18 @@ def check_folder(folder: Path) -> None:
             f"found {found}. Copy the base's files there, or name its hub id."
         )
     read_json(folder / "config.json")
+    for index in folder.glob("*.index.json"):
+        refuse_pickles(index)
+
+
+def refuse_pickles(index: Path) -> None:
+    """Refuses an index of weights that names other files than safetensors, which may hold code."""
+    names = read_json(index).get("weight_map", {}).values()
+    if pickled := sorted({str(name) for name in names if not str(name).endswith(".safetensors")}):
+        raise UserError(
+            f"--model.backbone {index.parent}: {index.name} names weights that are no safetensors "
+            f"({pickled[0]}), which are never loaded. Convert them, or name another base."
+        )
 
 
 @functools.cache
@@ -83,6 +97,7 @@ def download(name: str, revision: str | None) -> Backbone:
             revision=revision,
             allow_patterns=WANTED_FILES,
             etag_timeout=HUB_SECONDS,
+            token=hub_token(),
             local_files_only=bool(refusal),
         )
     except (OSError, HFValidationError) as error:
@@ -97,6 +112,11 @@ def download(name: str, revision: str | None) -> Backbone:
     return Backbone(Path(folder), name, Path(folder).name)
 
 
+def hub_token() -> str | bool:
+    """Returns the token of the environment, or False: a file that holds one is not looked for."""
+    return os.environ.get(TOKEN) or False
+
+
 def hub_refusal(name: str, revision: str | None) -> str | None:
     """Returns why the hub does not hand out `name`, or None where it does.
 
@@ -108,7 +128,7 @@ def hub_refusal(name: str, revision: str | None) -> str | None:
     # The errors of httpx or httpx2, whichever huggingface_hub is built on.
     http_error = HfHubHTTPError.__bases__[0]
     try:
-        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
+        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS, token=hub_token())
     except (http_error, OSError, HFValidationError) as error:  # pyright: ignore
         return first_line(error)
     return None

@@ -20,7 +20,7 @@ from torch.optim import AdamW, Optimizer
 
 from amazon_desc.data.batches import PromptBatch, RowBatch
 from amazon_desc.data.datamodule import ROWS, DescriptionData
-from amazon_desc.errors import UserError
+from amazon_desc.errors import NotFiniteError, UserError
 from amazon_desc.evaluation.report import Sample
 from amazon_desc.evaluation.scores import TargetLoss, TextScores
 from amazon_desc.generation.describe import Description, describe
@@ -30,6 +30,7 @@ from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.schedule import warmup_cosine
+from amazon_desc.model.window import Window
 from amazon_desc.options import Fraction, PositiveInt
 
 Weights = Literal["base", "tuned"]
@@ -50,8 +51,8 @@ class DescriptionModule(L.LightningModule):
         revision: commit, tag or branch of a hub id; null: its main branch
         quantization: how the base is kept: in 4 bits (`nf4`, double quantisation) or not (`none`)
         lora: the low-rank matrices that are trained
-        adapter: folder of a trained adapter (ours, PEFT's or TRL's): fit starts from it; validate,
-            test and predict use it instead of the run's own
+        adapter: folder of a trained adapter (ours, PEFT's or TRL's): fit starts from it, with its
+            rank, scale and layers; validate, test and predict use it instead of the run's own
         optimizer: class and arguments of the optimizer
         warmup_fraction: share of all steps over which the learning rate rises to its peak
         final_lr_fraction: share of the peak learning rate that remains at the last step
@@ -87,8 +88,8 @@ class DescriptionModule(L.LightningModule):
         self.losses: Any = nn.ModuleDict({weights: TargetLoss() for weights in both})
         self.texts: Any = nn.ModuleDict({weights: TextScores() for weights in both})
         self.samples: list[Sample] = []
-        self.window_loss: Tensor | float = 0.0
-        self.window_targets: Tensor | int = 0
+        self.settings: dict[str, Any] = {}  # what decides this run, as its checkpoints record it
+        self.window = Window()
 
     @property
     def data(self) -> DescriptionData:
@@ -105,7 +106,7 @@ class DescriptionModule(L.LightningModule):
         base = find_backbone(self.backbone, self.revision)
         model = load_backbone(base, self.quantization, self.compute_dtype, self.device)
         if self.adapter is not None:
-            self.network = adapters.load(model, Path(self.adapter))
+            self.network = adapters.load(model, Path(self.adapter), self.lora.dropout)
         else:
             self.network = adapters.attach(model, self.lora)
         self.train()
@@ -143,21 +144,19 @@ class DescriptionModule(L.LightningModule):
         The constant only keeps the numbers small enough for float16.
         """
         loss_sum, num_targets = target_loss(self.network, batch)
-        self.window_loss = self.window_loss + loss_sum.detach()
-        self.window_targets = self.window_targets + num_targets
+        self.window.add(loss_sum, num_targets, len(batch.input_ids))
         return loss_sum / self.data.row_tokens
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turns the accumulated gradient into that of the mean over the step's targets."""
-        num_targets = torch.as_tensor(self.window_targets).clamp(min=1)
+        num_targets = self.window.num_targets()
         scale = self.trainer.accumulate_grad_batches * self.data.row_tokens / num_targets
         for parameter in self.trainable_parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
-        self.log("train/loss", self.window_loss / num_targets, prog_bar=True)
+        self.log("train/loss", self.window.mean_loss(), prog_bar=True)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
         self.log("epoch", self.data.epoch)  # Lightning's own stays 0
-        self.window_loss, self.window_targets = 0.0, 0
 
     def configure_gradient_clipping(
         self,
@@ -165,10 +164,37 @@ class DescriptionModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips as asked, and logs the norm from before clipping."""
+        """Clips as asked, and logs the norm from before clipping.
+
+        Raises:
+            NotFiniteError: loss or gradient is NaN or infinite; the weights are still as they were.
+        """
         gradients = [p.grad for p in self.trainable_parameters() if p.grad is not None]
-        self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+        norm = nn.utils.get_total_norm(gradients)
+        self.refuse_not_finite(norm)
+        self.window = Window()
+        self.log("train/gradient_norm", norm)
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def refuse_not_finite(self, norm: Tensor) -> None:
+        """Stops before an optimizer step that would spoil the weights, and names its rows.
+
+        In float16 an infinite gradient is no fault: the scaler leaves that step out, and halves its
+        scale. Only one that is still infinite at the scale 1 is.
+        """
+        for what, numbers in self.window.not_finite(norm).items():
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            if what == "gradient" and scaler is not None and scaler.get_scale() > 1:
+                return
+            rows = self.data.rows_in_training(self.window.sizes)
+            named = [self.data.row_as_text(row) for number in numbers for row in rows[number]]
+            raise NotFiniteError(
+                f"the {what} of optimizer step {self.trainer.global_step + 1} is NaN or infinite. "
+                f"That step was not made, and the checkpoints are from before it. Its rows of the "
+                f"prepared data: {'; '.join(named)}. Look at them, or lower "
+                f"--model.optimizer.init_args.lr and start anew in another "
+                f"--trainer.default_root_dir."
+            )
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.network.parameters() if p.requires_grad]
@@ -268,6 +294,8 @@ class DescriptionModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["identity"] = self.identity(self.data).as_dict()
+        checkpoint["settings"] = self.settings
+        checkpoint["precision"] = str(self.trainer.precision)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_identity(checkpoint.get("identity"), self.identity(self.data), "the checkpoint")

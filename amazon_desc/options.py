@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     NonNegativeInt = int
     PositiveFloat = float
     Fraction = float
+    AtLeastTwo = int
 else:
     from jsonargparse.typing import (
         NonNegativeInt,
@@ -17,5 +18,6 @@ else:
 
     # From 0 to below 1: a share of something of which a rest must remain.
     Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
+    AtLeastTwo = restricted_number_type("AtLeastTwo", int, (">=", 2))
 
-__all__ = ["Fraction", "NonNegativeInt", "PositiveFloat", "PositiveInt"]
+__all__ = ["AtLeastTwo", "Fraction", "NonNegativeInt", "PositiveFloat", "PositiveInt"]

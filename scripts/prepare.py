@@ -15,10 +15,11 @@ from itertools import pairwise
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from amazon_desc.cli import build, errors_in_a_sentence
+from amazon_desc.cli import build
 from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.printing import printable
+from amazon_desc.printing import printable, say
+from amazon_desc.run.failures import errors_in_a_sentence
 
 # Around what is learnt; on a terminal it is bold as well.
 OPENING, CLOSING = "»", "«"
@@ -31,7 +32,7 @@ def prepare(arguments: list[str], num_shown: int) -> None:
     assert isinstance(data, DescriptionData)
     data.trainer = cli.trainer
     data.setup("fit")
-    print(f"The report, with histograms: {data.opened.folder / 'data_report.json'}")
+    say(f"The report, with histograms: {data.opened.folder / 'data_report.json'}")
     for number, batch in enumerate(examples(data, num_shown), start=1):
         shown = text_of(batch, data.tokenizer, sys.stdout.isatty())
         num_targets = int(batch.is_target.sum())

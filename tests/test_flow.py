@@ -14,19 +14,20 @@ PACKAGE = Path(amazon_desc.__file__).parent
 
 # A file may import only from files that stand before it.
 ORDER = """
-    errors printing files resources options
+    errors printing files locks resources options
     hub
     data.sources data.formats data.records data.rules data.language data.cleaning data.splits
     data.prompts data.vocabulary data.words data.tokenizer data.tokens data.pairs data.workers
     data.packing data.selection data.digests data.reading data.tables data.report data.preparing
-    data.corpus data.batches data.order data.datamodule
-    model.attention model.backbone model.adapter model.schedule model.loss
+    data.corpus data.batches data.order data.loaders data.datamodule
+    model.attention model.backbone model.adapter model.schedule model.loss model.window
     generation.describe
     evaluation.scores evaluation.report evaluation.description_scores.description_scores
     identity
     module
-    run.folder run.checkpoints run.adapters run.board run.progress run.predictions run.scores
-    run.refusals run.terminal
+    run.folder run.settings run.derived run.checkpoints run.resuming run.adapters run.logger
+    run.board run.progress run.predictions run.scores run.refusals run.signals run.failures
+    run.terminal
     cli
     __main__
 """

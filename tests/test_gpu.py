@@ -1,6 +1,9 @@
 """The quickstart on a CUDA device, in the precision of the card and in that of a T4."""
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,9 @@ import torch
 from amazon_desc.cli import main
 from amazon_desc.hub import find_backbone
 from amazon_desc.model.backbone import load_backbone
+from amazon_desc.module import DescriptionModule
 from amazon_desc.run.folder import RunFolder
+from tests.conftest import load_script
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,3 +46,58 @@ def test_it_learns_and_writes_on_the_card(
 def test_the_four_bit_base_lies_on_the_card() -> None:
     model = load_backbone(find_backbone("tiny"), "nf4", torch.bfloat16, torch.device("cuda", 0))
     assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
+def test_a_run_that_is_stopped_and_gone_on_with_ends_with_the_same_bits(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout, accumulation, a scaler in float16, and a validation in between."""
+    monkeypatch.chdir(ROOT)
+    titles = tmp_path / "titles.txt"
+    titles.write_text("Teal Mug\nOak Lamp\n")
+    bench = load_script("bench_resume")
+
+    def call(command: str, name: str) -> int:
+        options = [
+            *("--config", "configs/quickstart.yaml", "--trainer.accelerator", "gpu"),
+            *("--trainer.default_root_dir", str(tmp_path / name), "--trainer.max_steps", "40"),
+            *("--trainer.precision", precision, "--trainer.accumulate_grad_batches", "2"),
+            *("--trainer.val_check_interval", "15", "--model.lora.dropout", "0.1"),
+            *("--data.num_scored", "20", "--data.num_products", "2000"),
+            *("--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"),
+            *(("--data.titles", str(titles)) if command == "predict" else ()),
+        ]
+        try:
+            main([command, *options])
+        except SystemExit as exit_:
+            return int(exit_.code or 0)
+        return 0
+
+    for name in ("untouched", "repeated"):
+        assert call("fit", name) == 0
+        assert call("predict", name) == 0
+    for number in (17, 31):
+        with monkeypatch.context() as patch:
+            stopping = stop_at(number, DescriptionModule.training_step)
+            patch.setattr(DescriptionModule, "training_step", stopping)
+            assert call("fit", "stopped") == 143
+    assert call("fit", "stopped") == 0
+    assert call("predict", "stopped") == 0
+    untouched = bench.outcome(tmp_path / "untouched")
+    assert bench.outcome(tmp_path / "repeated") == untouched
+    assert bench.outcome(tmp_path / "stopped") == untouched
+
+
+def stop_at(number: int, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Has SIGTERM come during the micro-batch of that number, from 1."""
+    num_calls = 0
+
+    def stopping(*arguments: object) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    return stopping

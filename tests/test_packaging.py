@@ -26,7 +26,7 @@ CUDA_PREFIXES = ("nvidia-", "cuda-", "triton", "pytorch-triton")
 
 # What is used without an import of that name: by which line of which file.
 USED_THROUGH = {
-    "tensorboard": ("amazon_desc/cli.py", "import TensorBoardLogger"),
+    "tensorboard": ("amazon_desc/run/logger.py", "import TensorBoardLogger"),
     "bitsandbytes": ("amazon_desc/model/backbone.py", "BitsAndBytesConfig"),
     # transformers reads a tokenizer.model with it.
     "sentencepiece": ("scripts/make_tiny.py", "import sentencepiece"),

@@ -64,7 +64,7 @@ def run_folder(options: list[str]) -> RunFolder:
 
 
 def state(run: RunFolder) -> dict:
-    newest = run.newest_checkpoint()
+    newest = run.checkpoint_files()[0]
     assert newest is not None
     return torch.load(newest, weights_only=True)
 

@@ -29,6 +29,10 @@ SMALL = [
     *("--model.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
     *("--data.batch_size", "2", "--trainer.log_every_n_steps", "1"),
 ]
+FINISHED = [
+    *("fit", "run", "--trainer.max_steps", "8", "--trainer.val_check_interval", "3"),
+    *("--checkpoint.every_n_steps", "3"),
+]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -58,10 +62,7 @@ def call(folder: Path) -> Callable[..., RunFolder]:
 @pytest.fixture(scope="module")
 def run(call: Callable[..., RunFolder]) -> RunFolder:
     """A finished run of 8 steps, validated every 3 and after the last."""
-    return call(
-        *("fit", "run", "--trainer.max_steps", "8", "--trainer.val_check_interval", "3"),
-        *("--checkpoint.every_n_steps", "3"),
-    )
+    return call(*FINISHED)
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -129,7 +130,7 @@ def test_the_adapter_is_the_one_with_the_lowest_validation_loss(run: RunFolder) 
 
 def test_without_validation_the_adapter_holds_the_last_weights(call) -> None:
     run = call("fit", "unvalidated", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0")
-    newest = torch.load(run.newest_checkpoint(), weights_only=True)["state_dict"]
+    newest = torch.load(run.checkpoint_files()[0], weights_only=True)["state_dict"]
     saved = weights(run)
     assert saved
     for name, tensor in saved.items():
@@ -159,7 +160,7 @@ def test_accumulated_uneven_batches_give_the_step_of_one_big_batch(call) -> None
 def test_a_finished_run_says_so_and_does_nothing(run: RunFolder, call, capsys) -> None:
     before = {f: f.stat().st_mtime_ns for f in run.path.rglob("*") if f.is_file()}
     with pytest.raises(SystemExit, match="0"):
-        call("fit", "run", "--trainer.max_steps", "8")
+        call(*FINISHED)
     assert "This run is finished" in capsys.readouterr().out
     assert {f: f.stat().st_mtime_ns for f in run.path.rglob("*") if f.is_file()} == before
 
@@ -182,7 +183,7 @@ def test_a_whole_epoch_ends_with_every_row_trained_on_once(call) -> None:
     run = call("fit", "epoch", "--data.batch_size", "3", "--trainer.max_epochs", "2")
     manifest = json.loads(next((run.path.parent / "corpora").glob("*/manifest.json")).read_text())
     num_rows = manifest["counts"]["num_rows"]
-    newest = torch.load(run.newest_checkpoint(), weights_only=True)
+    newest = torch.load(run.checkpoint_files()[0], weights_only=True)
     assert newest["DescriptionData"]["num_trained_rows"] == 2 * num_rows
     assert newest["global_step"] == -(-2 * num_rows // 3)
     assert max(scalars(run)["validation/loss"]) == newest["global_step"] - 1

@@ -30,13 +30,14 @@ from amazon_desc.data.tokens import Encoder
 from amazon_desc.data.workers import num_cores
 from amazon_desc.files import (
     empty_folder_removed,
-    one_at_a_time,
     read_json,
     remove_leftovers,
     replacing_folder,
     storage,
     write_text,
 )
+from amazon_desc.locks import one_at_a_time
+from amazon_desc.printing import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,21 +85,20 @@ def open_or_prepare(
     *,
     verify: Verify = "changed",
     num_processes: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = say,
+    files: list[dict[str, Any]] | None = None,
 ) -> Corpus:
     """Returns the corpus of these settings out of the folder `corpora`, making it if need be.
 
-    It is made by `num_processes` processes beside this one, by default one for each core.
+    It is made by `num_processes` processes beside this one, by default one for each core. `files`
+    is what describe_sources says, if that is known already.
 
     Raises:
         DataError: a file cannot be used, or leaves nothing to train on.
         StorageError: the corpus cannot be written, for example since the disk is full.
     """
     with storage(corpora), empty_folder_removed(corpora):
-        files = [
-            describe_file(path, use, corpora / KNOWN_FILES, verify)
-            for path, use in settings.sources.files
-        ]
+        files = files or describe_sources(settings, corpora, verify)
         identity = {
             "format_version": FORMAT_VERSION,
             "settings": settings.identity(),
@@ -122,6 +122,14 @@ def open_or_prepare(
         remember(files, corpora / KNOWN_FILES)
     say(corpus.summary())
     return corpus
+
+
+def describe_sources(
+    settings: CorpusSettings, corpora: Path, verify: Verify
+) -> list[dict[str, Any]]:
+    """Returns what the files of products are, by their content."""
+    known = corpora / KNOWN_FILES
+    return [describe_file(path, use, known, verify) for path, use in settings.sources.files]
 
 
 def write(

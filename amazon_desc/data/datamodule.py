@@ -8,17 +8,18 @@ stage that knows Lightning. It also keeps the position in the data that a checkp
 from __future__ import annotations
 
 import functools
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader
 
 from amazon_desc.data.batches import LossOn, PromptBatch, RowBatch, collate_prompts, collate_rows
 from amazon_desc.data.cleaning import Cleaner, CleaningSettings
-from amazon_desc.data.corpus import Corpus, open_or_prepare
+from amazon_desc.data.corpus import Corpus, describe_sources, open_or_prepare
 from amazon_desc.data.digests import Verify
+from amazon_desc.data.loaders import end_loader_processes, fixed_loader, ordered_loader
 from amazon_desc.data.order import RowOrder
 from amazon_desc.data.packing import Row, packed_rows
 from amazon_desc.data.preparing import CorpusSettings
@@ -40,6 +41,8 @@ ROWS, PROMPTS = 0, 1
 
 # Written for at each validation during training, so that progress can be read as text.
 NUM_TEXT_SAMPLES = 3
+
+ROW_TOKENS_SHOWN = 40
 
 
 class DescriptionData(L.LightningDataModule):
@@ -75,6 +78,7 @@ class DescriptionData(L.LightningDataModule):
         backbone: the base whose tokenizer is used; follows model.backbone
         revision: the hub commit of the base; follows model.revision
         num_epochs: passes over the data; follows trainer.max_epochs
+        max_rows: rows to train on at most, also over several epochs; follows trainer.max_steps
         seed: decides the order of the rows; follows seed_everything
     """
 
@@ -105,6 +109,7 @@ class DescriptionData(L.LightningDataModule):
         backbone: str = "tiny",
         revision: str | None = None,
         num_epochs: PositiveInt = 1,
+        max_rows: PositiveInt | None = None,
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
@@ -119,6 +124,7 @@ class DescriptionData(L.LightningDataModule):
         self.prepare_workers = prepare_workers
         self.verify: Verify = verify
         self.num_epochs = num_epochs
+        self.max_rows = max_rows
         self.seed = seed
         self.backbone = backbone
         self.revision = revision
@@ -143,6 +149,7 @@ class DescriptionData(L.LightningDataModule):
         )
         self.corpus: Corpus | None = None
         self.num_trained_rows = 0
+        self.num_predicted = 0  # titles that have their description already
 
     # What is read
 
@@ -158,31 +165,43 @@ class DescriptionData(L.LightningDataModule):
     def encoder(self) -> Encoder:
         return Encoder(self.tokenizer, self.settings.prompt, self.max_seq_length)
 
+    @functools.cached_property
+    def source_files(self) -> list[dict[str, Any]]:
+        """What the files of products are, by their content."""
+        return describe_sources(self.settings, self.corpora_folder, self.verify)
+
+    @property
+    def corpora_folder(self) -> Path:
+        return Path(self.corpora or Path(self.run_folder).parent / "corpora")
+
     def prepare_data(self) -> None:
         self.setup(self.stage or "")  # no str(): of this enum it is "TrainerFn.PREDICTING"
 
     def setup(self, stage: str) -> None:
-        if stage == "predict":
-            self.product_titles = self.titles_to_predict()
-        elif self.corpus is None:
+        if stage != "predict" and self.corpus is None:
             self.corpus = open_or_prepare(
                 self.settings,
                 find_backbone(self.backbone, self.revision).folder,
-                Path(self.corpora or Path(self.run_folder).parent / "corpora"),
+                self.corpora_folder,
                 verify=self.verify,
                 num_processes=self.prepare_workers,
+                files=self.source_files,
             )
 
-    def titles_to_predict(self) -> list[str]:
+    @functools.cached_property
+    def product_titles(self) -> list[str]:
+        """The titles to predict for, as they are read."""
+        sources = self.settings.sources
+        return usable_titles(self.titles_file, sources.title_column, sources.max_bad_records)
+
+    @property
+    def titles_file(self) -> Path:
         if self.titles is None:
             raise UserError(
                 "predict needs a file of titles: --data.titles FILE (.txt with one title a line, "
                 ".csv, .tsv, .jsonl, .json, .json.gz or .parquet)."
             )
-        sources = self.settings.sources
-        return usable_titles(
-            source_path(self.titles), sources.title_column, sources.max_bad_records
-        )
+        return source_path(self.titles)
 
     @property
     def stage(self) -> str | None:
@@ -197,15 +216,27 @@ class DescriptionData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[RowBatch]:
         rows = self.opened.rows()
-        return DataLoader(
-            rows,  # pyright: ignore[reportArgumentType] (has all that a map-style Dataset needs)
-            batch_sampler=RowOrder(
-                len(rows), self.batch_size, self.num_epochs, self.seed, self.num_trained_rows
-            ),
-            collate_fn=self.collate_rows,
-            num_workers=self.num_workers,
-            generator=torch.Generator().manual_seed(self.seed),
+        order = self.order(len(rows), self.num_trained_rows)
+        return ordered_loader(rows, order, self.collate_rows, self.num_workers, self.seed)
+
+    def order(self, num_rows: int, first_row: int) -> RowOrder:
+        return RowOrder(
+            num_rows, self.batch_size, self.num_epochs, self.seed, first_row, self.max_rows
         )
+
+    def rows_in_training(self, sizes: list[int]) -> list[list[int]]:
+        """Returns the numbers of the rows of the newest micro-batches, of these sizes.
+
+        The last of them is still being trained on.
+        """
+        first = self.num_trained_rows - sum(sizes[:-1])
+        order = self.order(len(self.opened.rows()), first).rows()
+        return [list(islice(order, size)) for size in sizes]
+
+    def row_as_text(self, number: int) -> str:
+        """Returns a row's number and how it begins, printable."""
+        ids = list(self.opened.rows()[number]["input_ids"][:ROW_TOKENS_SHOWN])
+        return f"row {number} (begins {str(self.tokenizer.decode(ids))!r})"
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         num_prompts = NUM_TEXT_SAMPLES if self.stage == "fit" else self.num_scored
@@ -215,7 +246,7 @@ class DescriptionData(L.LightningDataModule):
         return self.scoring_loaders("test", self.num_scored)
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
-        pairs = [(title, "") for title in self.product_titles]
+        pairs = [(title, "") for title in self.product_titles[self.num_predicted :]]
         return self.prompt_loader(pairs)
 
     def scoring_loaders(
@@ -228,23 +259,11 @@ class DescriptionData(L.LightningDataModule):
         prompt_lengths = [example["num_prompt_tokens"] for example in scored]
         rows = list(packed_rows(ids, prompt_lengths, self.row_tokens))
         pairs = [(example["title"], example["description"]) for example in scored[:num_prompts]]
-        return [self.row_loader(rows), self.prompt_loader(pairs)]
-
-    def row_loader(self, rows: list[Row]) -> DataLoader[RowBatch]:
-        return DataLoader(
-            rows,  # pyright: ignore[reportArgumentType]
-            batch_size=self.batch_size,
-            collate_fn=self.collate_rows,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        row_loader = fixed_loader(rows, self.batch_size, self.collate_rows, self.seed)
+        return [row_loader, self.prompt_loader(pairs)]
 
     def prompt_loader(self, pairs: list[tuple[str, str]]) -> DataLoader[PromptBatch]:
-        return DataLoader(
-            pairs,  # pyright: ignore[reportArgumentType]
-            batch_size=self.generation_batch_size,
-            collate_fn=self.collate_prompts,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        return fixed_loader(pairs, self.generation_batch_size, self.collate_prompts, self.seed)
 
     @property
     def opened(self) -> Corpus:
@@ -265,13 +284,18 @@ class DescriptionData(L.LightningDataModule):
         """How many times the rows have been trained on, parts of an epoch counted too."""
         return self.num_trained_rows / self.opened.manifest["counts"]["num_rows"]
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the loader processes at once: one that hangs would hold everything up."""
+        end_loader_processes()
+
     # What a checkpoint keeps
 
     def state_dict(self) -> dict[str, Any]:
         return {"num_trained_rows": self.num_trained_rows, "corpus": self.opened.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.corpus is not None and state_dict["corpus"] != self.corpus.fingerprint:
+        is_fit = self.stage == "fit"
+        if is_fit and self.corpus is not None and state_dict["corpus"] != self.corpus.fingerprint:
             raise UserError(
                 f"the checkpoint was trained on the prepared data {state_dict['corpus']}, this run "
                 f"has {self.corpus.fingerprint}: the data files or --data options have changed. "

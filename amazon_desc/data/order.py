@@ -18,19 +18,28 @@ class RowOrder(Sampler[list[int]]):
 
         first_row = 0:   [2, 0], [1, 0], [2, 1]
         first_row = 2:           [1, 0], [2, 1]
+        max_rows = 3:    [2, 0], [1]
 
     Its length is that of the whole run, whatever `first_row`: Lightning counts a resumed run's
     batches from the beginning.
     """
 
     def __init__(
-        self, num_rows: int, batch_size: int, num_epochs: int, seed: int, first_row: int = 0
+        self,
+        num_rows: int,
+        batch_size: int,
+        num_epochs: int,
+        seed: int,
+        first_row: int = 0,
+        max_rows: int | None = None,
     ) -> None:
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.seed = seed
         self.first_row = first_row
         self.total_rows = num_rows * num_epochs
+        if max_rows is not None:
+            self.total_rows = min(self.total_rows, max_rows)
 
     def __len__(self) -> int:
         return -(-self.total_rows // self.batch_size)
@@ -47,10 +56,10 @@ class RowOrder(Sampler[list[int]]):
 
     def rows(self) -> Iterator[int]:
         """Yields row numbers from `first_row` of the run to its end."""
-        for epoch in range(self.first_row // self.num_rows, self.total_rows // self.num_rows):
-            permutation = self.permutation(epoch)
-            skipped = max(0, self.first_row - epoch * self.num_rows)
-            yield from permutation[skipped:]
+        for epoch in range(self.first_row // self.num_rows, -(-self.total_rows // self.num_rows)):
+            before = epoch * self.num_rows
+            skipped = max(0, self.first_row - before)
+            yield from self.permutation(epoch)[skipped : self.total_rows - before]
 
     def permutation(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)

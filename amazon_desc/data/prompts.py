@@ -71,10 +71,18 @@ def chat_frame(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str, str]:
 
     For TinyLlama-Chat: ("<|user|>\\n", "</s>\\n<|assistant|>\\n", "</s>\\n").
     """
+    from jinja2 import TemplateError
+
     user = {"role": "user", "content": PLACEHOLDER}
-    asked = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
     answer = {"role": "assistant", "content": PLACEHOLDER}
-    answered = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    try:
+        asked = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+        answered = tokenizer.apply_chat_template([user, answer], tokenize=False)
+    except TemplateError as error:
+        raise UserError(
+            f"--data.prompt.chat: the tokenizer's chat template cannot be used ({error}). "
+            f"Set --data.prompt.chat false."
+        ) from error
     if str(asked).count(PLACEHOLDER) != 1 or str(answered).count(PLACEHOLDER) != 2:
         raise UserError(
             "--data.prompt.chat: the tokenizer's chat template does not show the user's and the "

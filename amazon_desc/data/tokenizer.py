@@ -23,7 +23,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # left open, transformers would ask on the terminal whether to run a base's code
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # of what class is up to tokenizers, which raises Exception itself
         raise UserError(
             f"--model.backbone {folder}: its tokenizer cannot be read ({first_line(error)}). Copy "

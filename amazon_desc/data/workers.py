@@ -18,7 +18,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from amazon_desc.errors import UserError
+from amazon_desc.errors import OutOfMemoryError
 
 # So few items are done sooner here than a process starts.
 NUM_ITEMS_HERE = 8
@@ -41,7 +41,7 @@ def map_in_order(
 
     Raises:
         Exception: what the function raised.
-        UserError: a process died, which is nearly always how a system ends a lack of memory.
+        OutOfMemoryError: a process died, which is nearly always how a system ends a lack of memory.
     """
     items = iter(items)
     if num_workers == 0:
@@ -107,8 +107,8 @@ class Worker:
             raise error
         return value
 
-    def death(self) -> UserError:
-        return UserError(
+    def death(self) -> OutOfMemoryError:
+        return OutOfMemoryError(
             f"a process that prepares data died (exit code {self.process.wait()}), most likely for "
             f"lack of memory. Run the command again with fewer: --data.prepare_workers."
         )

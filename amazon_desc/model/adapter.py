@@ -6,6 +6,8 @@ matrices alone are trainable, in float32. PEFT owns the weights; nothing here tr
 
 # No postponed annotations here: to read LoraSettings the command line would import PEFT for them.
 
+import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,19 +81,34 @@ def check_targets(model: "PreTrainedModel", targets: list[str]) -> None:
         )
 
 
-def load(model: "PreTrainedModel", folder: Path) -> "PeftModel":
+def overruled(folder: Path, lora: LoraSettings) -> Iterator[str]:
+    """Yields a line for each of the settings that an adapter brings with it."""
+    config = check_folder(folder)
+    for option, found, asked in (
+        ("r", config.get("r"), lora.r),
+        ("alpha", config.get("lora_alpha"), lora.alpha),
+    ):
+        if found != asked:
+            yield f"--model.lora.{option} is {found}, as the adapter {folder} has it, not {asked}."
+
+
+def load(model: "PreTrainedModel", folder: Path, dropout: float) -> "PeftModel":
     """Attaches the adapter in `folder`, trainable, and checks that every matrix was found.
+
+    Rank, scale and layers are the adapter's own, `dropout` is that of this run.
 
     Raises:
         UserError: the folder is no LoRA adapter in safetensors, or belongs to another base.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
     check_folder(folder)
     try:
-        peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
-    except (RuntimeError, ValueError) as error:
+        config: Any = PeftConfig.from_pretrained(str(folder))
+        config.lora_dropout = dropout
+        peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
             f"the adapter {folder} does not fit the base "
             f"({str(error).strip().splitlines()[-1].strip()[:200]}). Name the base that it was "
@@ -136,12 +153,17 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 def save(model: "PeftModel", folder: Path, base_name: str, revision: str | None) -> None:
     """Writes weights and configuration into the existing `folder`, as PEFT wants them."""
+    from safetensors import SafetensorError
+
     config: Any = model.peft_config["default"]
     config.base_model_name_or_path = base_name
     config.revision = revision
     if isinstance(config.target_modules, set):  # a set's order differs from run to run
         config.target_modules = sorted(config.target_modules)
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    try:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    except SafetensorError as error:  # all that can go wrong here is the disk
+        raise OSError(errno.EIO, str(error), str(folder)) from error
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Quantization = Literal["nf4", "none"]
 
+# Left open, transformers would ask on the terminal whether to run code that comes with a base.
+NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
 # Of each weight file this many blocks of this size, evenly spread, go into the fingerprint: it must
 # tell two bases apart in well under a second, also where they have several gigabytes.
 FINGERPRINT_BLOCKS, FINGERPRINT_BLOCK_BYTES = 256, 4096
@@ -39,9 +42,9 @@ def load_backbone(
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(base.folder, **NO_CODE)
         model, report = load_weights(base.folder, config, quantization, dtype, device)
-    except (SafetensorError, OSError, KeyError, struct.error) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, struct.error) as error:
         raise UserError(
             f"--model.backbone {base.name}: its files cannot be read ({first_line(error)}). "
             f"Copy or download them again."
@@ -72,9 +75,9 @@ def load_weights(
         "dtype": dtype,
         "device_map": {"": device},
         "attn_implementation": attention.register(),
-        "local_files_only": True,
         "use_safetensors": True,
         "output_loading_info": True,
+        **NO_CODE,
     }
     if quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(

@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from amazon_desc.files import replacing_folder
+from amazon_desc.files import replacing_folder, storage
 from amazon_desc.identity import Identity, write_record
 from amazon_desc.model import adapter as adapters
 from amazon_desc.module import DescriptionModule
@@ -31,7 +31,7 @@ class BestAdapter(Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         loss = trainer.callback_metrics.get("validation/loss")
-        if loss is None or math.isnan(loss):
+        if loss is None or not math.isfinite(loss):
             return
         if self.best_loss is None or float(loss) < self.best_loss:
             self.best_loss = float(loss)
@@ -52,7 +52,8 @@ def save_adapter(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Replaces RUN/adapter by the present weights, whole or not at all."""
     assert isinstance(module, DescriptionModule)
     identity = module.identity(module.data)
-    with replacing_folder(RunFolder(Path(trainer.default_root_dir)).adapter) as folder:
+    adapter = RunFolder(Path(trainer.default_root_dir)).adapter
+    with storage(adapter), replacing_folder(adapter) as folder:
         adapters.save(module.network, folder, identity.backbone, identity.revision)
         module.data.tokenizer.save_pretrained(str(folder))
         write_record(folder, identity)

@@ -90,7 +90,7 @@ class TextSamples(Callback):
         if trainer.state.fn != "fit" or not isinstance(trainer.logger, TensorBoardLogger):
             return
         table = markdown_table(pl_module.samples)
-        trainer.logger.experiment.add_text("validation/samples", table, trainer.global_step)
+        trainer.logger.experiment.add_text("validation/samples", table, trainer.global_step - 1)
 
 
 # Of what could end a cell or become markup; "&" too, or an entity in a text would.

@@ -1,41 +1,73 @@
-"""Checkpoints to go on from: what they hold beside the weights, when and how they are written.
+"""Checkpoint files: written whole, proved by a checksum, chosen by step, read without pickle.
 
-In come the trainer's states, out go files `step=00002000.ckpt` that are whole or not there. They
-hold LoRA, optimizer, schedule, position in the data and random states, and load without pickle.
-Which weights are the best is not decided here.
+In come a trainer's states, out go files `step=00002000.ckpt`. Each is a zip file as torch.save
+writes it, whose comment holds the sha256 of all else: `sha256:9f86d0...`. A file that is damaged is
+set aside, never deleted and never loaded. What is saved when, and how a run goes on from it, is
+decided in resuming.py.
 """
 
 from __future__ import annotations
 
-import random
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import IO, Any
 
-import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from amazon_desc.data.batches import RowBatch
-from amazon_desc.errors import UserError
-from amazon_desc.files import replacing_file
-from amazon_desc.options import PositiveInt
-from amazon_desc.run.folder import RunFolder
+from amazon_desc.errors import CheckpointError, NotFiniteError, StorageError, UserError
+from amazon_desc.files import replacing_file, storage
+from amazon_desc.printing import say
+from amazon_desc.run.folder import DAMAGED, RunFolder
 
-# What torch raises for a file that is cut, changed, or holds more than tensors and plain values.
-DAMAGE = (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, LookupError)
+# A zip file ends with the length of its comment, two bytes, little-endian, and the comment.
+NO_COMMENT = (0).to_bytes(2, "little")
+SEAL = b"sha256:"
+SEAL_HEX = 64
+SEAL_START = (len(SEAL) + SEAL_HEX).to_bytes(2, "little") + SEAL
+
+BLOCK_BYTES = 2**20
+
+# What torch raises for a file that holds more than tensors and plain values.
+UNREADABLE = (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError)
 
 
-class DurableCheckpointIO(CheckpointIO):
-    """Writes beside the final place, flushes, renames; reads tensors and plain values only."""
+class SealedCheckpointIO(CheckpointIO):
+    """Lightning's way to the functions below; writes in the background, one after the other."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.jobs: list[Future[None]] = []
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        with replacing_file(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        """Copies a checkpoint, which training may then change, and begins to write it.
+
+        Raises:
+            NotFiniteError: it holds a number that is none; it is not written.
+            StorageError: the one before could not be written.
+        """
+        self.finish()
+        self.submit(write_sealed, serialized(checkpoint), Path(path))
+
+    def submit(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Has something done after the files that were begun before it."""
+        self.jobs.append(self.pool.submit(work, *arguments))
+
+    def finish(self) -> None:
+        """Waits until all is written, or raises why it could not be."""
+        while self.jobs:
+            self.jobs.pop(0).result()
+
+    def wait(self) -> None:
+        """Waits, and leaves it at that: the run ends for another reason."""
+        wait(self.jobs)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -46,161 +78,208 @@ class DurableCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint, and returns when it is on the disk."""
+    write_sealed(serialized(checkpoint), path)
+
+
+def serialized(checkpoint: dict[str, Any]) -> memoryview:
+    """Returns the zip file of a checkpoint, without the length of its comment at the end.
+
+    Raises:
+        NotFiniteError: it holds a number that is none.
+    """
+    refuse_not_finite(checkpoint)
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    return buffer.getbuffer()[: -len(NO_COMMENT)]
+
+
+def write_sealed(data: memoryview, path: Path) -> None:
+    """Writes what `serialized` gave beside its place, flushes it, reads it back, and renames it.
+
+    Raises:
+        StorageError: the disk is full, or does not give back what it was given.
+    """
+    with storage(path.parent), replacing_file(path) as temporary:
+        seal = seal_of(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.write(seal)
+            file.flush()
+            os.fsync(file.fileno())
+            forget_cached(file)
+        if not gives_back(temporary, [data, memoryview(seal)]):
+            raise StorageError(
+                f"{path.parent}: the disk does not give back the checkpoint that was just written "
+                f"there. Check that disk, or name another --trainer.default_root_dir."
+            )
+
+
+def seal_of(data: memoryview) -> bytes:
+    """Returns the end of a checkpoint file that begins with `data`."""
+    digest = hashlib.sha256(data)
+    digest.update(NO_COMMENT)
+    return SEAL_START + digest.hexdigest().encode()
+
+
+def gives_back(path: Path, parts: list[memoryview]) -> bool:
+    """Says whether a file holds these bytes and no more."""
+    with path.open("rb") as file:
+        for part in parts:
+            for start in range(0, len(part), BLOCK_BYTES):
+                block = bytes(part[start : start + BLOCK_BYTES])
+                if file.read(len(block)) != block:
+                    return False
+        return file.read(1) == b""
+
+
+def forget_cached(file: IO[bytes]) -> None:
+    """Has the next read come from the disk, not from memory, where the system can be told so."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def refuse_not_finite(checkpoint: dict[str, Any]) -> None:
+    """Keeps weights and optimizer states that are not finite out of every checkpoint."""
+    for name, tensor in tensors_in(checkpoint, ""):
+        if tensor.is_floating_point() and not is_finite(tensor):
+            raise NotFiniteError(
+                f"{name.lstrip('.')} is no longer finite after step "
+                f"{checkpoint.get('global_step')}: no checkpoint of it was written. Lower "
+                f"--model.optimizer.init_args.lr or --trainer.gradient_clip_val, and start anew in "
+                f"another --trainer.default_root_dir."
+            )
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Says whether no number is NaN or infinite, in one pass: the extremes of NaN are NaN."""
+    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+
+
+def tensors_in(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        return [(name, value)]
+    entries = value.items() if isinstance(value, dict) else ()
+    entries = enumerate(value) if isinstance(value, (list, tuple)) else entries
+    return [found for key, entry in entries for found in tensors_in(entry, f"{name}.{key}")]
+
+
+def flaw_of(path: Path) -> str | None:
+    """Returns what is wrong with a checkpoint file, or None if it is what was written."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return flaw_in(file)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+
+
+def flaw_in(file: IO[bytes]) -> str | None:
+    num_hashed = max(0, file.seek(0, io.SEEK_END) - len(SEAL_START) - SEAL_HEX)
+    file.seek(num_hashed)
+    seal = file.read()
+    if not seal.startswith(SEAL_START):
+        return "it has no checksum at its end, so it is cut short, or no checkpoint of ours"
+    file.seek(0)
+    digest = sha256_of_next(file, num_hashed)
+    digest.update(NO_COMMENT)
+    if seal != SEAL_START + digest.hexdigest().encode():
+        return "its checksum is not that of its bytes"
+    return None
+
+
+def sha256_of_next(file: Any, num_bytes: int) -> Any:
+    """Hashes that many bytes of a file from where it stands, or up to its end."""
+    digest, block = hashlib.sha256(), memoryview(bytearray(BLOCK_BYTES))
+    while num_bytes and (num_read := file.readinto(block[:num_bytes])):
+        digest.update(block[:num_read])
+        num_bytes -= num_read
+    return digest
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Loads a checkpoint onto the CPU; a file that would need code to load is refused."""
+    """Loads a checkpoint onto the CPU; a file that would need code to load is refused.
+
+    Raises:
+        UserError: there is no such file.
+        CheckpointError: it is damaged, or none of ours.
+    """
     if not path.is_file():
         raise UserError(
             f"--ckpt_path {path}: no such file. Name a file of the run's checkpoints folder."
         )
+    checkpoint: Any = None
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
-        raise UserError(
-            f"checkpoint {path}: it cannot be read ({type(error).__name__}): it is damaged, or no "
-            f"checkpoint of ours. Name an older one, or delete it to go on from the one before."
-        ) from error
-    if not isinstance(checkpoint, dict) or "identity" not in checkpoint:
-        raise UserError(f"checkpoint {path}: not written by amazon_desc.")
+        data = path.read_bytes()
+        flaw = flaw_in(io.BytesIO(data))
+        if flaw is None:
+            checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            if not isinstance(checkpoint, dict) or "identity" not in checkpoint:
+                flaw = "it was not written by amazon_desc"
+    except OSError as error:
+        flaw = f"it cannot be read: {error.strerror or error}"
+    except UNREADABLE as error:
+        flaw = f"it holds more than numbers and plain values ({error})"[:200]
+    if flaw:
+        raise CheckpointError(
+            f"checkpoint {path}: {flaw}. Name another one, or leave --ckpt_path away: fit then "
+            f"goes on from the newest one that is intact."
+        )
     return checkpoint
 
 
-class ResumeCheckpoint(ModelCheckpoint):
-    """Saves every so many optimizer steps, and after the last one.
+def chosen_checkpoint(run: RunFolder, asked: str | None, is_fit: bool) -> Path | None:
+    """Returns the checkpoint to read: the one asked for, or, for fit, the newest intact one.
 
-    Args:
-        every_n_steps: optimizer steps between two checkpoints
-        keep: how many of the newest checkpoints stay
+    Raises:
+        UserError: `last` is asked for, and there is none.
+        CheckpointError: all there are are damaged.
     """
-
-    def __init__(self, every_n_steps: PositiveInt = 500, keep: PositiveInt = 2) -> None:
-        super().__init__(
-            filename="step={step:08d}",
-            monitor="step",
-            mode="max",
-            save_top_k=keep,
-            every_n_train_steps=every_n_steps,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-            save_weights_only=False,
+    if is_fit and run.is_finished():
+        return None
+    if asked != "last" and not (asked is None and is_fit):
+        return Path(asked) if asked else None
+    newest = newest_intact(run, set_aside=is_fit, say=say)
+    if newest is None and not is_fit:
+        raise UserError(
+            f"--ckpt_path last: there is no checkpoint in {run.checkpoints}. Run fit first, or "
+            f"name a checkpoint with --ckpt_path FILE."
         )
-        self.every_n_steps = every_n_steps
-        self.waits_for_validation = False
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.dirpath = str(RunFolder(Path(trainer.default_root_dir)).checkpoints)
-        Path(self.dirpath).mkdir(parents=True, exist_ok=True)
-        super().setup(trainer, pl_module, stage)
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Saves in the middle of the epoch only: Lightning resumes badly from an epoch's end.
-
-        Where this step is validated, saving waits until that is done: a run that goes on from the
-        checkpoint would never validate it.
-        """
-        epoch_loop = trainer.fit_loop.epoch_loop
-        is_due = trainer.global_step % self.every_n_steps == 0 or is_last_step(trainer)
-        if not is_due or trainer.global_step == 0 or epoch_loop._should_accumulate():
-            return
-        fetcher = trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        self.waits_for_validation = epoch_loop._should_check_val_fx(fetcher)
-        if not self.waits_for_validation:
-            self.save(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.waits_for_validation:
-            self.waits_for_validation = False
-            self.save(trainer)
-
-    def save(self, trainer: L.Trainer) -> None:
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Remembers the step, or the first batch after a resume would overwrite its checkpoint."""
-        return {**super().state_dict(), "saved_step": self._last_global_step_saved}
-
-    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        self._last_global_step_saved = trainer.global_step
-        super()._save_checkpoint(trainer, filepath)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._last_global_step_saved = state_dict["saved_step"]
+    return newest
 
 
-def is_last_step(trainer: L.Trainer) -> bool:
-    """Says whether training ends with the batch that has just been trained on."""
-    reached_limit = 0 <= trainer.max_steps <= trainer.global_step
-    return trainer.should_stop or reached_limit or trainer.is_last_batch
+def newest_intact(run: RunFolder, set_aside: bool, say: Callable[[str], None]) -> Path | None:
+    """Returns the intact checkpoint of the highest step, or None for a run that has none yet.
+
+    With `set_aside`, damaged ones of higher steps get another name, under which nothing looks for
+    them; only the process that trains in the folder may ask for that.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all of them are damaged.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in run.checkpoint_files():
+        flaw = flaw_of(path)
+        if flaw is None:
+            for other, why in damaged:
+                if set_aside:
+                    other.replace(other.with_name(other.name + DAMAGED))
+                say(f"Checkpoint {other.name} is damaged and not used: {why}.")
+            return path
+        damaged.append((path, flaw))
+    lost = [f"{path} ({flaw})" for path, flaw in damaged]
+    lost += [f"{path} (set aside as damaged)" for path in run.damaged_files()]
+    if lost:
+        raise CheckpointError(
+            f"no intact checkpoint to go on from: {'; '.join(lost)}. Copy an intact one back, or "
+            f"start anew in another --trainer.default_root_dir; to start anew here, delete "
+            f"{run.checkpoints} first."
+        )
+    return None
 
 
-class Position(Callback):
-    """Counts the rows trained on, keeps the random states, and has the last step validated."""
-
-    def __init__(self) -> None:
-        self.random_states: dict[str, Any] | None = None
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RowBatch, batch_idx: int
-    ) -> None:
-        if self.random_states is not None:
-            restore_random_states(self.random_states)
-            self.random_states = None
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: RowBatch,
-        batch_idx: int,
-    ) -> None:
-        trainer.datamodule.num_trained_rows += len(batch.input_ids)  # pyright: ignore
-        if is_last_step(trainer):
-            trainer.should_stop = True  # Lightning validates before it obeys
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint["random_states"] = random_states()
-
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self.random_states = checkpoint["random_states"]
-
-
-def random_states() -> dict[str, Any]:
-    """Returns the states of all generators as tensors and plain values."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [
-            kind,
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            position,
-            has_gauss,
-            cached,
-        ],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+def remove_oldest(run: RunFolder, keep: int, newest: Path) -> None:
+    """Deletes all but the `keep` checkpoints of the highest steps, and never the `newest`."""
+    for path in run.checkpoint_files()[keep:]:
+        if path != newest:
+            path.unlink(missing_ok=True)

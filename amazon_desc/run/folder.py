@@ -20,9 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.files import read_json, write_text
+from amazon_desc.files import read_json, remove_leftovers, write_text
 
 CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
+DAMAGED = ".damaged"  # is put behind the name of a checkpoint that is set aside
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets")
 
 
@@ -60,14 +61,27 @@ class RunFolder:
     def record(self) -> Path:
         return self.path / "run.json"
 
-    def newest_checkpoint(self) -> Path | None:
-        """Returns the checkpoint of the highest step: never judged by its time."""
-        steps = {
-            int(match[1]): file
-            for file in self.checkpoints.glob("*.ckpt")
-            if (match := CHECKPOINT_NAME.fullmatch(file.name))
-        }
-        return steps[max(steps)] if steps else None
+    def remove_leftovers(self) -> None:
+        """Removes what a killed fit left half written; only a fit that is alone here may."""
+        for path in (self.config, self.record, self.adapter, *self.checkpoint_leftovers()):
+            remove_leftovers(path)
+
+    def checkpoint_leftovers(self) -> list[Path]:
+        return [
+            leftover.with_name(leftover.name.split("-", 2)[2])
+            for leftover in self.checkpoints.glob(".tmp-*-step=*")
+        ]
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step={step:08d}.ckpt"
+
+    def checkpoint_files(self) -> list[Path]:
+        """Returns the checkpoints, that of the highest step first: never judged by their time."""
+        files = [file for file in self.checkpoints.glob("*.ckpt") if step_of(file) is not None]
+        return sorted(files, key=lambda file: step_of(file) or 0, reverse=True)
+
+    def damaged_files(self) -> list[Path]:
+        return sorted(self.checkpoints.glob(f"*.ckpt{DAMAGED}"))
 
     def is_finished(self) -> bool:
         return "finished" in self.read_record()
@@ -78,9 +92,10 @@ class RunFolder:
         record = read_json(self.record)
         return record if isinstance(record, dict) else {}
 
-    def write_start(self) -> None:
-        """Notes when the run was first started, and with which versions it was last."""
-        record = {"started": now(), **self.read_record(), "versions": versions()}
+    def write_start(self, settings: dict[str, Any]) -> None:
+        """Notes when the run was first started, and its settings and versions now."""
+        record = {"started": now(), **self.read_record()}
+        record |= {"settings": settings, "versions": versions()}
         write_text(self.record, json.dumps(record, indent=1) + "\n")
 
     def write_finish(self, num_steps: int) -> None:

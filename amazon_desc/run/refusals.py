@@ -6,7 +6,8 @@ check stands alone; what only the loaded base can tell is checked where it is lo
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ import torch
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.errors import UserError
+from amazon_desc.files import empty_folder_removed, refuse_unwritable, storage
 from amazon_desc.identity import OPTIONS, check_identity, read_record
+from amazon_desc.locks import alone
 from amazon_desc.model import adapter as adapters
 from amazon_desc.module import DescriptionModule
 from amazon_desc.run.checkpoints import read_checkpoint
+from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.settings import refuse_other_settings
 
 
 def check_adapter(
@@ -46,6 +51,36 @@ def check_checkpoint(path: Path, model: DescriptionModule, data: DescriptionData
         )
 
 
+def check_resumed(
+    path: Path, model: DescriptionModule, data: DescriptionData, precision: str, run: RunFolder
+) -> str:
+    """Refuses a checkpoint that this run cannot go on from exactly; returns what is said of it."""
+    checkpoint = read_checkpoint(path)
+    if "settings" in checkpoint:
+        owner = f"the checkpoint {path}"
+        refuse_other_settings(checkpoint["settings"], model.settings, owner, run)
+    check_checkpoint(path, model, data)
+    before = checkpoint.get("precision", precision)
+    changed = f", now in {precision} instead of {before}, as the device has it"
+    return f"Going on from {path}{changed if before != precision else ''}"
+
+
+@contextmanager
+def only_fit_in(run: RunFolder) -> Iterator[None]:
+    """Has a run folder to itself, or refuses: it cannot be written, or another fit is there.
+
+    What a killed fit left half written is removed.
+    """
+    with ExitStack() as held:
+        with storage(run.path):
+            held.enter_context(empty_folder_removed(run.path))
+            held.enter_context(empty_folder_removed(run.checkpoints))
+        refuse_unwritable(run.checkpoints)
+        held.enter_context(alone(run.checkpoints, "trained"))
+        run.remove_leftovers()
+        yield
+
+
 def refuse_optimizer(model: DescriptionModule) -> None:
     """Refuses arguments that the optimizer does not take, before there is a model to train."""
     try:
@@ -71,7 +106,7 @@ def refuse_epochs_between_validations(num_epochs: int | None) -> None:
     if num_epochs is not None:
         raise UserError(
             f"--trainer.check_val_every_n_epoch {num_epochs}: validations are counted in "
-            f"micro-batches here. Leave it null and set --trainer.val_check_interval."
+            f"optimizer steps here. Leave it null and set --trainer.val_check_interval."
         )
 
 

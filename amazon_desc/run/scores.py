@@ -13,7 +13,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.evaluation.report import format_samples, format_scores, write_metrics
+from amazon_desc.files import storage
+from amazon_desc.locks import one_at_a_time
 from amazon_desc.module import DescriptionModule
+from amazon_desc.printing import say
 from amazon_desc.run.folder import RunFolder
 
 NUM_SAMPLES_SHOWN = 3
@@ -35,9 +38,12 @@ class ScoreReport(Callback):
         assert isinstance(module, DescriptionModule)
         base, tuned = module.scores("base"), module.scores("tuned")
         metrics = RunFolder(Path(trainer.default_root_dir)).metrics
-        write_metrics(metrics, stage, base, tuned)
+        with storage(metrics.parent):
+            metrics.parent.mkdir(parents=True, exist_ok=True)
+            with one_at_a_time(metrics, print):  # validate and test may end at the same time
+                write_metrics(metrics, stage, base, tuned)
         split = {"validate": "validation", "test": "test"}[stage]
-        print(f"\n{len(module.samples)} products of the {split} split, base beside tuned:\n")
-        print(format_scores(base, tuned))
-        print("\n" + format_samples(module.samples[:NUM_SAMPLES_SHOWN]))
-        print(f"\nScores are in {metrics}")
+        say(f"\n{len(module.samples)} products of the {split} split, base beside tuned:\n")
+        say(format_scores(base, tuned))
+        say("\n" + format_samples(module.samples[:NUM_SAMPLES_SHOWN]))
+        say(f"\nScores are in {metrics}")

@@ -1,15 +1,13 @@
-"""What surrounds a command on the terminal: shipped configs, no noise, errors in a sentence.
+"""What surrounds a command on the terminal: shipped configs, no noise, what is said at the end.
 
-In come the arguments as they were typed, or an error; out go the arguments as they are meant, or
-what is printed and the exit code. Nothing is run here.
+In come the arguments as they were typed, out go the arguments as they are meant. Nothing is run
+here, and errors are put into words in failures.py.
 """
 
 import logging
-import sys
 import warnings
 from pathlib import Path
 
-from amazon_desc.errors import UserError
 from amazon_desc.resources import find_config
 from amazon_desc.run.refusals import refuse_other_encoding
 
@@ -45,7 +43,6 @@ def quiet() -> None:
         r".*is_gradient_checkpointing. is deprecated.*",
         r".*args parameter is intended to run from within Python.*",
         r".*bf16-mixed. is not supported.*",
-        r".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", pattern)
 
@@ -63,20 +60,3 @@ Everything is in {run}:
   config.yaml    all options of the run
 
 Write descriptions:  python -m amazon_desc predict --config {config} --data.titles titles.txt"""
-
-
-def report(error: Exception, arguments: list[str], program: str) -> int:
-    """Says what was wrong, and returns the exit code; a parser's error may wrap one of ours."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, UserError):
-        print(f"amazon_desc: {cause}", file=sys.stderr)
-        return cause.exit_code
-    message = str(error).strip()
-    if message.startswith(("Problems parsing config", "Unexpected config")):
-        # the parser does not say which file it read
-        message = f"{' '.join(arguments)}: wanted a config in YAML, options by name. {message}"
-    print(f"amazon_desc: {message}", file=sys.stderr)
-    print(f"All options: {program} --help", file=sys.stderr)
-    return UserError.exit_code

@@ -434,14 +434,23 @@ def test_the_zip_gives_both_files(tmp_path: Path, toy_tokenizer_folder: Path):
     assert corpus.manifest["counts"]["num_pairs"] == 101
 
 
-def test_a_cut_archive_is_refused_before_anything_is_kept(
-    tmp_path: Path, corpora: Path, toy_tokenizer_folder: Path
+@pytest.mark.parametrize("num_processes", [0, 2])
+@pytest.mark.parametrize("damage", ["cut", "check sum"])
+def test_a_damaged_archive_is_refused_before_anything_is_kept(
+    tmp_path: Path,
+    corpora: Path,
+    toy_tokenizer_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+    num_processes: int,
 ):
-    """The lines in front of the cut are good: only the end of the stream tells."""
+    """The lines in front are good: only the end of the stream tells, and processes are at work."""
+    monkeypatch.setattr("amazon_desc.data.reading.RECORDS_A_BATCH", 50)
     file = tmp_path / "trn.json.gz"
     whole = gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS * 50).encode())
-    file.write_bytes(whole[:-20])
-    message = refusal(settings_of(file), toy_tokenizer_folder, corpora)
+    ends = {"cut": whole[:-20], "check sum": whole[:-8] + bytes(4) + whole[-4:]}
+    file.write_bytes(ends[damage])
+    message = refusal(settings_of(file), toy_tokenizer_folder, corpora, num_processes=num_processes)
     assert "trn.json.gz is damaged, cut short or cannot be read" in message
 
 
@@ -519,9 +528,9 @@ def test_real_rows_are_filled(real_dir: Path, tmp_path: Path, row_tokens: int, f
     assert corpus.manifest["counts"]["fill"] >= fill
 
 
-def refusal(settings: CorpusSettings, tokenizer: Path, corpora: Path) -> str:
+def refusal(settings: CorpusSettings, tokenizer: Path, corpora: Path, **options: Any) -> str:
     with pytest.raises(DataError) as error:
-        prepare(settings, tokenizer, corpora)
+        prepare(settings, tokenizer, corpora, **options)
     assert error.value.exit_code == 3
     assert not corpora.exists() or folders(corpora) == []
     return str(error.value)

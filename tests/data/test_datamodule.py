@@ -234,15 +234,17 @@ def test_lines_without_a_title_are_told_and_left_out(
 
 def test_a_file_of_titles_that_cannot_be_used_is_refused(options: dict[str, Any], tmp_path: Path):
     with pytest.raises(UserError, match=r"predict needs a file of titles: --data\.titles FILE"):
-        opened(options, "predict")
+        _ = opened(options, "predict").product_titles
     with pytest.raises(DataError, match=r"missing\.txt does not exist"):
-        opened(options, "predict", titles=str(tmp_path / "missing.txt"))
+        _ = opened(options, "predict", titles=str(tmp_path / "missing.txt")).product_titles
     (tmp_path / "titles.jsonl").write_text('{"title": ""}\n{"title": " "}\n')
     with pytest.raises(DataError, match=r"no usable title in it \(2 records without one\)"):
-        opened(options, "predict", titles=str(tmp_path / "titles.jsonl"))
+        _ = opened(options, "predict", titles=str(tmp_path / "titles.jsonl")).product_titles
     (tmp_path / "titles.txt").write_text("mug\n \n \n")
     with pytest.raises(DataError, match="more than 1 records cannot be read"):
-        opened(options, "predict", titles=str(tmp_path / "titles.txt"), max_bad_records=1)
+        _ = opened(
+            options, "predict", titles=str(tmp_path / "titles.txt"), max_bad_records=1
+        ).product_titles
 
 
 def test_several_files_make_one_data_set(options: dict[str, Any], tmp_path: Path):

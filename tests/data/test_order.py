@@ -15,6 +15,7 @@ def test_the_worked_example(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(RowOrder, "permutation", lambda self, epoch: permutations[epoch])
     assert list(RowOrder(3, 2, 2, seed=0)) == [[2, 0], [1, 0], [2, 1]]
     assert list(RowOrder(3, 2, 2, seed=0, first_row=2)) == [[1, 0], [2, 1]]
+    assert list(RowOrder(3, 2, 2, seed=0, max_rows=3)) == [[2, 0], [1]]
 
 
 def test_the_order_is_the_one_it_always_was():
@@ -77,3 +78,46 @@ def test_the_length_is_that_of_the_whole_run(first_row: int, length: int):
 def test_a_loader_can_be_read_twice():
     loader = DataLoader(list(range(7)), batch_sampler=RowOrder(7, 4, 1, seed=2), collate_fn=list)
     assert list(loader) == list(loader) == list(RowOrder(7, 4, 1, seed=2))
+
+
+# A limit of rows
+
+
+@pytest.mark.parametrize("max_rows", range(1, 25))
+def test_a_limit_ends_the_same_order_early(max_rows: int):
+    """Of 3 epochs of 7 rows: in the first, at its end, in a later one, and beyond all 21."""
+    whole = rows_of(RowOrder(7, 4, 3, seed=11))
+    order = RowOrder(7, 4, 3, seed=11, max_rows=max_rows)
+    assert rows_of(order) == whole[:max_rows]
+    assert len(order) == len(list(order)) == -(-min(max_rows, 21) // 4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+@pytest.mark.parametrize("max_rows", [1, 6, 7, 8, 13, 14, 17])
+def test_from_every_row_on_the_rest_follows_up_to_the_limit(batch_size: int, max_rows: int):
+    whole = rows_of(RowOrder(7, batch_size, 3, seed=11))[:max_rows]
+    for first_row in range(max_rows + 1):
+        order = RowOrder(7, batch_size, 3, seed=11, first_row=first_row, max_rows=max_rows)
+        assert rows_of(order) == whole[first_row:]
+        assert len(order) == -(-max_rows // batch_size)  # of the whole run
+
+
+def test_only_the_last_micro_batch_before_the_limit_is_smaller():
+    order = RowOrder(7, 4, 3, seed=0, max_rows=17)
+    assert [len(batch) for batch in order] == [4, 4, 4, 4, 1]
+    resumed = RowOrder(7, 4, 3, seed=0, first_row=8, max_rows=17)
+    assert list(resumed) == list(order)[2:]
+
+
+def test_behind_the_limit_there_is_nothing():
+    assert list(RowOrder(7, 4, 3, seed=0, first_row=9, max_rows=9)) == []
+    assert list(RowOrder(7, 4, 3, seed=0, first_row=21)) == []
+
+
+def test_a_limit_does_not_depend_on_the_size_of_the_micro_batches():
+    whole = rows_of(RowOrder(9, 2, 2, seed=1, max_rows=12))
+    assert len(whole) == 12
+    for batch_size in (1, 3, 4, 5, 100):
+        assert rows_of(RowOrder(9, batch_size, 2, seed=1, max_rows=12)) == whole
+        resumed = RowOrder(9, batch_size, 2, seed=1, first_row=8, max_rows=12)
+        assert rows_of(resumed) == whole[8:]

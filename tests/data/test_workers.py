@@ -232,7 +232,7 @@ def test_a_process_that_dies_is_explained(
         f"a process that prepares data died (exit code {exit_code}), most likely for lack of "
         f"memory. Run the command again with fewer: --data.prepare_workers."
     )
-    assert raised.value.exit_code == 2
+    assert raised.value.exit_code == 6
     assert results == [1, 2]
     assert are_gone(started)
 

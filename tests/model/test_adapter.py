@@ -63,7 +63,7 @@ def test_a_saved_adapter_loads_bit_equal(build, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("some/base", "abc123")
     assert config["target_modules"] == sorted(config["target_modules"])
-    loaded = adapter.trainable_state(adapter.load(tiny_base(), tmp_path))
+    loaded = adapter.trainable_state(adapter.load(tiny_base(), tmp_path, dropout=0.1))
     saved = adapter.trainable_state(model)
     assert set(loaded) == set(saved)
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
@@ -75,7 +75,7 @@ def test_an_adapter_that_lacks_a_matrix_is_refused(build, tmp_path: Path) -> Non
     weights.pop(sorted(weights)[0])
     save_file(weights, tmp_path / "adapter_model.safetensors")
     with pytest.raises(UserError, match="does not fit the base: 1 matrices missing"):
-        adapter.load(tiny_base(), tmp_path)
+        adapter.load(tiny_base(), tmp_path, dropout=0.1)
 
 
 def test_pickled_weights_are_refused(build, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_pickled_weights_are_refused(build, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").unlink()
     torch.save(adapter.trainable_state(model), tmp_path / "adapter_model.bin")
     with pytest.raises(UserError, match=r"no adapter_model\.safetensors \(pickled \.bin"):
-        adapter.load(tiny_base(), tmp_path)
+        adapter.load(tiny_base(), tmp_path, dropout=0.1)
 
 
 def test_a_merged_or_other_method_is_refused_by_name(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_asking_creates_nothing(run: RunFolder):
-    assert run.newest_checkpoint() is None
+    assert run.checkpoint_files() == []
     assert not run.is_finished()
     assert run.read_record() == {}
     places = {
@@ -34,14 +34,14 @@ def test_the_newest_checkpoint_has_the_highest_step_whatever_its_time(run: RunFo
         file = run.checkpoints / f"step={step:08d}.ckpt"
         file.touch()
         os.utime(file, (time, time))
-    assert run.newest_checkpoint() == run.checkpoints / "step=00010000.ckpt"
+    assert run.checkpoint_files()[0] == run.checkpoints / "step=00010000.ckpt"
 
 
 def test_steps_are_compared_as_numbers(run: RunFolder):
     run.checkpoints.mkdir(parents=True)
     for name in ("step=9.ckpt", "step=10.ckpt", "step=123456789.ckpt"):
         (run.checkpoints / name).touch()
-    assert run.newest_checkpoint() == run.checkpoints / "step=123456789.ckpt"
+    assert run.checkpoint_files()[0] == run.checkpoints / "step=123456789.ckpt"
 
 
 def test_leftovers_and_foreign_files_are_no_checkpoints(run: RunFolder):
@@ -49,18 +49,19 @@ def test_leftovers_and_foreign_files_are_no_checkpoints(run: RunFolder):
     for name in (
         ".tmp-12-step=00000300.ckpt",
         "step=00000200.ckpt.partial",
+        "step=00000400.ckpt.damaged",
         "last.ckpt",
         "step=x.ckpt",
         "epoch=1-step=00000100.ckpt",
     ):
         (run.checkpoints / name).touch()
-    assert run.newest_checkpoint() is None
+    assert run.checkpoint_files() == []
     (run.checkpoints / "step=00000001.ckpt").touch()
-    assert run.newest_checkpoint() == run.checkpoints / "step=00000001.ckpt"
+    assert run.checkpoint_files()[0] == run.checkpoints / "step=00000001.ckpt"
 
 
 def test_a_run_is_finished_when_its_record_says_so(run: RunFolder):
-    run.write_start()
+    run.write_start({"--model.lora.r": 4})
     assert not run.is_finished()
     run.write_finish(17)
     assert run.is_finished()
@@ -69,11 +70,15 @@ def test_a_run_is_finished_when_its_record_says_so(run: RunFolder):
 
 
 def test_a_second_start_keeps_the_time_of_the_first(run: RunFolder):
-    run.write_start()
+    run.write_start({"--model.lora.r": 4})
     record = run.read_record()
     run.record.write_text(json.dumps({**record, "started": "then", "versions": {}}))
-    run.write_start()
-    assert run.read_record() == {"started": "then", "versions": record["versions"]}
+    run.write_start({"--model.lora.r": 4})
+    assert run.read_record() == {
+        "started": "then",
+        "settings": {"--model.lora.r": 4},
+        "versions": record["versions"],
+    }
     assert set(record["versions"]) == {"python", *RECORDED_PACKAGES}
 
 

@@ -1,25 +1,27 @@
-"""A line of JSON for every title, in a file that has its name only when it is complete."""
+"""A line of JSON for every title, in a file that has its name only when it is complete.
+
+Killed anywhere and run again, each title is there once, as in a run that nobody killed.
+"""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from amazon_desc.errors import UserError
+from amazon_desc.data.digests import sha256_of
+from amazon_desc.errors import InUseError, UserError
 from amazon_desc.generation.describe import Description
 from amazon_desc.module import Prediction
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.predictions import PredictionFile, line, predictions_file, refuse_existing
+from amazon_desc.run.predictions import WEIGHTS, PredictionFile, PredictionFiles, line
+from amazon_desc.run.settings import content
 
 
 def prediction(title: str, text: str = "A mug.") -> Prediction:
     return Prediction(title, Description(text, "stop", 3))
-
-
-def trainer_of(folder: Path, titles: str = "titles.txt") -> Any:
-    return SimpleNamespace(default_root_dir=str(folder), datamodule=SimpleNamespace(titles=titles))
 
 
 def test_a_line_is_json_with_title_description_ending_and_length():
@@ -62,54 +64,179 @@ def test_letters_are_written_as_they_are():
     ],
 )
 def test_the_file_is_named_after_the_titles(titles: str, name: str, tmp_path: Path):
-    assert predictions_file(RunFolder(tmp_path), titles) == tmp_path / "predictions" / name
+    files = PredictionFiles.of(RunFolder(tmp_path), Path(titles))
+    assert files.path == tmp_path / "predictions" / name
+    assert files.partial == tmp_path / "predictions" / f"{name}.partial"
+
+
+# An output that is begun, interrupted, and gone on with
+
+TITLES = list("abcdefg")
+SETTINGS = {"--model.max_new_tokens": 4}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> PredictionFiles:
+    return PredictionFiles.of(RunFolder(tmp_path), Path("titles.txt"))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    weights = tmp_path / "weights"
+    weights.write_text("weights")
+    return {**SETTINGS, WEIGHTS: content(str(weights), sha256_of(weights))}
+
+
+def texts_of(batch: list[str]) -> list[Prediction]:
+    """What is written for a title depends on the titles beside it, as in a real batch."""
+    return [prediction(title, f"{title} of {'/'.join(batch)}") for title in batch]
+
+
+def predict(files: PredictionFiles, settings: dict[str, Any], size: int, stop: int = 99) -> None:
+    """Writes as the trainer has it written, up to the batch of the number `stop`."""
+    num_done = files.begin(settings, size, len(TITLES))
+    if num_done is None:
+        return
+    data = SimpleNamespace(titles_file=Path("titles.txt"), num_predicted=num_done)
+    trainer: Any = SimpleNamespace(
+        default_root_dir=str(files.path.parents[1]), datamodule=data, world_size=1
+    )
+    callback, module = PredictionFile(), SimpleNamespace()
+    callback.setup(trainer, module, "predict")  # pyright: ignore[reportArgumentType]
+    callback.on_predict_start(trainer, module)  # pyright: ignore[reportArgumentType]
+    for number, first in enumerate(range(num_done, len(TITLES), size)):
+        if number == stop:
+            callback.file.close()
+            return
+        outputs = texts_of(TITLES[first : first + size])
+        callback.on_predict_batch_end(trainer, module, outputs, None, number)  # pyright: ignore
+    callback.on_predict_end(trainer, module)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_file_grows_by_batches_and_is_renamed_at_the_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: PredictionFiles, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ):
-    callback, trainer, module = PredictionFile(), trainer_of(tmp_path), SimpleNamespace()
-    final = tmp_path / "predictions" / "titles.jsonl"
-    partial = tmp_path / "predictions" / "titles.jsonl.partial"
-    callback.setup(trainer, module, "predict")
-    assert list(tmp_path.iterdir()) == []
-    callback.on_predict_start(trainer, module)
-    for number, batch in enumerate((["a", "b"], ["c"])):
-        outputs = [prediction(title) for title in batch]
-        callback.on_predict_batch_end(trainer, module, outputs, None, number)
-        titles = [json.loads(text)["title"] for text in partial.read_text().splitlines()]
-        assert titles == (["a", "b"] if number == 0 else ["a", "b", "c"])
-        assert not final.exists()
-    callback.on_predict_end(trainer, module)
-    assert not partial.exists()
-    assert [json.loads(text)["title"] for text in final.read_text().splitlines()] == ["a", "b", "c"]
-    assert capsys.readouterr().out == f"3 descriptions are in {final}\n"
+    predict(files, settings, size=3, stop=2)
+    titles = [json.loads(text)["title"] for text in files.partial.read_text().splitlines()]
+    assert titles == TITLES[:6]
+    assert not files.path.exists()
+    assert capsys.readouterr().out == ""
+    predict(files, settings, size=3)
+    assert not files.partial.exists()
+    assert [json.loads(t)["title"] for t in files.path.read_text().splitlines()] == TITLES
+    assert capsys.readouterr().out == f"7 descriptions are in {files.path}\n"
 
 
-def test_a_partial_file_of_a_killed_run_is_begun_anew(tmp_path: Path):
-    partial = tmp_path / "predictions" / "titles.jsonl.partial"
-    partial.parent.mkdir()
-    partial.write_text('{"title": "ol')
-    callback, trainer, module = PredictionFile(), trainer_of(tmp_path), SimpleNamespace()
-    callback.setup(trainer, module, "predict")
-    callback.on_predict_start(trainer, module)
-    callback.on_predict_batch_end(trainer, module, [prediction("new")], None, 0)
-    callback.on_predict_end(trainer, module)
-    final = tmp_path / "predictions" / "titles.jsonl"
-    assert final.read_text() == line(prediction("new"))
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_a_file_cut_at_any_byte_is_finished_as_if_it_had_never_been(
+    size: int, files: PredictionFiles, settings: dict[str, Any]
+):
+    predict(files, settings, size)
+    whole = files.path.read_bytes()
+    for num_bytes in range(len(whole) + 1):
+        files.path.unlink()
+        files.partial.write_bytes(whole[:num_bytes])
+        predict(files, settings, size)
+        assert files.path.read_bytes() == whole
+        assert not files.partial.exists()
 
 
-def test_a_file_that_is_there_is_never_overwritten(tmp_path: Path):
-    final = tmp_path / "predictions" / "titles.jsonl"
-    refuse_existing(final)
-    final.parent.mkdir()
-    final.write_text("kept")
+def test_zeros_at_the_end_as_a_power_cut_leaves_them_are_written_anew(
+    files: PredictionFiles, settings: dict[str, Any]
+):
+    predict(files, settings, size=2)
+    whole = files.path.read_bytes()
+    for num_bytes in (0, 10, 100, len(whole) - 5):
+        files.path.unlink()
+        files.partial.write_bytes(whole[:num_bytes] + bytes(len(whole) - num_bytes))
+        predict(files, settings, size=2)
+        assert files.path.read_bytes() == whole
+
+
+def test_another_batch_size_goes_on_behind_the_last_whole_batch(
+    files: PredictionFiles, settings: dict[str, Any]
+):
+    """Batches of 2, the third torn; then of 1, cut in its second; then of 2 again."""
+    predict(files, settings, size=2)
+    lines = files.path.read_bytes().splitlines(keepends=True)
+    files.path.unlink()
+    files.partial.write_bytes(b"".join(lines[:5]))
+    predict(files, settings, size=1, stop=1)
+    assert files.partial.read_bytes().count(b"\n") == 5
+    predict(files, settings, size=2)
+    wanted = [*texts_of(["a", "b"]), *texts_of(["c", "d"]), *texts_of(["e"])]
+    wanted += [*texts_of(["f", "g"])]
+    assert files.path.read_text() == "".join(map(line, wanted))
+
+
+def test_a_complete_output_is_left_as_it_is(files: PredictionFiles, settings: dict[str, Any]):
+    predict(files, settings, size=3)
+    before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
+    assert files.begin(settings, 2, len(TITLES)) is None
+    assert {file: file.read_bytes() for file in files.path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("stop", [1, 99])
+def test_an_output_of_other_settings_is_never_overwritten(
+    stop: int, files: PredictionFiles, settings: dict[str, Any]
+):
+    predict(files, settings, size=3, stop=stop)
+    before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
+    with pytest.raises(UserError, match="never overwritten") as refused:
+        files.begin({**settings, "--model.max_new_tokens": 9}, 3, len(TITLES))
+    assert "--model.max_new_tokens: 4, now 9" in str(refused.value)
+    assert "Move or delete it" in str(refused.value)
+    assert {file: file.read_bytes() for file in files.path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("record", [None, "{}", "[]", '{"settings": {}}'])
+def test_an_output_that_says_nothing_of_its_settings_is_never_overwritten(
+    record: str | None, files: PredictionFiles, settings: dict[str, Any]
+):
+    files.path.parent.mkdir()
+    files.path.write_text("kept")
+    if record is not None:
+        files.settings.write_text(record)
     with pytest.raises(UserError, match=r"titles\.jsonl is there already.*Move or delete it"):
-        PredictionFile().setup(trainer_of(tmp_path), SimpleNamespace(), "predict")
-    assert final.read_text() == "kept"
+        files.begin(settings, 3, len(TITLES))
+    assert files.path.read_text() == "kept"
+
+
+def test_a_record_that_is_damaged_is_said(files: PredictionFiles, settings: dict[str, Any]):
+    predict(files, settings, size=3, stop=1)
+    files.settings.write_text('{"settings": ')
+    with pytest.raises(UserError, match=r"titles\.settings\.json is damaged"):
+        files.begin(settings, 3, len(TITLES))
+    assert files.partial.exists()
+
+
+def test_weights_that_were_replaced_while_they_were_loaded_are_not_used(
+    files: PredictionFiles, settings: dict[str, Any], tmp_path: Path
+):
+    assert files.begin(settings, 3, len(TITLES)) == 0
+    (tmp_path / "weights").write_text("others")
+    with pytest.raises(InUseError, match="was replaced, by a fit, while it was being loaded"):
+        predict(files, settings, size=3)
+    assert not files.partial.exists()
+
+
+def test_a_title_cannot_send_a_terminal_commands():
+    """Nor can a description; both come back as they were."""
+    text = "\x1b[2J\x1b]0;owned\x07 \x9b31m \x7f \u202e"
+    written = line(prediction(text, text))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", written)
+    assert json.loads(written)["title"] == text
+
+
+@pytest.mark.parametrize("titles", ["../../etc/passwd.txt", "..", "a/.."])
+def test_the_name_of_a_titles_file_leads_nowhere_else(titles: str, tmp_path: Path):
+    files = PredictionFiles.of(RunFolder(tmp_path), Path(titles))
+    assert files.path.parent == tmp_path / "predictions"
+    assert files.path.resolve().parent == (tmp_path / "predictions").resolve()
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
 def test_no_other_command_touches_predictions(stage: str, tmp_path: Path):
-    PredictionFile().setup(SimpleNamespace(), SimpleNamespace(), stage)
+    trainer: Any = SimpleNamespace(default_root_dir=str(tmp_path))
+    PredictionFile().setup(trainer, SimpleNamespace(), stage)  # pyright: ignore
     assert list(tmp_path.iterdir()) == []

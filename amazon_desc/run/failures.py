@@ -1,0 +1,122 @@
+"""What went wrong -> a sentence and an exit code, or a traceback where it is our own mistake.
+
+In comes an exception, out goes one that tells the user what to mend, if the user can. This is the
+one place that knows what torch, Lightning and the system call their troubles.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from amazon_desc.errors import Interrupted, OutOfMemoryError, StorageError, UserError
+from amazon_desc.files import free_space
+from amazon_desc.printing import say
+from amazon_desc.run.signals import Signals
+
+# What a disk that is full, read-only, broken or forbidden answers.
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+)
+
+LESS_MEMORY = {
+    "fit": "Lower --data.batch_size, and raise --trainer.accumulate_grad_batches by the same "
+    "factor: the optimizer steps stay the same, and the same command goes on from the last "
+    "checkpoint. If it is 1 already, start anew with a lower --data.row_tokens.",
+    "predict": "Lower --data.generation_batch_size: the same command goes on behind the titles "
+    "that are done.",
+}
+
+
+@contextmanager
+def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals]:
+    """Leaves with the exit code of what the user can mend, which is said without a traceback.
+
+    Inside of it, SIGINT and SIGTERM are taken by the Signals that it yields.
+    """
+    signals = Signals()
+    try:
+        with signals.handled():
+            yield signals
+    except Interrupted as interrupted:
+        leave(interrupted)
+    except BaseException as error:
+        is_lost = isinstance(error, StorageError)  # what was to be saved before it leaves
+        if signals.received is not None and not is_lost:
+            leave(Interrupted(signals.received))
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            raise
+        mended = as_user_error(error, arguments)
+        if mended is not None:
+            say(f"amazon_desc: {mended}", file=sys.stderr)
+            sys.exit(mended.exit_code)
+        if isinstance(error, (ArgumentError, MisconfigurationException)):
+            sys.exit(report_options(error, arguments, program))
+        raise
+
+
+def leave(interrupted: Interrupted) -> None:
+    name = signal.Signals(interrupted.args[0]).name
+    say(f"amazon_desc: stopped by {name}. The same command goes on from here.", file=sys.stderr)
+    sys.exit(interrupted.exit_code)
+
+
+def as_user_error(error: BaseException, arguments: list[str]) -> UserError | None:
+    """Returns what a user can mend of an error: it may stand behind it, or be of a library's."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return cause
+    text = str(error)
+    if is_out_of_memory(error):
+        command = next((name for name in LESS_MEMORY if name in arguments[:1]), "predict")
+        return OutOfMemoryError(f"out of memory ({first_words(text)}). {LESS_MEMORY[command]}")
+    if text.startswith("DataLoader worker"):
+        return OutOfMemoryError(
+            f"a process that loads batches died ({first_words(text)}), most likely for lack of "
+            f"memory. Lower --data.num_workers; the same command goes on from the last checkpoint."
+        )
+    if text.startswith("DataLoader timed out"):
+        return StorageError(
+            f"a process that loads batches hangs ({first_words(text)}): the disk with the prepared "
+            f"data (--data.corpora) does not answer. The same command goes on from the last "
+            f"checkpoint."
+        )
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        room = free_space(Path(error.filename)) if isinstance(error.filename, str) else ""
+        return StorageError(
+            f"{error.filename or 'a file'} cannot be written or read: {error.strerror}{room}. Make "
+            f"room there, or name another --trainer.default_root_dir."
+        )
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def first_words(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def report_options(error: Exception, arguments: list[str], program: str) -> int:
+    """Says what the parser or Lightning refused, and returns the exit code."""
+    message = str(error).strip()
+    if message.startswith(("Problems parsing config", "Unexpected config")):
+        # the parser does not say which file it read
+        message = f"{' '.join(arguments)}: wanted a config in YAML, options by name. {message}"
+    say(f"amazon_desc: {message}", file=sys.stderr)
+    say(f"All options: {program} --help", file=sys.stderr)
+    return UserError.exit_code

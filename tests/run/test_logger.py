@@ -1,0 +1,191 @@
+"""Training survives a log that cannot be written, and a run that goes on logs each step once."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.logger import RunLogger, SurvivingWriter, without_writer_errors
+
+
+class Writer:
+    """Fails when it is told to, and notes what it was called with."""
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self.calls: list[tuple[str, float, int]] = []
+
+    def add_scalar(self, tag: str, value: float, global_step: int = 0) -> str:
+        if self.failure:
+            raise self.failure
+        self.calls.append((tag, value, global_step))
+        return "written"
+
+
+@pytest.fixture
+def writer() -> Writer:
+    return Writer()
+
+
+@pytest.fixture
+def surviving(writer: Writer) -> SurvivingWriter:
+    return SurvivingWriter("runs/a/tensorboard", lambda: writer)
+
+
+def test_everything_is_handed_on(surviving: SurvivingWriter, writer: Writer):
+    assert surviving.add_scalar("loss", 1.5, global_step=3) == "written"
+    assert writer.calls == [("loss", 1.5, 3)]
+
+
+def test_no_file_is_opened_before_there_is_something_to_write():
+    opened: list[Writer] = []
+
+    def open_writer() -> Writer:
+        opened.append(Writer())
+        return opened[-1]
+
+    surviving = SurvivingWriter("folder", open_writer)
+    add_scalar = surviving.add_scalar
+    assert opened == []
+    add_scalar("loss", 1.0)
+    assert opened[0].calls == [("loss", 1.0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (OSError("the drive is gone"), "the drive is gone"),
+    ],
+)
+def test_the_first_failure_is_said_once_and_nothing_is_tried_again(
+    failure: OSError,
+    reason: str,
+    surviving: SurvivingWriter,
+    writer: Writer,
+    capfd: pytest.CaptureFixture[str],
+):
+    surviving.add_scalar("loss", 1.0)
+    writer.failure = failure
+    for _ in range(3):
+        assert surviving.add_scalar("loss", 2.0) is None
+    assert capfd.readouterr().err == (
+        f"amazon_desc: runs/a/tensorboard cannot be written ({reason}): training goes on, its "
+        f"curves do not.\n"
+    )
+    writer.failure = None  # there is room again, but the curve has a gap already
+    assert surviving.add_scalar("loss", 3.0) is None
+    assert writer.calls == [("loss", 1.0, 0)]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_log_that_cannot_even_be_opened_is_said_once(capfd: pytest.CaptureFixture[str]):
+    def open_writer() -> Writer:
+        raise OSError(30, "Read-only file system")
+
+    surviving = SurvivingWriter("folder", open_writer)
+    assert surviving.add_scalar("loss", 1.0) is None
+    assert surviving.flush() is None
+    err = capfd.readouterr().err
+    assert err.count("folder cannot be written (Read-only file system)") == 1 == err.count("\n")
+
+
+@pytest.mark.parametrize("failure", [ValueError("a bug"), KeyboardInterrupt(), MemoryError()])
+def test_other_failures_are_not_swallowed(
+    failure: BaseException, surviving: SurvivingWriter, writer: Writer
+):
+    writer.failure = failure
+    for _ in range(2):
+        with pytest.raises(type(failure)):
+            surviving.add_scalar("loss", 1.0)
+    writer.failure = None
+    assert surviving.add_scalar("loss", 1.0) == "written"
+
+
+def test_a_misspelt_method_is_not_swallowed(surviving: SurvivingWriter):
+    with pytest.raises(AttributeError, match="add_skalar"):
+        surviving.add_skalar("loss", 1.0)
+
+
+# What TensorBoard's thread prints
+
+
+class _AsyncWriterThread:
+    """A thread of that name, as TensorBoard's is called."""
+
+
+@pytest.mark.parametrize(
+    ("thread", "failure", "is_shown"),
+    [
+        (_AsyncWriterThread(), OSError, False),
+        (_AsyncWriterThread(), PermissionError, False),
+        (_AsyncWriterThread(), ValueError, True),
+        (threading.Thread(), OSError, True),
+        (None, OSError, True),
+    ],
+)
+def test_only_the_disk_errors_of_the_writer_thread_stay_quiet(
+    thread: Any, failure: type[Exception], is_shown: bool
+):
+    shown: list[Any] = []
+    arguments = SimpleNamespace(thread=thread, exc_type=failure)
+    without_writer_errors(shown.append)(arguments)
+    assert shown == ([arguments] if is_shown else [])
+
+
+def test_tensorboard_calls_its_thread_so():
+    from tensorboard.summary.writer import event_file_writer
+
+    assert event_file_writer._AsyncWriterThread.__name__ == _AsyncWriterThread.__name__
+
+
+# The log of a run
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the threads' hook back, which every logger wraps."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+
+
+def log(run: RunFolder, num_steps: int, values: dict[int, float]) -> None:
+    """Logs a loss by step, as a fit does that goes on from a checkpoint of so many steps."""
+    logger = RunLogger(run, num_steps)
+    for step, value in values.items():
+        logger.log_metrics({"loss": value}, step=step)
+    logger.save()
+    logger.finalize("success")
+
+
+def losses(run: RunFolder) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(run.tensorboard)).Reload()
+    return [(event.step, event.value) for event in events.Scalars("loss")]
+
+
+@pytest.mark.usefixtures("hook")
+def test_what_an_interrupted_run_logged_too_much_is_taken_back(tmp_path: Path):
+    """Its last checkpoint is of 3 steps, 0, 1 and 2; the last of them is logged anew."""
+    run = RunFolder(tmp_path)
+    log(run, 0, {0: 9.0, 1: 8.0, 2: 7.0, 3: 6.0, 4: 5.0})
+    log(run, 3, {2: 7.5, 3: 6.5, 4: 5.5, 5: 4.5})
+    assert losses(run) == [(0, 9.0), (1, 8.0), (2, 7.5), (3, 6.5), (4, 5.5), (5, 4.5)]
+
+
+@pytest.mark.usefixtures("hook")
+def test_a_run_that_starts_anew_takes_everything_back(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    log(run, 0, {0: 9.0, 1: 8.0})
+    log(run, 0, {0: 9.5})
+    assert losses(run) == [(0, 9.5)]
+
+
+@pytest.mark.usefixtures("hook")
+def test_a_logger_that_logs_nothing_makes_no_folder(tmp_path: Path):
+    run = RunFolder(tmp_path / "run")
+    RunLogger(run, 0)
+    assert not run.path.exists()

@@ -1,0 +1,591 @@
+"""A run is gone on with under other settings: refused where they decide what it ends with.
+
+One fit is stopped in the middle of its steps, another is left to finish. Both are called again with
+other options. What decides the weights is refused with old and new value and the way out, and no
+file is touched; with what does not, the run ends as the one that nobody touched, to the last bit.
+"""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import amazon_desc.cli
+import amazon_desc.module
+from amazon_desc.cli import main
+from amazon_desc.model.adapter import WEIGHTS_FILE
+from amazon_desc.module import DescriptionModule
+from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.run.folder import RunFolder
+from tests.conftest import load_script
+
+ROOT = Path(__file__).resolve().parents[1]
+bench = load_script("bench_resume")
+
+# Optimizer steps of 2 micro-batches of 2 rows; 2 epochs.
+SMALL = [
+    *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
+    *("--data.num_products", "40", "--data.row_tokens", "256", "--data.num_scored", "4"),
+    *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--data.batch_size", "2"),
+    *("--data.generation_batch_size", "2", "--model.max_new_tokens", "4", "--model.lora.r", "4"),
+    *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2"),
+    *("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "4"),
+    *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "2"),
+]
+NUM_STOPPED = 3  # optimizer steps
+
+Call = Callable[..., int]
+Files = dict[Path, tuple[int, bytes]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the runs, titles, a file of products and, with one other weight, the tiny base."""
+    place = tmp_path_factory.mktemp("changed")
+    (place / "titles.txt").write_text("Red Mug\nTeal Lamp\nOak Desk\nWool Hat\nTin Box\n")
+    shutil.copy(SAMPLE_PRODUCTS, place / "products.json.gz")
+    shutil.copytree(TINY_BASE, place / "moved_base")
+    shutil.copytree(TINY_BASE, place / "other_base")
+    weights = load_file(place / "other_base/model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, place / "other_base/model.safetensors", metadata={"format": "pt"})
+    return place
+
+
+@pytest.fixture(scope="module")
+def call(place: Path) -> Call:
+    def call(command: str, name: str, *options: str) -> int:
+        """Runs a command in a run folder of that name; returns its exit code."""
+        before = os.getcwd()
+        os.chdir(ROOT)
+        titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
+        files = ["--data.train_file", str(place / "products.json.gz")]
+        where = ["--trainer.default_root_dir", str(place / name)]
+        try:
+            main([command, *SMALL, *files, *where, *titles, *options])
+        except SystemExit as exit_:
+            return int(exit_.code or 0)
+        finally:
+            os.chdir(before)
+        return 0
+
+    return call
+
+
+def stop_at(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Has SIGTERM come in the micro-batch of that number, from 1: its step is still made."""
+    num_calls = 0
+    training_step = DescriptionModule.training_step
+
+    def stopped(self: DescriptionModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_step(self, batch, batch_idx)
+
+    patch.setattr(DescriptionModule, "training_step", stopped)
+
+
+@pytest.fixture(scope="module")
+def finished(call: Call, place: Path) -> RunFolder:
+    """A run that nobody touched."""
+    assert call("fit", "finished") == 0
+    assert call("predict", "finished") == 0
+    return RunFolder(place / "finished")
+
+
+@pytest.fixture(scope="module")
+def untouched(finished: RunFolder) -> dict[str, str]:
+    """What that run ended with."""
+    return bench.outcome(finished.path)
+
+
+@pytest.fixture(scope="module")
+def stopped(call: Call, place: Path) -> RunFolder:
+    """A run that was stopped in the middle."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 2 * NUM_STOPPED)
+        assert call("fit", "stopped") == 143
+    run = RunFolder(place / "stopped")
+    assert run.checkpoint_files()[0] == run.checkpoint(NUM_STOPPED)
+    return run
+
+
+def files_of(folder: Path) -> Files:
+    found = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.rglob("*") if f.is_file()}
+    assert len(found) > 3
+    return found
+
+
+def scores_of(folder: Path, command: str) -> dict[str, dict[str, float]]:
+    return json.loads((folder / "metrics.json").read_text())[command]
+
+
+# Refused: what decides
+
+DECIDING = [
+    ("--seed_everything 7", "--seed_everything: 1234, now 7"),
+    ("--trainer.max_epochs 3", "--trainer.max_epochs: 2, now 3"),
+    ("--trainer.max_steps 20", "--trainer.max_steps: -1, now 20"),
+    ("--trainer.val_check_interval 3", "--trainer.val_check_interval: 4, now 3"),
+    ("--trainer.gradient_clip_val 0.5", "--trainer.gradient_clip_val: 1.0, now 0.5"),
+    ("--trainer.precision bf16-mixed", ", now 'bf16-mixed'"),
+    ("--model.lora.alpha 64", "--model.lora.alpha: 32, now 64"),
+    ("--model.lora.dropout 0", "--model.lora.dropout: 0.1, now 0.0"),
+    ("--model.optimizer.lr 0.1", "--model.optimizer.init_args.lr: 0.004, now 0.1"),
+    ("--model.optimizer torch.optim.SGD", "class_path: 'torch.optim.AdamW', now 'torch.optim.SGD'"),
+    ("--model.warmup_fraction 0.5", "--model.warmup_fraction: 0.03, now 0.5"),
+    ("--model.final_lr_fraction 0.5", "--model.final_lr_fraction: 0.1, now 0.5"),
+    ("--data.row_tokens 512", "--data.row_tokens: 256, now 512"),
+    ("--data.max_seq_length 128", "--data.max_seq_length: 256, now 128"),
+    ("--data.num_products 30", "--data.num_products: 40, now 30"),
+    ("--data.validation_fraction 0.2", "--data.validation_fraction: 0.1, now 0.2"),
+    ("--data.loss_on all", "--data.loss_on: 'completion', now 'all'"),
+    ("--data.cleaning.tags false", "--data.cleaning.tags: True, now False"),
+    ("--data.batch_size 4", "--data.batch_size x --trainer.accumulate_grad_batches: 4, now 8"),
+]
+
+# What the weights belong to as well: whoever uses them is asked for it.
+IDENTITY = [
+    ("--model.quantization none", "nf4", "none"),
+    ("--data.prompt.template {title}:", "Write a description", "{title}:"),
+    ("--model.lora.r 8", "4", "8"),
+    ("--model.backbone PLACE/other_base", "tiny (sha256 ", "/other_base (sha256 "),
+]
+
+
+@pytest.fixture
+def refusal(
+    call: Call, place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """Returns a function that has a command refused, touching nothing, and returns what it says."""
+
+    def load_backbone(*_: Any) -> None:
+        raise AssertionError("a base is loaded")
+
+    def refusal(command: str, run: RunFolder, options: str) -> str:
+        before = files_of(run.path)
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(amazon_desc.module, "load_backbone", load_backbone)
+            given = options.replace("PLACE", str(place)).split(" ")
+            assert call(command, str(run.path.relative_to(place)), *given) == 2
+        assert files_of(run.path) == before
+        err = capfd.readouterr().err
+        assert "Traceback" not in err
+        return err
+
+    return refusal
+
+
+# Where these are changed, the trained weights do not fit.
+SHAPES = ("--model.backbone", "--model.lora.r", "--model.lora.alpha")
+
+
+def assert_the_way_out_is_named(said: str, run: RunFolder, options: str = "") -> None:
+    assert "Or start anew with --trainer.default_root_dir NEW" in said
+    further = f"--trainer.default_root_dir NEW; with --model.adapter {run.adapter} as well"
+    assert (further in said) == (not options.startswith(SHAPES))
+
+
+@pytest.mark.parametrize(("options", "change"), DECIDING, ids=[case[0] for case in DECIDING])
+def test_what_decides_is_refused_with_both_values_and_the_way_out(
+    options: str, change: str, stopped: RunFolder, refusal: Callable[..., str]
+):
+    said = refusal("fit", stopped, options)
+    assert f"the checkpoint {stopped.checkpoint(NUM_STOPPED)} was trained with other" in said
+    (line,) = [line for line in said.splitlines() if ", now " in line]
+    assert change in line
+    assert_the_way_out_is_named(said, stopped, options)
+
+
+def test_all_that_has_changed_is_shown_at_once(stopped: RunFolder, refusal: Callable[..., str]):
+    said = refusal(
+        "fit", stopped, "--seed_everything 7 --data.row_tokens 512 --trainer.max_steps 9"
+    )
+    assert [line.split(":")[0] for line in said.splitlines() if ", now " in line] == [
+        *("  --seed_everything", "  --trainer.max_steps", "  --data.row_tokens"),
+    ]
+
+
+def test_a_data_file_of_other_content_is_refused(
+    stopped: RunFolder, place: Path, refusal: Callable[..., str]
+):
+    other = place / "other.json.gz"
+    other.write_bytes(gzip.compress(gzip.decompress(SAMPLE_PRODUCTS.read_bytes()) + b"\n"))
+    said = refusal("fit", stopped, f"--data.train_file {other}")
+    products, digest = re.escape(str(place / "products.json.gz")), r"\(sha256 (\w{12})\)"
+    change = re.search(f"--data.train_file: {products} {digest}, now {other} {digest}\n", said)
+    assert change
+    assert change[1] != change[2]
+    assert_the_way_out_is_named(said, stopped)
+
+
+@pytest.mark.parametrize(("options", "old", "new"), IDENTITY, ids=[case[0] for case in IDENTITY])
+def test_what_the_weights_belong_to_is_refused_with_both_values(
+    options: str, old: str, new: str, stopped: RunFolder, refusal: Callable[..., str]
+):
+    said = refusal("fit", stopped, options)
+    assert options.split(" ")[0] in said
+    assert 0 < said.find(old) < said.find(new)
+
+
+@pytest.mark.parametrize("options", [case[0] for case in IDENTITY])
+def test_a_new_folder_is_named_as_the_way_out_of_other_weights_too(
+    options: str, stopped: RunFolder, refusal: Callable[..., str]
+):
+    said = refusal("fit", stopped, options)
+    assert_the_way_out_is_named(said, stopped, options)
+
+
+def test_another_precision_that_the_hardware_chooses_is_taken_and_said(
+    stopped: RunFolder,
+    call: Call,
+    copied: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    """A run that was started on a card without bf16 comes to a card that has it."""
+    name = copied(stopped)
+    monkeypatch.setattr(amazon_desc.cli, "best_precision", lambda accelerator: "bf16-mixed")
+    assert call("fit", name) == 0
+    said = capfd.readouterr().out
+    assert "now in bf16-mixed instead of 32-true, as the device has it" in said
+
+
+def test_a_checkpoint_named_from_another_folder_is_refused_too(
+    stopped: RunFolder, call: Call, place: Path, capfd: pytest.CaptureFixture[str]
+):
+    checkpoint = str(stopped.checkpoint(NUM_STOPPED))
+    given = ("--ckpt_path", checkpoint, "--model.optimizer.lr", "0.1")
+    assert call("fit", "from_there", *given) == 2
+    assert "--model.optimizer.init_args.lr: 0.004, now 0.1" in capfd.readouterr().err
+    assert not (place / "from_there").exists()
+
+
+# Taken: how, where and how fast
+
+OPERATIONAL = {
+    "loader processes": "--data.num_workers 2",
+    "checkpoints": "--checkpoint.every_n_steps 1 --checkpoint.keep 5",
+    "the same base elsewhere": "--model.backbone PLACE/moved_base",
+    "the rest": "--data.verify always --data.prepare_workers 0 --data.max_bad_records 7 "
+    "--trainer.num_sanity_val_steps 2 --trainer.enable_model_summary true "
+    "--trainer.enable_progress_bar true --trainer.inference_mode false",
+}
+
+
+@pytest.fixture
+def copied(place: Path, request: pytest.FixtureRequest) -> Callable[..., str]:
+    """Returns a function that copies a run folder, and returns the copy's name."""
+
+    def copied(run: RunFolder, folder: str = "copies") -> str:
+        name = f"{folder}/{re.sub(r'[^a-zA-Z0-9]+', '_', request.node.name)}"
+        shutil.copytree(run.path, place / name)
+        return name
+
+    return copied
+
+
+@pytest.mark.parametrize("options", list(OPERATIONAL.values()), ids=list(OPERATIONAL))
+def test_what_does_not_decide_is_taken_and_ends_the_same(
+    options: str,
+    stopped: RunFolder,
+    call: Call,
+    copied: Callable[..., str],
+    place: Path,
+    untouched: dict[str, str],
+    capfd: pytest.CaptureFixture[str],
+):
+    name, given = copied(stopped), options.replace("PLACE", str(place)).split(" ")
+    assert call("fit", name, *given) == 0
+    assert f"Going on from {place / name}/checkpoints/step=" in capfd.readouterr().out
+    assert call("predict", name, *given) == 0
+    assert bench.outcome(place / name) == untouched
+
+
+def test_curves_can_become_coarser_and_the_run_ends_the_same(
+    stopped: RunFolder,
+    call: Call,
+    copied: Callable[..., str],
+    place: Path,
+    untouched: dict[str, str],
+):
+    name = copied(stopped)
+    assert call("fit", name, "--trainer.log_every_n_steps", "3") == 0
+    assert call("predict", name) == 0
+    found = bench.files_outcome(place / name)
+    assert len(found) > 8
+    assert found == {part: untouched[part] for part in found}
+
+
+def test_texts_can_be_written_in_other_batches(
+    stopped: RunFolder,
+    call: Call,
+    copied: Callable[..., str],
+    place: Path,
+    untouched: dict[str, str],
+):
+    """Only the means of the scores may be added up in another order."""
+    name, option = copied(stopped), ("--data.generation_batch_size", "3")
+    assert call("fit", name, *option) == 0
+    assert call("predict", name, *option) == 0
+    found = bench.outcome(place / name)
+    assert {part for part in found if found[part] != untouched[part]} <= {"metrics.json"}
+    expected = scores_of(place / "finished", "validate")
+    for weights, scores in scores_of(place / name, "validate").items():
+        assert scores == pytest.approx(expected[weights], rel=1e-12)
+
+
+def test_a_run_folder_that_was_moved_goes_on_and_prepares_its_data_again(
+    stopped: RunFolder,
+    call: Call,
+    copied: Callable[..., str],
+    place: Path,
+    untouched: dict[str, str],
+):
+    name = copied(stopped, "another/disk")
+    assert call("fit", name) == 0
+    assert call("predict", name) == 0
+    assert bench.outcome(place / name) == untouched
+    assert len(list((place / "another/disk/corpora").glob("*/rows.arrow"))) == 1
+
+
+def test_a_data_file_that_was_moved_is_the_same_file(
+    stopped: RunFolder,
+    call: Call,
+    copied: Callable[..., str],
+    place: Path,
+    untouched: dict[str, str],
+):
+    name, products, moved = copied(stopped), place / "products.json.gz", place / "renamed.json.gz"
+    products.rename(moved)
+    try:
+        assert call("fit", name, "--data.train_file", str(moved)) == 0
+        assert call("predict", name, "--data.train_file", str(moved)) == 0
+    finally:
+        moved.rename(products)
+    assert bench.outcome(place / name) == untouched
+
+
+# Taken: micro-batches of another size, as long as the optimizer step has the same rows
+
+Steps = dict[int, list[tuple[int, ...]]]
+
+# 3 epochs, so that the last step has a row less; without dropout, whose masks differ by size.
+ROWS = ["--model.lora.dropout", "0", "--trainer.max_epochs", "3"]
+
+
+def note_rows(patch: pytest.MonkeyPatch, steps: Steps) -> None:
+    """Notes the token ids of the rows of each optimizer step, in the order of training."""
+    training_step = DescriptionModule.training_step
+
+    def noting(self: DescriptionModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        rows = steps.setdefault(self.trainer.global_step, [])
+        rows += map(tuple, batch.input_ids.tolist())
+        return training_step(self, batch, batch_idx)
+
+    patch.setattr(DescriptionModule, "training_step", noting)
+
+
+def sized(batch_size: int, accumulated: int) -> list[str]:
+    options = ["--data.batch_size", str(batch_size)]
+    return [*ROWS, *options, "--trainer.accumulate_grad_batches", str(accumulated)]
+
+
+def test_micro_batches_of_another_size_see_the_same_rows_in_the_same_steps(call: Call, place: Path):
+    """2 rows x 2 for 3 steps, 4 x 1 up to step 7, then 1 x 4, beside 2 x 2 all the way."""
+    expected: Steps = {}
+    with pytest.MonkeyPatch.context() as patch:
+        note_rows(patch, expected)
+        assert call("fit", "one_size", *sized(2, 2)) == 0
+    found: Steps = {}
+    for sizes, num_micro_batches, code in (((2, 2), 6, 143), ((4, 1), 4, 143), ((1, 4), 0, 0)):
+        with pytest.MonkeyPatch.context() as patch:
+            note_rows(patch, found)
+            stop_at(patch, num_micro_batches)
+            assert call("fit", "sizes", *sized(*sizes)) == code
+    assert [len(rows) for rows in expected.values()] == [4] * 12 + [3]
+    assert list(found) == list(range(13))
+    assert found == expected
+
+    names = ("one_size", "sizes")
+    files = [RunFolder(place / name).checkpoint_files()[0] for name in names]
+    one, several = (torch.load(file, weights_only=True) for file in files)
+    for part in ("global_step", "DescriptionData", "lr_schedulers"):
+        assert one[part] == several[part], part
+    weights = one["state_dict"]
+    assert len(weights) == len(several["state_dict"]) > 10
+    for name, weight in several["state_dict"].items():
+        torch.testing.assert_close(weight, weights[name], rtol=1e-3, atol=1e-5)
+    losses = [scores_of(place / name, "validate")["tuned"]["loss"] for name in names]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+# A finished run
+
+
+@pytest.mark.parametrize("options", ["--trainer.max_epochs 3", "--trainer.max_steps 20"])
+def test_more_training_of_a_finished_run_is_refused_with_the_way_out(
+    options: str, finished: RunFolder, refusal: Callable[..., str]
+):
+    said = refusal("fit", finished, options)
+    assert f"the finished {finished.path} was trained with other settings" in said
+    assert_the_way_out_is_named(said, finished)
+
+
+def test_the_way_out_as_it_is_said_trains_the_finished_weights_further(
+    finished: RunFolder,
+    call: Call,
+    place: Path,
+    refusal: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    said = refusal("fit", finished, "--trainer.max_epochs 3")
+    way = re.search(r"(--trainer\.default_root_dir) NEW; with (--model\.adapter) (\S+) as", said)
+    assert way
+    started_with: dict[str, torch.Tensor] = {}
+    training_step = DescriptionModule.training_step
+
+    def noting(self: DescriptionModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if not started_with:
+            started_with.update({n: t.clone() for n, t in self.state_dict().items()})
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DescriptionModule, "training_step", noting)
+    before = files_of(finished.path)
+    new = [way[1], str(place / "further"), way[2], way[3]]
+    assert call("fit", "unused", "--trainer.max_epochs", "3", *new) == 0
+    assert not (place / "unused").exists()
+    assert files_of(finished.path) == before
+    saved = load_file(finished.adapter / WEIGHTS_FILE)
+    assert len(saved) == len(started_with) > 10
+    for name, tensor in saved.items():
+        stem, suffix = name.rsplit(".", 1)
+        assert torch.equal(started_with[f"network.{stem}.default.{suffix}"], tensor)
+    further = torch.load(RunFolder(place / "further").checkpoint_files()[0], weights_only=True)
+    assert further["global_step"] == 13
+
+
+def test_the_way_out_takes_a_new_dropout_and_says_that_rank_and_scale_are_the_adapters(
+    finished: RunFolder, call: Call, place: Path, capfd: pytest.CaptureFixture[str]
+):
+    given = ["--model.adapter", str(finished.adapter), "--model.lora.dropout", "0"]
+    given += ["--model.lora.alpha", "64", "--model.lora.r", "8"]
+    given += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
+    assert call("fit", "changed_dropout", *given) == 0
+    said = capfd.readouterr().out
+    assert f"--model.lora.r is 4, as the adapter {finished.adapter} has it, not 8." in said
+    assert f"--model.lora.alpha is 32, as the adapter {finished.adapter} has it, not 64." in said
+    config = json.loads((place / "changed_dropout/adapter/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 32, 0.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("--seed_everything 7", "--model.quantization none", "--data.prompt.template {title}:"),
+        *("--model.lora.r 8", "--model.backbone PLACE/other_base"),
+    ],
+)
+def test_a_finished_run_is_not_taken_for_one_of_other_settings(
+    options: str, finished: RunFolder, refusal: Callable[..., str]
+):
+    said = refusal("fit", finished, options)
+    (line,) = [line for line in said.splitlines() if ", now " in line]
+    assert options.split(" ")[0] in line
+    assert_the_way_out_is_named(said, finished, options)
+
+
+def test_a_finished_run_takes_what_does_not_decide(
+    finished: RunFolder, call: Call, place: Path, capfd: pytest.CaptureFixture[str]
+):
+    before = files_of(finished.path)
+    for options in [
+        *OPERATIONAL.values(),
+        "--data.batch_size 1 --trainer.accumulate_grad_batches 4",
+    ]:
+        assert call("fit", "finished", *options.replace("PLACE", str(place)).split(" ")) == 0
+        assert "This run is finished" in capfd.readouterr().out
+    assert files_of(finished.path) == before
+
+
+# Scores and descriptions of trained weights
+
+TRAINING = (
+    *("--seed_everything", "7", "--model.optimizer.lr", "0.1", "--trainer.max_epochs", "7"),
+    *("--trainer.max_steps", "3", "--trainer.gradient_clip_val", "0.1", "--data.num_workers", "2"),
+    *("--model.lora.dropout", "0", "--checkpoint.keep", "9", "--trainer.val_check_interval", "3"),
+)
+LONGER_ROWS = ("--data.row_tokens", "512")
+
+
+def test_other_training_options_do_not_matter_to_scores(
+    finished: RunFolder, call: Call, copied: Callable[..., str], place: Path
+):
+    name = copied(finished)
+    (place / name / "metrics.json").unlink()
+    record = (place / name / "run.json").read_bytes()
+    assert call("validate", name, *TRAINING, *LONGER_ROWS) == 0
+    expected, found = scores_of(finished.path, "validate"), scores_of(place / name, "validate")
+    assert set(found) == {"base", "tuned"}
+    for weights, scores in found.items():
+        assert scores == pytest.approx(expected[weights], rel=1e-5)
+    assert call("test", name, *TRAINING, *LONGER_ROWS) == 0
+    assert set(scores_of(place / name, "test")) == {"base", "tuned"}
+    assert scores_of(place / name, "validate") == found
+    assert (place / name / "run.json").read_bytes() == record
+
+
+def test_other_training_options_do_not_matter_to_descriptions(
+    finished: RunFolder, call: Call, copied: Callable[..., str], place: Path
+):
+    name = copied(finished)
+    file = place / name / "predictions/titles.jsonl"
+    expected = file.read_bytes()
+    assert expected.count(b"\n") == 5
+    shutil.rmtree(file.parent)
+    assert call("predict", name, *TRAINING, *LONGER_ROWS) == 0
+    assert file.read_bytes() == expected
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_run_that_is_not_finished_is_scored_with_other_training_options(
+    command: str, stopped: RunFolder, call: Call, copied: Callable[..., str]
+):
+    assert call(command, copied(stopped), "--ckpt_path", "last", *TRAINING) == 0
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_checkpoint_is_scored_on_rows_of_another_length(
+    command: str, stopped: RunFolder, call: Call, copied: Callable[..., str]
+):
+    assert call(command, copied(stopped), "--ckpt_path", "last", *LONGER_ROWS) == 0
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    ("options", "old", "new"), [case for case in IDENTITY if "lora" not in case[0]]
+)
+def test_weights_are_not_used_with_another_base_quantisation_or_prompt(
+    command: str,
+    options: str,
+    old: str,
+    new: str,
+    finished: RunFolder,
+    refusal: Callable[..., str],
+):
+    for whose in ("", " --ckpt_path last"):
+        said = refusal(command, finished, options + whose)
+        assert options.split(" ")[0] in said
+        assert 0 < said.find(old) < said.find(new)

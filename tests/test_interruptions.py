@@ -1,0 +1,547 @@
+"""Whatever ends a run, the same command goes on, and ends with the same weights to the last bit.
+
+Each test makes something go wrong at a chosen moment of a small run: a signal, a number that is
+none, a full disk, a loader process that dies. The run must end with the exit code of that fault,
+and, started again, with what a run that nobody touched ends with.
+"""
+
+import functools
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+import amazon_desc.module
+from amazon_desc.cli import main
+from amazon_desc.data.tables import PackedRows
+from amazon_desc.locks import alone
+from amazon_desc.module import DescriptionModule
+from amazon_desc.run.folder import RunFolder
+from tests.conftest import load_script
+
+ROOT = Path(__file__).resolve().parents[1]
+bench = load_script("bench_resume")
+
+# 12 optimizer steps of 2 micro-batches of 2 rows, less than that at the end; 2 epochs.
+SMALL = [
+    *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
+    *("--data.num_products", "60", "--data.row_tokens", "256", "--data.num_scored", "4"),
+    *("--data.validation_fraction", "0.1", "--data.test_fraction", "0", "--data.batch_size", "2"),
+    *("--data.generation_batch_size", "2", "--model.max_new_tokens", "4", "--model.lora.r", "4"),
+    *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2"),
+    *("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "5"),
+    *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "2"),
+]
+
+Call = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("interrupted")
+    (folder / "titles.txt").write_text("Red Mug\nTeal Lamp\nOak Desk\nWool Hat\nTin Box\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def call(place: Path) -> Call:
+    def call(command: str, name: str, *options: str) -> int:
+        """Runs a command in a run folder of that name; returns its exit code."""
+        before = os.getcwd()
+        os.chdir(ROOT)
+        titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
+        where = ["--trainer.default_root_dir", str(place / name)]
+        try:
+            main([command, *SMALL, *where, *titles, *options])
+        except SystemExit as exit_:
+            return int(exit_.code or 0)
+        finally:
+            os.chdir(before)
+        return 0
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def untouched(call: Call, place: Path) -> dict[str, str]:
+    """What a run ends with that nobody touched."""
+    assert call("fit", "untouched") == 0
+    assert call("predict", "untouched") == 0
+    return bench.outcome(place / "untouched")
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    return re.sub(r"\W+", "_", request.node.name)
+
+
+def at_call(
+    number: int, happens: Callable[[], Any], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Returns a function before whose call of that number, from 1, something happens."""
+    num_calls = 0
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == number:
+            happens()
+        return function(*arguments, **named)
+
+    return wrapped
+
+
+def finish_and_compare(call: Call, place: Path, name: str, untouched: dict[str, str]) -> None:
+    assert call("fit", name) == 0
+    assert call("predict", name) == 0
+    assert bench.outcome(place / name) == untouched
+    assert bench.leftovers(place / name) == []
+
+
+# Signals
+
+
+def send(number: signal.Signals) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "code", "saved"),
+    [
+        ("training_step", 1, 143, 1),  # the first micro-batch of the first step
+        ("training_step", 6, 130, 3),  # the second of the third
+        ("training_step", 9, 143, 5),  # in a step that is validated
+        ("validation_step", 1, 130, 5),  # in its validation
+        ("describe", 2, 143, 5),  # while it writes the last of its samples
+    ],
+)
+def test_a_signal_in_a_fit_saves_the_step_and_leaves(
+    step: str,
+    number: int,
+    code: int,
+    saved: int,
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    happens = send(signal.SIGTERM if code == 143 else signal.SIGINT)
+    with monkeypatch.context() as patch:
+        function = getattr(DescriptionModule, step)
+        patch.setattr(DescriptionModule, step, at_call(number, happens, function))
+        assert call("fit", name) == code
+    newest = RunFolder(place / name).checkpoint_files()[0]
+    assert newest.name == f"step={saved:08d}.ckpt"
+    finish_and_compare(call, place, name, untouched)
+
+
+def test_a_signal_at_the_last_step_and_while_scores_are_made(
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    last = int(untouched["step"][5:13])
+    num_micro_batches = -(-json.loads(untouched["position"])["num_trained_rows"] // 2)
+    for step, number, code in (("training_step", num_micro_batches, 143), ("score_texts", 2, 130)):
+        happens = send(signal.SIGTERM if code == 143 else signal.SIGINT)
+        with monkeypatch.context() as patch:
+            function = getattr(DescriptionModule, step)
+            patch.setattr(DescriptionModule, step, at_call(number, happens, function))
+            assert call("fit", name) == code
+        assert RunFolder(place / name).checkpoint_files()[0].name == f"step={last:08d}.ckpt"
+    assert "Traceback" not in capfd.readouterr().err
+    finish_and_compare(call, place, name, untouched)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_validate_and_predict_leaves_with_its_code(
+    number: signal.Signals,
+    code: int,
+    call: Call,
+    place: Path,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    file = place / "untouched/predictions/titles.jsonl"
+    whole = file.read_bytes()
+    metrics = (place / "untouched/metrics.json").read_bytes()
+    file.unlink()
+    for command in ("validate", "predict"):
+        with monkeypatch.context() as patch:
+            describe = at_call(2, send(number), DescriptionModule.describe)
+            patch.setattr(DescriptionModule, "describe", describe)
+            assert call(command, "untouched") == code
+    assert (place / "untouched/metrics.json").read_bytes() == metrics
+    partial = place / "untouched/predictions/titles.jsonl.partial"
+    assert whole.startswith(partial.read_bytes())
+    assert partial.read_bytes().count(b"\n") == 2
+    assert call("predict", "untouched") == 0
+    assert file.read_bytes() == whole
+
+
+def test_a_second_signal_ends_the_process_on_the_spot():
+    program = """
+import os, signal
+from amazon_desc.run.signals import Signals
+signals = Signals()
+with signals.handled():
+    signals.is_training = True
+    os.kill(os.getpid(), signal.SIGINT)
+    print("goes on", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("still there", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (143, "goes on\n")
+    assert "SIGINT: finishing this optimizer step and saving" in done.stderr
+
+
+def test_a_time_limited_machine_can_ask_for_checkpoints_by_the_minute(
+    call: Call, place: Path, name: str, untouched: dict[str, str]
+):
+    """A tenth of a millisecond has always gone by: every step is saved."""
+    options = ("--checkpoint.every_n_minutes", "0.0000016", "--checkpoint.every_n_steps", "1000")
+    assert call("fit", name, *options, "--checkpoint.keep", "100") == 0
+    num_steps = int(untouched["step"][5:13])
+    assert len(RunFolder(place / name).checkpoint_files()) == num_steps
+
+
+# Numbers gone wrong
+
+
+def spoil(what: str) -> Callable[[], None]:
+    """Has the loss of the present micro-batch, or its gradient, not finite."""
+
+    def now() -> None:
+        loss = amazon_desc.module.target_loss
+
+        def spoilt(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            loss_sum, num_targets = loss(*arguments)
+            if what == "gradient":
+                loss_sum.register_hook(lambda gradient: gradient * float("inf"))
+                return loss_sum, num_targets
+            return loss_sum * float("nan" if what == "nan" else "inf"), num_targets
+
+        spoilt_once = pytest.MonkeyPatch()
+        spoilt_once.setattr(amazon_desc.module, "target_loss", spoilt)
+        SPOILT.append(spoilt_once)
+
+    return now
+
+
+SPOILT: list[pytest.MonkeyPatch] = []
+
+
+@pytest.mark.parametrize(
+    ("what", "number"), [("nan", 5), ("inf", 6), ("gradient", 5), ("gradient", 6)]
+)
+def test_what_is_not_finite_stops_before_the_optimizer_step_and_names_its_rows(
+    what: str,
+    number: int,
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    """Micro-batches 5 and 6 make the third step; only the bad one is named if it can be told."""
+    seen: list[list[int]] = []
+    step = DescriptionModule.training_step
+
+    def noting(self: DescriptionModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        seen.extend(batch.input_ids.tolist())
+        result = step(self, batch, batch_idx)
+        while SPOILT:
+            SPOILT.pop().undo()
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DescriptionModule, "training_step", at_call(number, spoil(what), noting))
+        assert call("fit", name) == 5
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    word = "gradient" if what == "gradient" else "loss"
+    assert f"the {word} of optimizer step 3 is NaN or infinite" in err
+    named = [int(row) for row in re.findall(r"row (\d+) \(begins", err)]
+    bad = seen[8:12] if what == "gradient" else seen[2 * number - 2 : 2 * number]
+    rows = PackedRows(next((place / "corpora").glob("*/rows.arrow")).parent)
+    assert len(named) == len(bad)
+    for row, ids in zip(named, bad, strict=True):
+        stored = rows[row]["input_ids"].tolist()
+        assert ids[: len(stored)] == stored
+    assert RunFolder(place / name).checkpoint_files()[0].name == "step=00000002.ckpt"
+    finish_and_compare(call, place, name, untouched)
+
+
+# Memory
+
+
+def run_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_out_of_memory_says_what_to_lower(
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    wanted = {"fit": "Lower --data.batch_size", "predict": "Lower --data.generation_batch_size"}
+    for command, function in (("fit", "training_step"), ("predict", "describe")):
+        with monkeypatch.context() as patch:
+            broken = at_call(5 if command == "fit" else 2, run_out_of_memory, original(function))
+            patch.setattr(DescriptionModule, function, broken)
+            assert call(command, name) == 6
+        err = capfd.readouterr().err
+        assert "Traceback" not in err
+        assert f"out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.). {wanted[command]}"
+        assert wanted[command] in err
+        assert call(command, name) == 0
+    assert bench.outcome(place / name) == untouched
+
+
+def original(name: str) -> Callable[..., Any]:
+    return getattr(DescriptionModule, name)
+
+
+# Loader processes
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        ("os.kill(os.getpid(), 9)", 6, "a process that loads batches died"),
+        ("os._exit(3)", 6, "a process that loads batches died"),
+        ("time.sleep(1000)", 7, "a process that loads batches hangs"),
+    ],
+    ids=["killed", "gone", "hung"],
+)
+def test_a_loader_process_that_dies_or_hangs_ends_the_run_within_seconds(
+    end: str,
+    code: int,
+    words: str,
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    at = place / f"{name}.time"
+
+    def happens() -> None:
+        at.write_text(str(time.time()))
+        exec(end, {"os": os, "time": time})
+
+    with monkeypatch.context() as patch:
+        get = at_call(9, happens, PackedRows.__getitem__)  # each process counts for itself
+        patch.setattr(PackedRows, "__getitem__", get)
+        assert call("fit", name, "--data.num_workers", "1") == code
+    assert time.time() - float(at.read_text()) < 10
+    assert words in capfd.readouterr().err
+    children = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert [child for child in children if "ps --ppid" not in child] == []
+    finish_and_compare(call, place, name, untouched)
+
+
+# The disk
+
+
+def limit_files(num_bytes: int) -> Callable[[], None]:
+    """Has every write beyond that size fail, as on a full disk, until it is called with -1."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+
+
+def test_a_disk_that_is_full_while_saving_leaves_the_last_checkpoint(
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    try:
+        with monkeypatch.context() as patch:
+            full = at_call(7, limit_files(150_000), DescriptionModule.training_step)
+            patch.setattr(DescriptionModule, "training_step", full)
+            assert call("fit", name) == 7
+    finally:
+        limit_files(resource.RLIM_INFINITY)()
+    assert "checkpoints cannot be written: File too large" in capfd.readouterr().err
+    names = [file.name for file in (place / name / "checkpoints").iterdir()]
+    assert names == ["step=00000002.ckpt"]
+    finish_and_compare(call, place, name, untouched)
+
+
+def test_a_step_that_cannot_be_saved_before_a_signal_is_obeyed_is_told(
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    """Nobody should take it for saved, as 143 says."""
+
+    def full_and_signalled() -> None:
+        limit_files(150_000)()
+        send(signal.SIGTERM)()
+
+    try:
+        with monkeypatch.context() as patch:
+            step = at_call(6, full_and_signalled, DescriptionModule.training_step)
+            patch.setattr(DescriptionModule, "training_step", step)
+            assert call("fit", name) == 7
+    finally:
+        limit_files(resource.RLIM_INFINITY)()
+    assert "checkpoints cannot be written: File too large" in capfd.readouterr().err
+    assert RunFolder(place / name).checkpoint_files()[0].name == "step=00000002.ckpt"
+    finish_and_compare(call, place, name, untouched)
+
+
+def test_training_survives_a_log_that_cannot_be_written(
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    def full() -> None:
+        monkeypatch.setattr(RecordWriter, "write", refuse)
+        refuse()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", at_call(30, full, RecordWriter.write))
+        assert call("fit", name) == 0
+        monkeypatch.undo()
+    err = capfd.readouterr().err
+    assert err.count("tensorboard cannot be written (No space left on device)") == 1
+    assert "Traceback" not in err
+    assert call("predict", name) == 0
+    found = bench.files_outcome(place / name)
+    assert found == {part: untouched[part] for part in found}
+
+
+def fill_disk_of(suffix: str) -> Callable[[], None]:
+    """Has writes to the open file with that suffix fail as on a full disk."""
+
+    def now() -> None:
+        names = {
+            int(n): os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")
+        }
+        (number,) = [number for number, name in names.items() if name.endswith(suffix)]
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, number)
+        os.close(full)
+
+    return now
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_full_while_predicting_keeps_what_is_written(
+    call: Call,
+    place: Path,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    file = place / "untouched/predictions/titles.jsonl"
+    whole = file.read_bytes()
+    file.unlink()
+    with monkeypatch.context() as patch:
+        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.describe)
+        patch.setattr(DescriptionModule, "describe", full)
+        assert call("predict", "untouched") == 7
+    assert "predictions cannot be written: No space left on device" in capfd.readouterr().err
+    assert call("predict", "untouched") == 0
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs /sys, where nobody can write")
+@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
+def test_a_folder_that_cannot_be_written_is_found_before_a_base_is_loaded(
+    command: str,
+    call: Call,
+    place: Path,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    def load_backbone(*_: Any) -> None:
+        raise AssertionError("a base is loaded")
+
+    monkeypatch.setattr(amazon_desc.module, "load_backbone", load_backbone)
+    options = ["--trainer.default_root_dir", "/sys/kernel/run", "--data.corpora"]
+    options += [str(place / "corpora")]
+    if command != "fit":
+        options += ["--model.adapter", str(place / "untouched/adapter")]
+    assert call(command, "unwritable", *options) == 7
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert "/sys/kernel/run" in err
+    assert "cannot be written" in err
+
+
+# Two at once
+
+
+def test_a_second_fit_in_a_folder_is_refused_and_predict_is_not(
+    call: Call, place: Path, untouched: dict[str, str], capfd: pytest.CaptureFixture[str]
+):
+    run = RunFolder(place / "untouched")
+    before = bench.outcome(run.path)
+    with alone(run.checkpoints, "trained"):
+        assert call("fit", "untouched") == 75
+        err = capfd.readouterr().err
+        assert f"checkpoints is in use: trained by process {os.getpid()} on " in err
+        (run.predictions / "titles.jsonl").unlink()
+        assert call("predict", "untouched") == 0
+    assert bench.outcome(run.path) == before == untouched
+
+
+def test_a_second_predict_of_the_same_output_is_refused(
+    call: Call, place: Path, untouched: dict[str, str], capfd: pytest.CaptureFixture[str]
+):
+    with alone(place / "untouched/predictions/titles.jsonl", "written"):
+        assert call("predict", "untouched") == 75
+        assert "titles.jsonl is in use: written by process" in capfd.readouterr().err
+        assert call("validate", "untouched") == 0
+
+
+def test_a_finished_run_and_a_complete_output_are_left_as_they_are(
+    call: Call, place: Path, untouched: dict[str, str]
+):
+    files = [file for file in (place / "untouched").rglob("*") if file.is_file()]
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+    for _ in range(2):
+        assert call("fit", "untouched") == 0
+        assert call("predict", "untouched") == 0
+    files = [file for file in (place / "untouched").rglob("*") if file.is_file()]
+    assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files} == before
