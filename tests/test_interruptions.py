@@ -224,6 +224,26 @@ def test_a_time_limited_machine_can_ask_for_checkpoints_by_the_minute(
     assert len(RunFolder(place / name).checkpoint_files()) == num_steps
 
 
+def test_what_a_killed_run_left_half_written_goes(
+    call: Call,
+    place: Path,
+    name: str,
+    untouched: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    with monkeypatch.context() as patch:
+        stopping = at_call(6, send(signal.SIGTERM), DescriptionModule.training_step)
+        patch.setattr(DescriptionModule, "training_step", stopping)
+        assert call("fit", name) == 143
+    run = RunFolder(place / name)
+    for path in (run.config, run.record, run.metrics, run.checkpoint(4)):
+        path.with_name(f".tmp-4711-{path.name}").write_text("half")
+    (run.path / ".tmp-4711-adapter").mkdir()
+    run.predictions.mkdir()
+    (run.predictions / ".tmp-4711-titles.settings.json").write_text("half")
+    finish_and_compare(call, place, name, untouched)
+
+
 # Numbers gone wrong
 
 

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.digests import sha256_of
 from amazon_desc.errors import InUseError, UserError
-from amazon_desc.files import read_json, storage, sync_folder, write_text
+from amazon_desc.files import read_json, remove_leftovers, storage, sync_folder, write_text
 from amazon_desc.module import DescriptionModule, Prediction
 from amazon_desc.printing import say
 from amazon_desc.run.folder import RunFolder
@@ -61,6 +61,7 @@ class PredictionFiles:
         Raises:
             UserError: what is there was made with other settings.
         """
+        remove_leftovers(self.settings)
         record = read_json(self.settings) if self.settings.is_file() else None
         for there in (self.path, self.partial):
             if there.exists():

@@ -13,7 +13,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.evaluation.report import format_samples, format_scores, write_metrics
-from amazon_desc.files import storage
+from amazon_desc.files import remove_leftovers, storage
 from amazon_desc.locks import one_at_a_time
 from amazon_desc.module import DescriptionModule
 from amazon_desc.printing import say
@@ -40,7 +40,8 @@ class ScoreReport(Callback):
         metrics = RunFolder(Path(trainer.default_root_dir)).metrics
         with storage(metrics.parent):
             metrics.parent.mkdir(parents=True, exist_ok=True)
-            with one_at_a_time(metrics, print):  # validate and test may end at the same time
+            with one_at_a_time(metrics, say):  # validate and test may end at the same time
+                remove_leftovers(metrics)
                 write_metrics(metrics, stage, base, tuned)
         split = {"validate": "validation", "test": "test"}[stage]
         say(f"\n{len(module.samples)} products of the {split} split, base beside tuned:\n")

@@ -169,6 +169,17 @@ def test_another_batch_size_goes_on_behind_the_last_whole_batch(
     assert files.path.read_text() == "".join(map(line, wanted))
 
 
+def test_what_a_killed_predict_left_half_written_goes(
+    files: PredictionFiles, settings: dict[str, Any]
+):
+    files.path.parent.mkdir()
+    (files.path.parent / f".tmp-4711-{files.settings.name}").write_text('{"sett')
+    predict(files, settings, size=3)
+    assert sorted(file.name for file in files.path.parent.iterdir()) == [
+        *("titles.jsonl", "titles.settings.json"),
+    ]
+
+
 def test_a_complete_output_is_left_as_it_is(files: PredictionFiles, settings: dict[str, Any]):
     predict(files, settings, size=3)
     before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
