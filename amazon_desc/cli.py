@@ -25,7 +25,7 @@ from amazon_desc.model import adapter as adapters
 from amazon_desc.module import DescriptionModule
 from amazon_desc.printing import say
 from amazon_desc.run.adapters import BestAdapter
-from amazon_desc.run.board import DataLengths, TextSamples, Throughput
+from amazon_desc.run.board import ChosenPath, DataLengths, TextSamples, Throughput
 from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.derived import (
     best_precision,
@@ -162,7 +162,8 @@ class DescriptionCLI(LightningCLI):
         if config.enable_progress_bar is not False and not has_bar:
             callbacks.append(ProgressLine())
         # Position counts what the others then save.
-        callbacks += [Position(), StopOnSignal(self.signals), DataLengths(), Throughput()]
+        callbacks += [Position(), StopOnSignal(self.signals), ChosenPath(), DataLengths()]
+        callbacks += [Throughput()]
         callbacks += [TextSamples(), BestAdapter(), ScoreReport(), PredictionFile()]
         kwargs.setdefault("callbacks", callbacks)
         try:

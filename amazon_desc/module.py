@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -29,9 +29,13 @@ from amazon_desc.identity import Identity, check_identity
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
 from amazon_desc.model.loss import target_loss
+from amazon_desc.model.paths import Kernels, choose_path
 from amazon_desc.model.schedule import warmup_cosine
 from amazon_desc.model.window import Window
 from amazon_desc.options import Fraction, PositiveInt
+
+if TYPE_CHECKING:
+    from amazon_desc.model.kernels.step import FusedStep
 
 Weights = Literal["base", "tuned"]
 
@@ -57,6 +61,8 @@ class DescriptionModule(L.LightningModule):
         warmup_fraction: share of all steps over which the learning rate rises to its peak
         final_lr_fraction: share of the peak learning rate that remains at the last step
         max_new_tokens: most tokens that are written for a title
+        kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
+            or `auto`: fused where they are known to be right
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class DescriptionModule(L.LightningModule):
         warmup_fraction: Fraction = 0.03,
         final_lr_fraction: Fraction = 0.1,
         max_new_tokens: PositiveInt = 128,
+        kernels: Kernels = "auto",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -81,6 +88,8 @@ class DescriptionModule(L.LightningModule):
         self.warmup_fraction = warmup_fraction
         self.final_lr_fraction = final_lr_fraction
         self.max_new_tokens = max_new_tokens
+        self.kernels: Kernels = kernels
+        self.fused: FusedStep | None = None  # chosen when a fit starts
         # A checkpoint holds LoRA only; on_load_checkpoint compares the names itself.
         self.strict_loading = False
         self.network: Any = None  # a PeftModel, once configure_model has built it
@@ -113,7 +122,7 @@ class DescriptionModule(L.LightningModule):
 
     def use_adapter(self, folder: Path) -> None:
         """Has the next command load base and adapter from their files, as a new process would."""
-        self.adapter, self.network = str(folder), None
+        self.adapter, self.network, self.fused = str(folder), None, None
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -137,15 +146,38 @@ class DescriptionModule(L.LightningModule):
 
     # Training
 
+    def choose_path(self) -> str:
+        """Decides how training computes; returns a sentence that says it."""
+        data = self.data
+        path = choose_path(
+            self.network,
+            self.kernels,
+            self.device,
+            self.compute_dtype,
+            data.max_seq_length,
+            data.batch_size * data.row_tokens,
+        )
+        self.fused = path.fused
+        return path.reason
+
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
         """Returns the summed loss over a constant; the optimizer step divides by the targets.
 
         Micro-batches hold different numbers of targets, so the mean of their means would be wrong.
         The constant only keeps the numbers small enough for float16.
         """
-        loss_sum, num_targets = target_loss(self.network, batch)
+        if self.fused is None:
+            loss_sum, num_targets = target_loss(self.network, batch)
+        else:
+            if not self.window.micro_batches:
+                self.fused.begin()
+            loss_sum, num_targets = self.fused.loss(batch, self.data.dropout_seed)
         self.window.add(loss_sum, num_targets, len(batch.input_ids))
         return loss_sum / self.data.row_tokens
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Keeps gradients where they are for the fused path, which adds to them."""
+        optimizer.zero_grad(set_to_none=self.fused is None)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turns the accumulated gradient into that of the mean over the step's targets."""

@@ -33,6 +33,11 @@ class RowBatch(NamedTuple):
     longest example's length, and behind a shorter one its last token is repeated"""
     token_places: Tensor
     """(B, T) int64: the place of each token among the E·L flattened ones; 0 for padding"""
+    example_starts: Tensor
+    """(S + 1) int32: the places of each example's first token among the B·T, and B·T; padding
+    counts as examples, none of them longer than the longest true one"""
+    before_targets: Tensor
+    """(M) int64: the place in front of each target among the B·T"""
     num_tokens: int
     """tokens that are no padding"""
 
@@ -75,12 +80,16 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
         position_ids[index, used:] = np.arange(row_tokens - used)
         is_target[index, :used] = position_ids[index, :used] >= np.repeat(prompts, lengths)
     example_tokens, token_places = lay_out(rows, row_tokens)
+    example_starts = starts_of(rows, row_tokens)
+    before_targets = np.flatnonzero(is_target) - 1  # no row begins with a target
     return RowBatch(
         torch.from_numpy(input_ids),
         torch.from_numpy(position_ids),
         torch.from_numpy(is_target),
         torch.from_numpy(example_tokens),
         torch.from_numpy(token_places),
+        torch.from_numpy(example_starts),
+        torch.from_numpy(before_targets),
         num_tokens=sum(int(np.sum(row["lengths"])) for row in rows),
     )
 
@@ -106,6 +115,22 @@ def lay_out(rows: Sequence[Row], row_tokens: int) -> tuple[np.ndarray, np.ndarra
     is_token = offsets < lengths[:, None]
     token_places[example_tokens[is_token]] = np.flatnonzero(is_token)
     return example_tokens, token_places.reshape(len(rows), row_tokens)
+
+
+def starts_of(rows: Sequence[Row], row_tokens: int) -> np.ndarray:
+    """Returns where examples begin in rows behind each other, and where all end.
+
+    Two rows of 8 tokens with examples of 3 and 2, and of 8 tokens:
+
+        [0, 3, 5, 8, 16]: the three tokens of padding are one more example
+    """
+    longest = int(max(np.max(row["lengths"]) for row in rows))
+    starts = []
+    for number, row in enumerate(rows):
+        ends = np.cumsum(row["lengths"])
+        inside = [0, *ends[:-1], *range(int(ends[-1]), row_tokens, longest)]
+        starts.append(np.asarray(inside) + number * row_tokens)
+    return np.concatenate([*starts, [len(rows) * row_tokens]]).astype(np.int32)
 
 
 def collate_prompts(

@@ -284,6 +284,11 @@ class DescriptionData(L.LightningDataModule):
         """How many times the rows have been trained on, parts of an epoch counted too."""
         return self.num_trained_rows / self.opened.manifest["counts"]["num_rows"]
 
+    @property
+    def dropout_seed(self) -> int:
+        """A number of this micro-batch: the rows before it decide it, not how often it was met."""
+        return (self.seed * 1_000_003 + self.num_trained_rows) % 2**31
+
     def on_exception(self, exception: BaseException) -> None:
         """Ends the loader processes at once: one that hangs would hold everything up."""
         end_loader_processes()

@@ -17,6 +17,7 @@ from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.evaluation.report import Sample
 from amazon_desc.module import DescriptionModule
+from amazon_desc.printing import say
 
 
 class DataLengths(Callback):
@@ -39,6 +40,14 @@ class DataLengths(Callback):
                 bucket_counts=lengths["bin_counts"],
                 global_step=0,
             )
+
+
+class ChosenPath(Callback):
+    """Has the module choose how training computes, and says it."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, DescriptionModule)
+        say(pl_module.choose_path())
 
 
 class Throughput(Callback):

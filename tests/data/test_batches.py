@@ -35,6 +35,19 @@ def test_the_worked_example_of_a_row():
     assert batch.num_tokens == 8
 
 
+def test_examples_begin_where_their_positions_restart_and_padding_is_cut_to_their_length():
+    """Two rows of 8 tokens with examples of 3 and 2, and of 8 tokens."""
+    rows: list[Row] = [
+        {"input_ids": [1] * 5, "lengths": [3, 2], "prompt_lengths": [1, 1]},
+        {"input_ids": [1] * 8, "lengths": [8], "prompt_lengths": [7]},
+    ]
+    batch = collate_rows(rows, row_tokens=8, pad_id=0, loss_on="completion")
+    assert batch.example_starts.tolist() == [0, 3, 5, 8, 16]
+    assert batch.before_targets.tolist() == [0, 1, 3, 14]
+    short = collate_rows(rows[:1], row_tokens=10, pad_id=0, loss_on="completion")
+    assert short.example_starts.tolist() == [0, 3, 5, 8, 10]
+
+
 def test_with_loss_on_all_every_token_but_an_examples_first_is_a_target():
     batch = collate_rows([WORKED], row_tokens=10, pad_id=0, loss_on="all")
     assert batch.is_target.int().tolist() == [[0, 1, 1, 1, 1, 0, 1, 1, 0, 0]]

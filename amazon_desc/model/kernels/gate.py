@@ -1,0 +1,98 @@
+"""The gate of an MLP: act(gate) * up, forward and backward, on the two projections side by side.
+
+SwiGLU (Llama): act = silu        GeGLU (Gemma): act = gelu, its tanh form
+Shazeer 2020, https://arxiv.org/abs/2002.05202
+"""
+
+# Triton comes with torch for CUDA only.
+# pyright: reportMissingImports=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 1024
+
+_SQRT_2_OVER_PI = tl.constexpr(0.7978845608028654)
+_CUBIC = tl.constexpr(0.044715)
+
+
+@triton.jit
+def _act(gate, IS_GELU: tl.constexpr):
+    """Returns act(gate) and its derivative."""
+    if IS_GELU:
+        inner = _SQRT_2_OVER_PI * (gate + _CUBIC * gate * gate * gate)
+        tanh = 2 * tl.sigmoid(2 * inner) - 1
+        slope = _SQRT_2_OVER_PI * (1 + 3 * _CUBIC * gate * gate)
+        value = 0.5 * gate * (1 + tanh)
+        derivative = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh * tanh) * slope
+    else:
+        sigmoid = tl.sigmoid(gate)
+        value = gate * sigmoid
+        derivative = sigmoid * (1 + gate * (1 - sigmoid))
+    return value, derivative
+
+
+@triton.jit
+def _forward(both, out, num_columns, out_stride, IS_GELU: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < num_columns
+    place = both + row * 2 * num_columns + column
+    gate = tl.load(place, mask=inside).to(tl.float32)
+    up = tl.load(place + num_columns, mask=inside).to(tl.float32)
+    value, _ = _act(gate, IS_GELU)
+    out_place = out + row * out_stride + column
+    tl.store(out_place, (value * up).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward(
+    both, grad, grads, again, num_columns, grads_stride,
+    IS_GELU: tl.constexpr, HAS_AGAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < num_columns
+    place = both + row * 2 * num_columns + column
+    gate = tl.load(place, mask=inside).to(tl.float32)
+    up = tl.load(place + num_columns, mask=inside).to(tl.float32)
+    d = tl.load(grad + row * num_columns + column, mask=inside).to(tl.float32)
+    value, slope = _act(gate, IS_GELU)
+    out = grads + row * grads_stride + column
+    tl.store(out, (d * up * slope).to(grads.dtype.element_ty), mask=inside)
+    tl.store(out + num_columns, (d * value).to(grads.dtype.element_ty), mask=inside)
+    if HAS_AGAIN:
+        again_place = again + row * num_columns + column
+        tl.store(again_place, (value * up).to(again.dtype.element_ty), mask=inside)
+
+
+def gated(both: Tensor, is_gelu: bool, room: int) -> Tensor:
+    """Returns (N, I + room), `room` columns unwritten, of gate and up side by side, (N, 2 I)."""
+    num_rows, num_columns = both.shape[0], both.shape[1] // 2
+    out = both.new_empty(num_rows, num_columns + room)
+    grid = (num_rows, triton.cdiv(num_columns, BLOCK))
+    _forward[grid](both, out, num_columns, out.stride(0), IS_GELU=is_gelu, BLOCK=BLOCK)
+    return out
+
+
+def gated_backward(
+    both: Tensor, grad: Tensor, is_gelu: bool, room: int, keeps_out: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the gradient of both, (N, 2 I + room), and the output again unless it was kept.
+
+    Args:
+        grad: (N, I) gradient of the output
+    """
+    num_rows, num_columns = grad.shape
+    grads = both.new_empty(num_rows, 2 * num_columns + room)
+    again = None if keeps_out else torch.empty_like(grad)
+    grid = (num_rows, triton.cdiv(num_columns, BLOCK))
+    _backward[grid](
+        both, grad, grads, grad if again is None else again, num_columns, grads.stride(0),
+        IS_GELU=is_gelu, HAS_AGAIN=again is not None, BLOCK=BLOCK,
+    )  # fmt: skip
+    return grads, again

@@ -1,0 +1,33 @@
+"""The head and the loss, at the positions in front of a target, a part of them at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from amazon_desc.model.kernels.cross_entropy import cross_entropy_
+
+LOGITS = 1 << 26  # of a part: 128 MiB in bf16
+
+
+def head_loss(
+    hidden: Tensor, weight: Tensor, places: Tensor, targets: Tensor, cap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Returns the summed loss in nats, () float32, and its gradient (M, H) at the places.
+
+    Args:
+        hidden: (N, H)
+        weight: (V, H)
+        places: (M) int64: which tokens have a target behind them
+        targets: (M) int64
+    """
+    chosen = hidden[places]
+    grad = torch.empty_like(chosen)
+    size = max(1, LOGITS // len(weight))
+    losses = []
+    for start in range(0, len(chosen), size):
+        part = slice(start, start + size)
+        logits = chosen[part] @ weight.t()
+        losses.append(cross_entropy_(logits, targets[part], cap).sum())
+        torch.mm(logits, weight, out=grad[part])
+    return torch.stack(losses).sum(), grad

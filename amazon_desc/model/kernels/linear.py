@@ -1,0 +1,206 @@
+"""Frozen projections of one input with their LoRA, as one product forward and one backward.
+
+Several projections that read the same input (queries, keys, values; gate and up) stand one under
+the other in one matrix. Their LoRA matrices (Hu et al. 2021) stand beside and below it:
+
+               K columns   R columns
+             +-----------+-----------+
+    n rows   |  weights  | scale * B |      y  = [x, x A'] [weights, scale * B]'
+             +-----------+-----------+      dx = [dy, dy scale * B] [weights; A]
+    R rows   |     A     |           |
+             +-----------+-----------+
+
+so x and dy are wide: there is room for R columns behind them. B is block-diagonal: each projection
+has its own columns of the R.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from amazon_desc.model.kernels.dropout import Dropout
+from amazon_desc.model.kernels.nf4 import dequantize
+
+
+class Projection(NamedTuple):
+    """One frozen matrix, and the LoRA matrices that are trained on it."""
+
+    weight: Tensor
+    """(n, K), in 4 bits or dense"""
+    a: nn.Parameter | None
+    """(r, K) float32; None: this one has no LoRA"""
+    b: nn.Parameter | None
+    """(n, r) float32"""
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        state = getattr(self.weight, "quant_state", None)
+        rows, columns = self.weight.shape if state is None else state.shape
+        return rows, columns
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.a is None else self.a.shape[0]
+
+
+class Workspace:
+    """Memory for one matrix at a time, where weights are kept in 4 bits only."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype, self.device = dtype, device
+        self.memory = torch.empty(0, dtype=dtype, device=device)
+
+    def matrix(self, rows: int, columns: int) -> Tensor:
+        if self.memory.numel() < rows * columns:
+            self.memory = torch.empty(rows * columns, dtype=self.dtype, device=self.device)
+        return self.memory[: rows * columns].view(rows, columns)
+
+
+class LoraLinear:
+    """The projections of one input.
+
+    Args:
+        workspace: where the matrix is made for each product; None: it is made once and kept
+        dropout: the mask on the inputs of LoRA; None: there is none
+    """
+
+    def __init__(
+        self,
+        projections: list[Projection],
+        dtype: torch.dtype,
+        workspace: Workspace | None,
+        dropout: Dropout | None,
+    ) -> None:
+        self.projections = projections
+        self.num_outputs = sum(p.shape[0] for p in projections)
+        self.num_inputs = projections[0].shape[1]
+        self.room = -(-sum(p.rank for p in projections) // 8) * 8  # products want 16 bytes
+        self.workspace = workspace
+        self.dropout = dropout
+        self.a_grad: Tensor | None = None
+        device = projections[0].weight.device
+        rows, columns = self.num_outputs + self.room, self.num_inputs + self.room
+        # The LoRA blocks in the precision of the products, copied there once a step.
+        self.a = torch.zeros(self.room, self.num_inputs, dtype=dtype, device=device)
+        self.b = torch.zeros(self.num_outputs, self.room, dtype=dtype, device=device)
+        if workspace is None:
+            self.kept = torch.zeros(rows, columns, dtype=dtype, device=device)
+            self.write_weights(self.kept)
+            self.a = self.kept[self.num_outputs :, : self.num_inputs]
+            self.b = self.kept[: self.num_outputs, self.num_inputs :]
+
+    def write_weights(self, matrix: Tensor) -> None:
+        row = 0
+        for projection in self.projections:
+            part = matrix[row : row + projection.shape[0], : self.num_inputs]
+            if hasattr(projection.weight, "quant_state"):
+                dequantize(projection.weight, part)
+            else:
+                part.copy_(projection.weight)
+            row += projection.shape[0]
+
+    def copies(self) -> list[tuple[Tensor, Tensor, float]]:
+        """Returns (master, its place in the matrix, factor) of all LoRA matrices."""
+        found, row, column = [], 0, 0
+        for p in self.projections:
+            if p.a is not None and p.b is not None:
+                columns = slice(column, column + p.rank)
+                found.append((p.a, self.a[columns], 1.0))
+                found.append((p.b, self.b[row : row + p.shape[0], columns], p.scale))
+                column += p.rank
+            row += p.shape[0]
+        return found
+
+    def matrix(self) -> Tensor:
+        if self.workspace is None:
+            return self.kept
+        rows, columns = self.num_outputs + self.room, self.num_inputs + self.room
+        matrix = self.workspace.matrix(rows, columns)
+        self.write_weights(matrix)
+        matrix[self.num_outputs :, : self.num_inputs] = self.a
+        matrix[: self.num_outputs, self.num_inputs :] = self.b
+        return matrix
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (N, n); fills the room behind `x` (N, K + room) with the low-rank factors."""
+        if self.room:
+            inputs = x[:, : self.num_inputs]
+            if self.dropout is not None:
+                inputs = self.dropout(inputs)
+            torch.mm(inputs, self.a.t(), out=x[:, self.num_inputs :])
+        return x @ self.matrix()[: self.num_outputs].t()
+
+    def backward_input(self, dy: Tensor, needs_dx: bool = True) -> Tensor:
+        """Returns the gradient of the input, (N, K), and fills the room behind `dy`.
+
+        Args:
+            dy: (N, n + room) gradient of the output
+            needs_dx: False: only the room is filled, and `dy` returned
+        """
+        grad, behind = dy[:, : self.num_outputs], dy[:, self.num_outputs :]
+        if self.room:
+            torch.mm(grad, self.b, out=behind)
+        if not needs_dx:
+            return dy
+        matrix = self.matrix()
+        if self.dropout is None or not self.room:
+            return dy @ matrix[:, : self.num_inputs]
+        dx = grad @ matrix[: self.num_outputs, : self.num_inputs]
+        self.dropout.add(behind @ self.a, dx)
+        return dx
+
+    def backward_weights(self, dy: Tensor, x: Tensor, factors: Tensor) -> None:
+        """Adds to the gradients of the LoRA matrices.
+
+        Args:
+            dy: (N, n + room) what backward_input has filled
+            x: (N, K) the input
+            factors: (N, room) what forward has put behind it
+        """
+        if not self.room:
+            return
+        assert self.a_grad is not None, "attach_gradients() comes first"
+        inputs = x if self.dropout is None else self.dropout(x)
+        behind = dy[:, self.num_outputs : self.num_outputs + len(self.a_grad)]
+        add_product(self.a_grad, behind, inputs, 1.0)
+        row, column = 0, 0
+        for p in self.projections:
+            if p.b is not None:
+                assert p.b.grad is not None
+                grad, factor = dy[:, row : row + p.shape[0]], factors[:, column : column + p.rank]
+                add_product(p.b.grad, grad, factor, p.scale)
+                column += p.rank
+            row += p.shape[0]
+
+    def attach_gradients(self) -> None:
+        """Gives the LoRA matrices gradients of 0 that stay where they are; A's are one matrix."""
+        trained = [p for p in self.projections if p.a is not None]
+        self.a_grad = torch.zeros(
+            sum(p.rank for p in trained), self.num_inputs, device=self.a.device
+        )
+        row = 0
+        for p in trained:
+            assert p.a is not None
+            assert p.b is not None
+            p.a.grad = self.a_grad[row : row + p.rank]
+            p.b.grad = torch.zeros_like(p.b)
+            row += p.rank
+
+    def has_gradients(self) -> bool:
+        """Says whether the LoRA matrices still have them: others may have taken them away."""
+        first = next((p.a for p in self.projections if p.a is not None), None)
+        if first is None or self.a_grad is None:
+            return first is None
+        return first.grad is not None and first.grad.data_ptr() == self.a_grad.data_ptr()
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
+    """Adds scale * left' right to a float32 matrix, summed up in float32."""
+    if left.is_cuda:
+        torch.addmm(total, left.t(), right, alpha=scale, out_dtype=torch.float32, out=total)
+    else:
+        total.addmm_(left.t().float(), right.float(), alpha=scale)

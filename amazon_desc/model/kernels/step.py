@@ -1,0 +1,158 @@
+"""A training step on the fused path: loss and gradients of packed rows, as one node of autograd.
+
+Forward and backward of the decoder are captured as two CUDA graphs for each shape of micro-batch,
+after a few of that shape were met; between the two the head runs on as many targets as there are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amazon_desc.data.batches import RowBatch
+from amazon_desc.model.kernels.attention import Bounds
+from amazon_desc.model.kernels.copying import Copies
+from amazon_desc.model.kernels.decoder import Batch, Decoder
+from amazon_desc.model.kernels.head import head_loss
+
+NUM_EAGER = 2  # micro-batches of a shape before it is captured
+EXAMPLES_STEP = 16  # one graph serves so many numbers of examples
+
+Shape = tuple[int, int]
+
+
+class FusedStep:
+    """Loss and gradients of a decoder with its head.
+
+    Args:
+        head: (V, H) its weights
+        cap: soft cap of the logits; None: there is none
+        longest: no example has more tokens
+        seed: () int64, what the decoder's dropout reads
+        captures: whether CUDA graphs are made
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        head: Tensor,
+        cap: float | None,
+        longest: int,
+        seed: Tensor,
+        captures: bool,
+    ) -> None:
+        self.decoder, self.head, self.cap, self.longest = decoder, head, cap, longest
+        self.seed, self.captures = seed, captures
+        self.graphs: dict[Shape, Graphs] = {}
+        self.num_met = Counter[Shape]()
+        self.anchor = torch.zeros((), device=head.device, requires_grad=True)
+        self.copies = Copies([copy for linear in decoder.linears() for copy in linear.copies()])
+
+    def begin(self) -> None:
+        """Takes the weights as they are now, and gives them gradients; before each step."""
+        for linear in self.decoder.linears():
+            if not linear.has_gradients():
+                linear.attach_gradients()
+                self.graphs.clear()  # they would add to the old ones
+        self.copies.run()
+
+    def loss(self, batch: RowBatch, seed: int) -> tuple[Tensor, Tensor]:
+        """Returns what loss.target_loss does: nats summed over the targets, and their number.
+
+        Args:
+            seed: decides the dropout masks
+        """
+        self.seed.fill_(seed)
+        loss = _Loss.apply(self.anchor, self, batch)  # pyright: ignore[reportAssignmentType]
+        assert isinstance(loss, Tensor)
+        return loss, loss.new_tensor(len(batch.before_targets))
+
+    def forward(self, batch: RowBatch) -> tuple[Tensor, Tensor]:
+        """Returns the summed loss, and the gradient of the hidden states in front of targets."""
+        flat = Batch(batch.input_ids.flatten(), batch.position_ids.flatten(), self.bounds(batch))
+        shape = shape_of(flat)
+        self.num_met[shape] += 1
+        if self.captures and shape not in self.graphs and self.num_met[shape] > NUM_EAGER:
+            self.graphs[shape] = Graphs(self.decoder, flat)
+        self.flat = flat
+        if shape in self.graphs:
+            hidden = self.graphs[shape].forward(flat)
+        else:
+            hidden = self.decoder.forward(flat)
+        targets = flat.input_ids[batch.before_targets + 1]
+        return head_loss(hidden, self.head, batch.before_targets, targets, self.cap)
+
+    def backward(self, batch: RowBatch, grad: Tensor) -> None:
+        """Adds to the gradients of the LoRA matrices.
+
+        Args:
+            grad: (M, H) of the hidden states in front of targets
+        """
+        shape = shape_of(self.flat)
+        if shape in self.graphs:
+            self.graphs[shape].backward(batch.before_targets, grad)
+        else:
+            full = grad.new_zeros(shape[0], grad.shape[1])
+            full[batch.before_targets] = grad
+            self.decoder.backward(full, self.flat)
+
+    def bounds(self, batch: RowBatch) -> Bounds:
+        """Returns where examples begin, with empty ones at the end up to a round number."""
+        starts = batch.example_starts
+        num_empty = -(len(starts) - 1) % EXAMPLES_STEP
+        padded = torch.nn.functional.pad(starts, (0, num_empty), value=batch.input_ids.numel())
+        return Bounds(padded, self.longest)
+
+
+def shape_of(batch: Batch) -> Shape:
+    return len(batch.input_ids), len(batch.bounds.starts)
+
+
+class _Loss(torch.autograd.Function):
+    """Hands the gradient of the loss, which Lightning and a scaler decide, to the step."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, step: FusedStep, batch: RowBatch) -> Tensor:
+        loss, ctx.grad = step.forward(batch)
+        ctx.step, ctx.batch = step, batch
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        ctx.step.backward(ctx.batch, ctx.grad * grads[0])
+        return None, None, None
+
+
+class Graphs:
+    """Forward and backward of a decoder, captured for one shape."""
+
+    def __init__(self, decoder: Decoder, batch: Batch) -> None:
+        starts, longest = batch.bounds
+        self.batch = Batch(
+            batch.input_ids.clone(), batch.position_ids.clone(), Bounds(starts.clone(), longest)
+        )
+        self.forward_graph, self.backward_graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        # Other threads, such as a loader's that pins memory, may go on meanwhile.
+        mode = "thread_local"
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self.forward_graph, capture_error_mode=mode):
+            self.hidden = decoder.forward(self.batch)
+        self.grad = torch.zeros_like(self.hidden)
+        pool = self.forward_graph.pool()
+        with torch.cuda.graph(self.backward_graph, pool=pool, capture_error_mode=mode):
+            decoder.backward(self.grad, self.batch)
+
+    def forward(self, batch: Batch) -> Tensor:
+        self.batch.input_ids.copy_(batch.input_ids)
+        self.batch.position_ids.copy_(batch.position_ids)
+        self.batch.bounds.starts.copy_(batch.bounds.starts)
+        self.forward_graph.replay()
+        return self.hidden
+
+    def backward(self, places: Tensor, grad: Tensor) -> None:
+        self.grad.zero_()
+        self.grad[places] = grad
+        self.backward_graph.replay()

@@ -1,0 +1,404 @@
+"""The fused path gives the plain path's numbers: kernel by kernel, and all of it against float64.
+
+A kernel is compared with its plain twin, written out here in float64 of the same inputs. The whole
+path may be no further from a float64 reference than 1.2 times what the plain path is itself.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from amazon_desc.data.batches import RowBatch, collate_rows
+from amazon_desc.model import attention
+from amazon_desc.model.loss import target_loss
+from amazon_desc.model.paths import choose_path
+
+pytestmark = pytest.mark.gpu
+
+VOCABULARY, ROW_TOKENS, LONGEST = 1000, 1024, 256
+ALLOWED = 1.2
+
+HALF = torch.bfloat16
+
+
+def random(*shape: int, scale: float = 1.0, dtype: torch.dtype = HALF) -> Tensor:
+    return (torch.randn(*shape, device="cuda", dtype=torch.float32) * scale).to(dtype)
+
+
+def close(found: Tensor, wanted: Tensor, within: float = 4e-3) -> None:
+    """Rounding to bf16 alone is about 2e-3 of the values' norm."""
+    assert torch.isfinite(found).all()
+    assert float((found.double() - wanted.double()).norm() / wanted.double().norm()) < within
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+# Kernels and their plain twins
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 2048), (256, 5632), (96, 64), (33, 192)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_nf4_weights_become_what_bitsandbytes_makes_of_them(
+    rows: int, columns: int, dtype: torch.dtype
+):
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Params4bit
+
+    from amazon_desc.model.kernels.nf4 import dequantize
+
+    weight: Any = Params4bit(
+        random(rows, columns, dtype=dtype).cpu(), quant_type="nf4", compress_statistics=True
+    ).to("cuda")
+    wide = torch.full((rows, columns + 24), float("nan"), dtype=dtype, device="cuda")
+    dequantize(weight, wide[:, :columns])
+    wanted = dequantize_4bit(weight.data, weight.quant_state)
+    close(wide[:, :columns], wanted, 1e-3)
+    assert torch.isnan(wide[:, columns:]).all()
+
+
+def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+@pytest.mark.parametrize("hidden", [192, 2048, 2560])
+@pytest.mark.parametrize("is_gemma", [False, True])
+@pytest.mark.parametrize("keeps_x", [False, True])
+def test_add_and_norm_forward_and_backward(hidden: int, is_gemma: bool, keeps_x: bool):
+    from amazon_desc.model.kernels.norm import Norm, add_norm, add_norm_backward
+
+    h, y, dx, dh = (random(50, hidden) for _ in range(4))
+    weight, post = random(hidden, scale=0.3), random(hidden, scale=0.3)
+    norm = Norm(weight, 1e-6, post if is_gemma else None, float(is_gemma))
+    x, normed = add_norm(h, y, norm, room=16)
+    dh_out, dy, again = add_norm_backward(dx, dh, norm, normed, 8, keeps_x)
+
+    h64, y64 = (t.double().requires_grad_() for t in (h, y))
+    added = rms(y64, post.double() + 1, 1e-6) if is_gemma else y64
+    total = h64 + added
+    x64 = rms(total, weight.double() + float(is_gemma), 1e-6)
+    torch.autograd.backward([x64, total], [dx.double(), dh.double()])
+    assert h64.grad is not None
+    assert y64.grad is not None
+    close(x[:, :hidden], x64)
+    close(normed.h, total)
+    close(dh_out, h64.grad)
+    close(dy[:, :hidden], y64.grad)
+    assert (x.shape[1], dy.shape[1]) == (hidden + 16, hidden + 8)
+    if not keeps_x:
+        assert again is not None
+        close(again, x64)
+
+
+@pytest.mark.parametrize("columns", [192, 5632])
+@pytest.mark.parametrize("is_gelu", [False, True])
+def test_the_gate_forward_and_backward(columns: int, is_gelu: bool):
+    from amazon_desc.model.kernels.gate import gated, gated_backward
+
+    both, grad = random(70, 2 * columns), random(70, columns)
+    out = gated(both, is_gelu, room=16)
+    grads, again = gated_backward(both, grad, is_gelu, 32, keeps_out=False)
+    both64 = both.double().requires_grad_()
+    gate, up = both64.chunk(2, 1)
+    functional = torch.nn.functional
+    act = functional.gelu(gate, approximate="tanh") if is_gelu else functional.silu(gate)
+    (act * up).backward(grad.double())
+    assert again is not None
+    assert both64.grad is not None
+    close(out[:, :columns], act * up)
+    close(again, act * up)
+    close(grads[:, : 2 * columns], both64.grad)
+
+
+@pytest.mark.parametrize(("num_q", "num_kv", "dim"), [(32, 4, 64), (6, 2, 32), (8, 4, 256)])
+@pytest.mark.parametrize("has_norms", [False, True])
+def test_rotary_positions_forward_and_backward(num_q: int, num_kv: int, dim: int, has_norms: bool):
+    from amazon_desc.model.kernels.rotary import Heads, Rotation, rotate, rotate_backward
+
+    columns = (num_q + 2 * num_kv) * dim
+    norms = (random(dim, scale=0.3), random(dim, scale=0.3)) if has_norms else None
+    heads = Heads(num_q, num_kv, dim, norms, 1e-6)
+    angles = torch.rand(90, dim // 2, device="cuda") * 6
+    positions = torch.randint(90, (40,), device="cuda")
+    rotation = Rotation(angles.cos(), angles.sin(), positions)
+    both = random(40, columns)
+    grads = tuple(random(40, n, dim) for n in (num_q, num_kv, num_kv))
+    both64 = both.double().requires_grad_()
+
+    q, k, v = heads.split(both64)
+    if norms is not None:
+        q, k = (rms(t, w.double() + 1, 1e-6) for t, w in zip((q, k), norms, strict=True))
+    cos, sin = (t.double()[positions].repeat(1, 2)[:, None] for t in (angles.cos(), angles.sin()))
+    q, k = (
+        t * cos + torch.cat([-t[..., dim // 2 :], t[..., : dim // 2]], -1) * sin for t in (q, k)
+    )
+    torch.autograd.backward([q, k, v], [grad.double() for grad in grads])
+
+    rotated = rotate(both, heads, rotation)
+    for found, wanted in zip(heads.split(rotated), (q, k, v), strict=True):
+        close(found, wanted)
+    found = rotate_backward(grads, both, heads, rotation, room=8)  # pyright: ignore
+    assert both64.grad is not None
+    close(found[:, :columns], both64.grad)
+
+
+@pytest.mark.parametrize("num_columns", [1000, 32000])
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_cross_entropy_and_its_gradient(num_columns: int, cap: float | None):
+    from amazon_desc.model.kernels.cross_entropy import cross_entropy_
+
+    logits = random(37, num_columns, scale=4)
+    targets = torch.randint(num_columns, (37,), device="cuda")
+    logits64 = logits.double().requires_grad_()
+    capped = logits64 if cap is None else cap * torch.tanh(logits64 / cap)
+    wanted = torch.nn.functional.cross_entropy(capped, targets, reduction="none")
+    wanted.sum().backward()
+    close(cross_entropy_(logits, targets, cap), wanted, 1e-5)
+    assert logits64.grad is not None
+    close(logits, logits64.grad)
+
+
+def test_dropout_makes_the_same_mask_forward_and_backward():
+    from amazon_desc.model.kernels.dropout import Dropout
+
+    seed = torch.tensor(7, device="cuda")
+    dropout, ones = Dropout(0.05, seed, 3), torch.ones(2048, 3000, device="cuda")
+    mask = dropout(ones)
+    assert sorted(mask.unique().tolist()) == pytest.approx([0, 1 / 0.95])
+    assert float((mask == 0).float().mean()) == pytest.approx(0.05, abs=1e-3)
+    total = torch.full_like(ones, 2.0)
+    dropout.add(ones, total)
+    assert torch.equal(total, mask + 2)
+    assert torch.equal(dropout(ones), mask)
+    assert not torch.equal(Dropout(0.05, seed, 4)(ones), mask)
+    seed.fill_(8)
+    assert not torch.equal(dropout(ones), mask)
+
+
+def test_copies_go_to_their_places():
+    from amazon_desc.model.kernels.copying import Copies
+
+    a, b = random(4, 3000, dtype=torch.float32), random(90, 8, dtype=torch.float32)
+    matrix = torch.zeros(100, 3200, dtype=HALF, device="cuda")
+    copies = Copies([(a, matrix[5:9, :3000], 1.0), (b, matrix[9:99, 3020:3028], 0.5)])
+    copies.run()
+    wanted = torch.zeros_like(matrix)
+    wanted[5:9, :3000], wanted[9:99, 3020:3028] = a.to(HALF), (b * 0.5).to(HALF)
+    assert torch.equal(matrix, wanted)
+
+
+# All of it
+
+
+def base(kind: str) -> Any:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 512, "intermediate_size": 1408}
+    shape |= {"num_hidden_layers": 3, "num_key_value_heads": 2}
+    if kind == "llama":
+        model: Any = LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=8))
+    else:
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        config = Gemma3TextConfig(
+            **shape,
+            num_attention_heads=4,
+            head_dim=256,
+            sliding_window=64,
+            layer_types=kinds,
+            final_logit_softcapping=30.0 if kind == "capped gemma" else None,
+        )
+        model = Gemma3ForCausalLM(config)
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.data.normal_(0, 0.3)
+    model.requires_grad_(False).train().to("cuda", HALF)
+    model.set_attn_implementation(attention.register())
+    return model
+
+
+def with_lora(model: Any, dropout: float, targets: Any = "all-linear") -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(model, config)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.float()
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.01)
+    return model
+
+
+def batches(number: int, num_rows: int = 1) -> list[RowBatch]:
+    """Packed rows of uneven examples, the last tokens of a row padded."""
+    chance = np.random.default_rng(0)
+    found = []
+    for _ in range(number):
+        rows = []
+        for _ in range(num_rows):
+            lengths, left = [], ROW_TOKENS
+            while left >= 24:
+                lengths.append(int(min(LONGEST, left, max(24, chance.lognormal(4.6, 0.7)))))
+                left -= lengths[-1]
+            ids = chance.integers(3, VOCABULARY, sum(lengths)).tolist()
+            prompts = [length // 3 for length in lengths]
+            rows.append({"input_ids": ids, "lengths": lengths, "prompt_lengths": prompts})
+        batch = collate_rows(rows, ROW_TOKENS, 0, "completion")
+        found.append(RowBatch(*(x.cuda() if isinstance(x, Tensor) else x for x in batch)))
+    return found
+
+
+def gradients(model: Any) -> dict[str, Tensor]:
+    return {n: p.grad.double() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def clear(model: Any) -> None:
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def share_masks(model: Any, fused: Any) -> None:
+    """Gives PEFT's layers the masks of the fused path, as they are made from its seed."""
+    by_matrix = {
+        id(projection.a): linear.dropout
+        for linear in fused.decoder.linears()
+        for projection in linear.projections
+    }
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            dropout = by_matrix[id(module.lora_A["default"].weight)]
+
+            def masked(x: Tensor, dropout: Any = dropout) -> Tensor:
+                return x * dropout(torch.ones_like(x.flatten(0, 1))).view_as(x)
+
+            module.lora_dropout["default"].forward = masked
+
+
+@pytest.fixture
+def fused_of() -> Callable[..., Any]:
+    def fused_of(model: Any, captures: bool = False) -> Any:
+        chosen = choose_path(model, "fused", torch.device("cuda", 0), HALF, LONGEST, ROW_TOKENS)
+        assert chosen.fused is not None
+        chosen.fused.captures = captures
+        return chosen.fused
+
+    return fused_of
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma", "capped gemma"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_loss_and_gradients_are_as_near_to_float64_as_the_plain_ones(
+    kind: str, dropout: float, fused_of: Callable[..., Any]
+):
+    model = with_lora(base(kind), dropout)
+    fused = fused_of(model)
+    reference = copy.deepcopy(model).double()
+    if dropout:
+        share_masks(model, fused)
+        twins = zip(model.modules(), reference.modules(), strict=True)
+        for mine, other in twins:
+            if hasattr(mine, "lora_A"):
+                other.lora_dropout["default"].forward = mine.lora_dropout["default"].forward
+    for number, batch in enumerate(batches(8)):
+        fused.seed.fill_(number)
+        clear(reference)
+        wanted, _ = target_loss(reference, batch)
+        wanted.backward()
+        clear(model)
+        with torch.autocast("cuda", HALF):
+            plain, num_targets = target_loss(model, batch)
+        plain.backward()
+        of_plain = gradients(model)
+        clear(model)
+        fused.begin()
+        found, num_found = fused.loss(batch, number)
+        found.backward()
+        of_fused, of_reference = gradients(model), gradients(reference)
+        assert int(num_found) == int(num_targets)
+        assert abs(float(found - wanted)) < ALLOWED * max(0.5, abs(float(plain - wanted)))
+        assert set(of_fused) == set(of_plain) == set(of_reference)
+        assert len(of_fused) == 3 * 7 * 2
+        for name, right in of_reference.items():
+            near = float((of_plain[name] - right).norm() / right.norm())
+            assert float((of_fused[name] - right).norm() / right.norm()) < ALLOWED * near, name
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj", "k_proj", "up_proj"]])
+def test_layers_without_lora_are_left_as_they_are(targets: list[str], fused_of: Callable[..., Any]):
+    model = with_lora(base("llama"), 0.0, targets)
+    fused = fused_of(model)
+    (batch,) = batches(1)
+    with torch.autocast("cuda", HALF):
+        plain, _ = target_loss(model, batch)
+    plain.backward()
+    wanted = gradients(model)
+    clear(model)
+    fused.begin()
+    fused.loss(batch, 0)[0].backward()
+    found = gradients(model)
+    assert set(found) == set(wanted)
+    for name, right in wanted.items():
+        close(found[name], right, 0.03)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_captured_steps_are_the_eager_ones_also_of_other_shapes_in_between(
+    dropout: float, fused_of: Callable[..., Any]
+):
+    model = with_lora(base("llama"), dropout)
+    eager, captured = fused_of(model), fused_of(model, captures=True)
+    order = [*batches(6), *batches(2, num_rows=2), *batches(4)]
+    found: dict[str, list[Any]] = {"eager": [], "captured": []}
+    for name, fused in (("eager", eager), ("captured", captured)):
+        clear(model)
+        for number, batch in enumerate(order):
+            if number % 2 == 0:  # gradients of two micro-batches are added up
+                model.zero_grad(set_to_none=False)
+                fused.begin()
+            loss, _ = fused.loss(batch, number)
+            loss.backward()
+            found[name].append((float(loss), gradients(model)))
+    assert captured.graphs
+    for (loss, grads), (other_loss, other_grads) in zip(*found.values(), strict=True):
+        assert loss == other_loss
+        assert all(torch.equal(grads[name], other_grads[name]) for name in grads)
+        assert len(grads) == len(other_grads) == 3 * 7 * 2
+
+
+@pytest.mark.parametrize(("is_resident", "keeps"), [(False, True), (False, False)])
+def test_less_memory_gives_the_same_numbers(
+    is_resident: bool, keeps: bool, fused_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    from amazon_desc.model.kernels import collecting
+
+    model = with_lora(base("gemma"), 0.1)
+    plenty = fused_of(model)
+    collect = collecting.collect
+
+    def less(*arguments: Any) -> Any:
+        return collect(*arguments[:-2], is_resident, keeps)
+
+    monkeypatch.setattr(collecting, "collect", less)
+    little = fused_of(model)
+    assert little.decoder.keeps == keeps
+    (batch,) = batches(1)
+    losses, grads = [], []
+    for fused in (plenty, little):
+        clear(model)
+        fused.begin()
+        loss, _ = fused.loss(batch, 0)
+        loss.backward()
+        losses.append(float(loss))
+        grads.append(gradients(model))
+    assert losses[0] == losses[1]
+    for name, grad in grads[0].items():
+        close(grads[1][name], grad, 0.01)
