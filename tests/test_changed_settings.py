@@ -159,7 +159,7 @@ DECIDING = [
 IDENTITY = [
     ("--model.quantization none", "nf4", "none"),
     ("--data.prompt.template {title}:", "Write a description", "{title}:"),
-    ("--model.lora.r 8", "4", "8"),
+    ("--model.lora.r 8", "--model.lora.r: 4", ", now 8"),
     ("--model.backbone PLACE/other_base", "tiny (sha256 ", "/other_base (sha256 "),
 ]
 

@@ -318,6 +318,7 @@ def test_the_lines_of_the_model_card_load_the_adapter_with_our_logits(
     ours = adapter.load(
         load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu")),
         run.adapter,
+        dropout=0.0,
     ).eval()
     prompts = [names["tokenizer"](title)["input_ids"] for title in TITLES]
     batch = collate_prompts(TITLES, TITLES, prompts, pad_id=2)
