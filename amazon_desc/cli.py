@@ -163,8 +163,7 @@ class DescriptionCLI(LightningCLI):
             callbacks.append(ProgressLine())
         # Position counts what the others then save.
         callbacks += [Position(), StopOnSignal(self.signals), ChosenPath(), DataLengths()]
-        callbacks += [Throughput()]
-        callbacks += [TextSamples(), BestAdapter(), ScoreReport(), PredictionFile()]
+        callbacks += [Throughput(), TextSamples(), BestAdapter(), ScoreReport(), PredictionFile()]
         kwargs.setdefault("callbacks", callbacks)
         try:
             trainer = super().instantiate_trainer(**kwargs)

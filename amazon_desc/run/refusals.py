@@ -40,7 +40,13 @@ def check_adapter(
 
 def check_checkpoint(path: Path, model: DescriptionModule, data: DescriptionData) -> None:
     """Refuses a checkpoint of another base, quantisation, prompt or rank."""
-    checkpoint = read_checkpoint(path)
+    check_weights(read_checkpoint(path), path, model, data)
+
+
+def check_weights(
+    checkpoint: dict[str, Any], path: Path, model: DescriptionModule, data: DescriptionData
+) -> None:
+    """Refuses what check_checkpoint does, of a checkpoint that was read from `path`."""
     check_identity(checkpoint["identity"], model.identity(data), f"the checkpoint {path}")
     ranks = {len(w) for name, w in checkpoint["state_dict"].items() if "lora_A" in name}
     if model.adapter is None and ranks != {model.lora.r}:
@@ -59,7 +65,7 @@ def check_resumed(
     if "settings" in checkpoint:
         owner = f"the checkpoint {path}"
         refuse_other_settings(checkpoint["settings"], model.settings, owner, run)
-    check_checkpoint(path, model, data)
+    check_weights(checkpoint, path, model, data)
     before = checkpoint.get("precision", precision)
     changed = f", now in {precision} instead of {before}, as the device has it"
     return f"Going on from {path}{changed if before != precision else ''}"
