@@ -21,10 +21,10 @@ ORDER = """
     data.packing data.selection data.digests data.reading data.tables data.report data.preparing
     data.corpus data.batches data.order data.loaders data.datamodule
     model.attention model.backbone model.adapter model.schedule model.loss model.window
-    model.kernels.known model.kernels.attention model.kernels.copying
-    model.kernels.cross_entropy model.kernels.dropout
-    model.kernels.gate model.kernels.nf4 model.kernels.norm model.kernels.rotary
-    model.kernels.linear model.kernels.decoder model.kernels.collecting model.kernels.head
+    model.recomputation model.kernels.known model.kernels.copying model.kernels.cross_entropy
+    model.kernels.dropout model.kernels.gate model.kernels.nf4 model.kernels.norm
+    model.kernels.rotary model.kernels.attention model.kernels.side model.kernels.linear
+    model.kernels.layer model.kernels.decoder model.kernels.collecting model.kernels.head
     model.kernels.step model.paths
     generation.describe
     evaluation.scores evaluation.report evaluation.description_scores.description_scores

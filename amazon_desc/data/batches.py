@@ -25,7 +25,7 @@ class RowBatch(NamedTuple):
     input_ids: Tensor
     """(B, T) int64"""
     position_ids: Tensor
-    """(B, T) int64, 0 at the first token of each example and of the padding behind the last"""
+    """(B, T) int64, 0 at the first token of each example and at all padding"""
     is_target: Tensor
     """(B, T) bool: this token is to be predicted from those before it"""
     example_tokens: Tensor
@@ -33,9 +33,6 @@ class RowBatch(NamedTuple):
     longest example's length, and behind a shorter one its last token is repeated"""
     token_places: Tensor
     """(B, T) int64: the place of each token among the E·L flattened ones; 0 for padding"""
-    example_starts: Tensor
-    """(S + 1) int32: the places of each example's first token among the B·T, and B·T; padding
-    counts as examples, none of them longer than the longest true one"""
     before_targets: Tensor
     """(M) int64: the place in front of each target among the B·T"""
     num_tokens: int
@@ -60,13 +57,13 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
     One row of 10 tokens with examples of 5 (prompt 3) and 3 tokens (prompt 1), completion only:
 
         input_ids    = [1, 7, 8, 4, 2, 1, 5, 2, 0, 0]
-        position_ids = [0, 1, 2, 3, 4, 0, 1, 2, 0, 1]
+        position_ids = [0, 1, 2, 3, 4, 0, 1, 2, 0, 0]
         is_target    = [0, 0, 0, 1, 1, 0, 1, 1, 0, 0]
 
     With `loss_on` "all" every token but each example's first is a target.
     """
     input_ids = np.full((len(rows), row_tokens), pad_id, dtype=np.int64)
-    position_ids = np.empty((len(rows), row_tokens), dtype=np.int64)
+    position_ids = np.zeros((len(rows), row_tokens), dtype=np.int64)
     is_target = np.zeros((len(rows), row_tokens), dtype=bool)
     for index, row in enumerate(rows):
         lengths = np.asarray(row["lengths"])
@@ -77,10 +74,8 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
         input_ids[index, :used] = row["input_ids"]
         starts = np.cumsum(lengths) - lengths
         position_ids[index, :used] = np.arange(used) - np.repeat(starts, lengths)
-        position_ids[index, used:] = np.arange(row_tokens - used)
         is_target[index, :used] = position_ids[index, :used] >= np.repeat(prompts, lengths)
     example_tokens, token_places = lay_out(rows, row_tokens)
-    example_starts = starts_of(rows, row_tokens)
     before_targets = np.flatnonzero(is_target) - 1  # no row begins with a target
     return RowBatch(
         torch.from_numpy(input_ids),
@@ -88,7 +83,6 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
         torch.from_numpy(is_target),
         torch.from_numpy(example_tokens),
         torch.from_numpy(token_places),
-        torch.from_numpy(example_starts),
         torch.from_numpy(before_targets),
         num_tokens=sum(int(np.sum(row["lengths"])) for row in rows),
     )
@@ -115,22 +109,6 @@ def lay_out(rows: Sequence[Row], row_tokens: int) -> tuple[np.ndarray, np.ndarra
     is_token = offsets < lengths[:, None]
     token_places[example_tokens[is_token]] = np.flatnonzero(is_token)
     return example_tokens, token_places.reshape(len(rows), row_tokens)
-
-
-def starts_of(rows: Sequence[Row], row_tokens: int) -> np.ndarray:
-    """Returns where examples begin in rows behind each other, and where all end.
-
-    Two rows of 8 tokens with examples of 3 and 2, and of 8 tokens:
-
-        [0, 3, 5, 8, 16]: the three tokens of padding are one more example
-    """
-    longest = int(max(np.max(row["lengths"]) for row in rows))
-    starts = []
-    for number, row in enumerate(rows):
-        ends = np.cumsum(row["lengths"])
-        inside = [0, *ends[:-1], *range(int(ends[-1]), row_tokens, longest)]
-        starts.append(np.asarray(inside) + number * row_tokens)
-    return np.concatenate([*starts, [len(rows) * row_tokens]]).astype(np.int32)
 
 
 def collate_prompts(

@@ -82,12 +82,12 @@ def fused_path(
     base: Any = model.get_base_model()
     free = SHARE * torch.cuda.mem_get_info(device)[0]
     dense, kept = known.memory(model, num_tokens)
-    is_resident, keeps = dense + kept < free, kept < free
+    is_resident, recompute = dense + kept < free, "none" if kept < free else "parts"
     seed = torch.zeros((), dtype=torch.int64, device=device)
-    decoder = collecting.collect(model, dtype, seed, longest, is_resident, keeps)
+    decoder = collecting.collect(model, dtype, seed, longest, is_resident, recompute)
     head = base.get_output_embeddings().weight.detach()
     cap = getattr(base.config, "final_logit_softcapping", None)
-    step = FusedStep(decoder, head, cap, longest, seed, captures=True)
+    step = FusedStep(decoder, head, cap, seed, captures=True)
     weights = "dense beside their 4 bits" if is_resident else "in 4 bits only"
-    activations = "kept" if keeps else "partly made again"
+    activations = "kept" if recompute == "none" else "partly made again"
     return Path(step, f"Kernels: fused; weights {weights}, activations {activations}.")

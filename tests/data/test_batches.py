@@ -30,22 +30,19 @@ def random_row(draw: random.Random, row_tokens: int) -> Row:
 def test_the_worked_example_of_a_row():
     batch = collate_rows([WORKED], row_tokens=10, pad_id=0, loss_on="completion")
     assert batch.input_ids.tolist() == [[1, 7, 8, 4, 2, 1, 5, 2, 0, 0]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 0, 1]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 0, 0]]
     assert batch.is_target.int().tolist() == [[0, 0, 0, 1, 1, 0, 1, 1, 0, 0]]
     assert batch.num_tokens == 8
 
 
-def test_examples_begin_where_their_positions_restart_and_padding_is_cut_to_their_length():
+def test_the_places_in_front_of_targets_count_through_all_rows():
     """Two rows of 8 tokens with examples of 3 and 2, and of 8 tokens."""
     rows: list[Row] = [
         {"input_ids": [1] * 5, "lengths": [3, 2], "prompt_lengths": [1, 1]},
         {"input_ids": [1] * 8, "lengths": [8], "prompt_lengths": [7]},
     ]
     batch = collate_rows(rows, row_tokens=8, pad_id=0, loss_on="completion")
-    assert batch.example_starts.tolist() == [0, 3, 5, 8, 16]
     assert batch.before_targets.tolist() == [0, 1, 3, 14]
-    short = collate_rows(rows[:1], row_tokens=10, pad_id=0, loss_on="completion")
-    assert short.example_starts.tolist() == [0, 3, 5, 8, 10]
 
 
 def test_with_loss_on_all_every_token_but_an_examples_first_is_a_target():
@@ -58,7 +55,7 @@ def test_rows_of_different_fill_share_a_batch():
     full: Row = {"input_ids": [1, 4, 2, 1, 2], "lengths": [3, 2], "prompt_lengths": [1, 1]}
     batch = collate_rows([short, full], row_tokens=5, pad_id=77, loss_on="completion")
     assert batch.input_ids.tolist() == [[1, 9, 2, 77, 77], [1, 4, 2, 1, 2]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 0, 1]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 0], [0, 1, 2, 0, 1]]
     assert batch.is_target.int().tolist() == [[0, 0, 1, 0, 0], [0, 1, 1, 0, 1]]
     assert batch.num_tokens == 8
 
@@ -79,7 +76,7 @@ def test_targets_are_exactly_the_tokens_behind_each_prompt(seed: int):
         ids = iter(row["input_ids"])
         for length, prompt in zip(row["lengths"], row["prompt_lengths"], strict=True):
             wanted += [(next(ids), place, place >= prompt) for place in range(length)]
-        wanted += [(0, place, False) for place in range(64 - len(wanted))]
+        wanted += [(0, 0, False)] * (64 - len(wanted))
         columns = (batch.input_ids, batch.position_ids, batch.is_target)
         assert list(zip(*(c[index].tolist() for c in columns), strict=True)) == wanted
     assert batch.num_tokens == sum(len(row["input_ids"]) for row in rows)

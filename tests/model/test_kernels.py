@@ -144,9 +144,49 @@ def test_rotary_positions_forward_and_backward(num_q: int, num_kv: int, dim: int
     rotated = rotate(both, heads, rotation)
     for found, wanted in zip(heads.split(rotated), (q, k, v), strict=True):
         close(found, wanted)
-    found = rotate_backward(grads, both, heads, rotation, room=8)  # pyright: ignore
+    found = torch.cat([*(grad.flatten(1) for grad in grads), random(40, 8)], 1)
+    behind = found[:, columns:].clone()
+    rotate_backward(found, both, heads, rotation)
     assert both64.grad is not None
     close(found[:, :columns], both64.grad)
+    assert torch.equal(found[:, columns:], behind)
+
+
+@pytest.mark.parametrize(
+    ("num_q", "num_kv", "dim"), [(32, 4, 64), (3, 3, 16), (4, 2, 80), (8, 2, 128), (8, 4, 256)]
+)
+@pytest.mark.parametrize("window", [None, 40])
+def test_attention_forward_and_backward(num_q: int, num_kv: int, dim: int, window: int | None):
+    from amazon_desc.model.kernels.attention import Sight, attend, attend_backward
+    from amazon_desc.model.kernels.rotary import Heads
+
+    lengths = [1, 5, 200, 64, 63, 65, 130, 1, 256, 33, 7]
+    positions = torch.cat([torch.arange(length) for length in lengths]).cuda()
+    examples = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).cuda()
+    num_tokens = len(positions)
+    heads = Heads(num_q, num_kv, dim)
+    columns = (num_q + 2 * num_kv) * dim
+    qkv, grad = random(num_tokens, columns), random(num_tokens, num_q * dim)
+    sight = Sight(positions, 256, dim**-0.5, window)
+    attended = attend(qkv, heads, sight, room=24)
+    found = attend_backward(grad, qkv, attended, heads, sight, room=8)
+
+    qkv64 = qkv.double().requires_grad_()
+    q, k, v = (x.transpose(0, 1) for x in heads.split(qkv64))
+    k, v = (x.repeat_interleave(num_q // num_kv, 0) for x in (k, v))
+    places = torch.arange(num_tokens, device="cuda")
+    sees = (examples[:, None] == examples) & (places[:, None] >= places)
+    sees &= places[:, None] - places < (window or num_tokens)
+    scores = (q @ k.transpose(1, 2) * dim**-0.5).masked_fill(~sees, float("-inf"))
+    wanted = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
+    wanted.backward(grad.double())
+    assert qkv64.grad is not None
+    close(attended.output[:, : num_q * dim], wanted)
+    for mine, right in zip(heads.split(found), heads.split(qkv64.grad), strict=True):
+        close(mine, right, 6e-3)
+    assert (attended.output.shape[1], found.shape[1]) == (num_q * dim + 24, columns + 8)
+    again = attend_backward(grad, qkv, attended, heads, sight, room=8)
+    assert torch.equal(found[:, :columns], again[:, :columns])
 
 
 @pytest.mark.parametrize("num_columns", [1000, 32000])
@@ -374,9 +414,13 @@ def test_captured_steps_are_the_eager_ones_also_of_other_shapes_in_between(
         assert len(grads) == len(other_grads) == 3 * 7 * 2
 
 
-@pytest.mark.parametrize(("is_resident", "keeps"), [(False, True), (False, False)])
+@pytest.mark.parametrize("is_resident", [False, True])
+@pytest.mark.parametrize("recompute", ["none", "parts", "products", "layers"])
 def test_less_memory_gives_the_same_numbers(
-    is_resident: bool, keeps: bool, fused_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    is_resident: bool,
+    recompute: str,
+    fused_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     from amazon_desc.model.kernels import collecting
 
@@ -385,11 +429,11 @@ def test_less_memory_gives_the_same_numbers(
     collect = collecting.collect
 
     def less(*arguments: Any) -> Any:
-        return collect(*arguments[:-2], is_resident, keeps)
+        return collect(*arguments[:-2], is_resident, recompute)  # pyright: ignore
 
     monkeypatch.setattr(collecting, "collect", less)
     little = fused_of(model)
-    assert little.decoder.keeps == keeps
+    assert little.decoder.recompute == recompute
     (batch,) = batches(1)
     losses, grads = [], []
     for fused in (plenty, little):
@@ -402,3 +446,21 @@ def test_less_memory_gives_the_same_numbers(
     assert losses[0] == losses[1]
     for name, grad in grads[0].items():
         close(grads[1][name], grad, 0.01)
+
+
+def test_a_row_that_is_nearly_empty_is_like_a_full_one(fused_of: Callable[..., Any]):
+    """Its padding is longer than any example, and than the tables of positions."""
+    model = with_lora(base("llama"), 0.0)
+    fused = fused_of(model)
+    row = {"input_ids": [*range(3, 43)], "lengths": [40], "prompt_lengths": [10]}
+    batch = collate_rows([row], ROW_TOKENS, 0, "completion")  # pyright: ignore
+    batch = RowBatch(*(x.cuda() if isinstance(x, Tensor) else x for x in batch))
+    with torch.autocast("cuda", HALF):
+        plain, _ = target_loss(model, batch)
+    plain.backward()
+    wanted = gradients(model)
+    clear(model)
+    fused.begin()
+    fused.loss(batch, 0)[0].backward()
+    for name, found in gradients(model).items():
+        close(found, wanted[name], 0.03)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from amazon_desc.model.kernels.decoder import Decoder, Layer
+from amazon_desc.model.kernels.decoder import Decoder
 from amazon_desc.model.kernels.dropout import Dropout
 from amazon_desc.model.kernels.known import ADAPTER, head_dim
+from amazon_desc.model.kernels.layer import Layer
 from amazon_desc.model.kernels.linear import LoraLinear, Projection, Workspace
 from amazon_desc.model.kernels.norm import Norm
 from amazon_desc.model.kernels.rotary import Heads
+from amazon_desc.model.recomputation import Recompute
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,7 +35,7 @@ def collect(
     seed: Tensor,
     longest: int,
     is_resident: bool,
-    keeps: bool,
+    recompute: Recompute,
 ) -> Decoder:
     """Returns the decoder of a model for which known.obstacle() finds none.
 
@@ -41,7 +43,7 @@ def collect(
         seed: () int64 on the device: decides the dropout masks of a micro-batch
         longest: positions of the longest example
         is_resident: keep the weights dense beside their 4 bits
-        keeps: keep all activations
+        recompute: what of the forward pass is made again
     """
     base: Any = model.get_base_model()
     config, core = base.config, base.get_decoder()
@@ -87,7 +89,7 @@ def collect(
         layers,
         norm(core.norm.weight, post),
         {kind: rotary_table(core, kind, longest) for kind in {x.rotation for x in layers}},
-        keeps,
+        recompute,
     )
 
 

@@ -60,6 +60,18 @@ class Workspace:
         return self.memory[: rows * columns].view(rows, columns)
 
 
+class Input(NamedTuple):
+    """What the gradients of LoRA matrices need of the input."""
+
+    x: Tensor | None
+    """(N, K); None: it is made again"""
+    factors: Tensor
+    """(N, room): what stood behind it"""
+
+    def or_again(self, x: Tensor | None) -> Input:
+        return self if self.x is not None else Input(x, self.factors)
+
+
 class LoraLinear:
     """The projections of one input.
 
@@ -125,54 +137,57 @@ class LoraLinear:
         matrix[: self.num_outputs, self.num_inputs :] = self.b
         return matrix
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns (N, n); fills the room behind `x` (N, K + room) with the low-rank factors."""
+    def fill(self, x: Tensor) -> None:
+        """Writes the low-rank factors into the room behind `x`, (N, K + room)."""
         if self.room:
             inputs = x[:, : self.num_inputs]
             if self.dropout is not None:
                 inputs = self.dropout(inputs)
             torch.mm(inputs, self.a.t(), out=x[:, self.num_inputs :])
+
+    def product(self, x: Tensor) -> Tensor:
+        """Returns (N, n) of an `x` that is filled."""
         return x @ self.matrix()[: self.num_outputs].t()
 
-    def backward_input(self, dy: Tensor, needs_dx: bool = True) -> Tensor:
-        """Returns the gradient of the input, (N, K), and fills the room behind `dy`.
+    def input_of(self, x: Tensor, keeps: bool) -> Input:
+        """Returns what backward_weights needs of an `x` that is filled."""
+        inputs, factors = x[:, : self.num_inputs], x[:, self.num_inputs :]
+        return Input(inputs, factors) if keeps else Input(None, factors.clone())
 
-        Args:
-            dy: (N, n + room) gradient of the output
-            needs_dx: False: only the room is filled, and `dy` returned
-        """
-        grad, behind = dy[:, : self.num_outputs], dy[:, self.num_outputs :]
+    def fill_backward(self, dy: Tensor) -> None:
+        """Writes the gradient of the low-rank factors into the room behind `dy`, (N, n + room)."""
         if self.room:
-            torch.mm(grad, self.b, out=behind)
-        if not needs_dx:
-            return dy
+            torch.mm(dy[:, : self.num_outputs], self.b, out=dy[:, self.num_outputs :])
+
+    def backward_input(self, dy: Tensor) -> Tensor:
+        """Returns the gradient of the input, (N, K); fills the room behind `dy`, (N, n + room)."""
+        self.fill_backward(dy)
         matrix = self.matrix()
         if self.dropout is None or not self.room:
             return dy @ matrix[:, : self.num_inputs]
-        dx = grad @ matrix[: self.num_outputs, : self.num_inputs]
-        self.dropout.add(behind @ self.a, dx)
+        dx = dy[:, : self.num_outputs] @ matrix[: self.num_outputs, : self.num_inputs]
+        self.dropout.add(dy[:, self.num_outputs :] @ self.a, dx)
         return dx
 
-    def backward_weights(self, dy: Tensor, x: Tensor, factors: Tensor) -> None:
+    def backward_weights(self, dy: Tensor, given: Input) -> None:
         """Adds to the gradients of the LoRA matrices.
 
         Args:
-            dy: (N, n + room) what backward_input has filled
-            x: (N, K) the input
-            factors: (N, room) what forward has put behind it
+            dy: (N, n + room) the gradient of the output, filled
         """
         if not self.room:
             return
         assert self.a_grad is not None, "attach_gradients() comes first"
-        inputs = x if self.dropout is None else self.dropout(x)
+        assert given.x is not None
+        inputs = given.x if self.dropout is None else self.dropout(given.x)
         behind = dy[:, self.num_outputs : self.num_outputs + len(self.a_grad)]
         add_product(self.a_grad, behind, inputs, 1.0)
         row, column = 0, 0
         for p in self.projections:
             if p.b is not None:
                 assert p.b.grad is not None
-                grad, factor = dy[:, row : row + p.shape[0]], factors[:, column : column + p.rank]
-                add_product(p.b.grad, grad, factor, p.scale)
+                grad = dy[:, row : row + p.shape[0]]
+                add_product(p.b.grad, grad, given.factors[:, column : column + p.rank], p.scale)
                 column += p.rank
             row += p.shape[0]
 

@@ -77,45 +77,32 @@ def _forward(
 
 @triton.jit
 def _backward(
-    dq, dk, dv, source, target, cos, sin, positions, q_norm, k_norm,
-    source_stride, target_stride, eps,
-    NUM_Q: tl.constexpr, NUM_KV: tl.constexpr, HALF: tl.constexpr,
-    HAS_NORMS: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK: tl.constexpr,
+    grads, source, cos, sin, positions, q_norm, k_norm, grads_stride, source_stride, eps,
+    NUM_Q: tl.constexpr, NUM_ROTATED: tl.constexpr, HALF: tl.constexpr,
+    HAS_NORMS: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
-    inside = column < HALF
-    is_query = head < NUM_Q
-    mask = (head < NUM_Q + NUM_KV) & inside
-    q_place = dq + row * NUM_Q * 2 * HALF + head * 2 * HALF + column
-    k_place = dk + row * NUM_KV * 2 * HALF + (head - NUM_Q) * 2 * HALF + column
-    q_mask, k_mask = mask & is_query, mask & (head >= NUM_Q)
-    a = _load(q_place, q_mask) + _load(k_place, k_mask)
-    b = _load(q_place + HALF, q_mask) + _load(k_place + HALF, k_mask)
+    mask = (head < NUM_ROTATED) & (column < HALF)
+    place = head * 2 * HALF + column
     position = tl.load(positions + row)
     c = _load(cos + position * HALF + column, mask)
     s = _load(sin + position * HALF + column, mask)
-    place = head * 2 * HALF + column
+    out = grads + row * grads_stride + place
+    a, b = _load(out, mask), _load(out + HALF, mask)
     da, db = a * c + b * s, b * c - a * s
     if HAS_NORMS:
         a = _load(source + row * source_stride + place, mask)
         b = _load(source + row * source_stride + place + HALF, mask)
         scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+        is_query = head < NUM_Q
         a, b = a * scale, b * scale
         da = da * _factors(q_norm, k_norm, is_query, column, mask)
         db = db * _factors(q_norm, k_norm, is_query, column + HALF, mask)
         mean = ((tl.sum(da * a, 1) + tl.sum(db * b, 1)) / (2 * HALF))[:, None]
         da, db = scale * (da - a * mean), scale * (db - b * mean)
-    out = target + row * target_stride + place
-    tl.store(out, da.to(target.dtype.element_ty), mask=mask)
-    tl.store(out + HALF, db.to(target.dtype.element_ty), mask=mask)
-    kv_head = tl.arange(0, KV_HEADS)[:, None]
-    kv_mask = (kv_head < NUM_KV) & inside
-    kv_place = kv_head * 2 * HALF + column
-    values = dv + row * NUM_KV * 2 * HALF + kv_place
-    out = target + row * target_stride + (NUM_Q + NUM_KV) * 2 * HALF + kv_place
-    tl.store(out, tl.load(values, mask=kv_mask), mask=kv_mask)
-    tl.store(out + HALF, tl.load(values + HALF, mask=kv_mask), mask=kv_mask)
+    tl.store(out, da.to(grads.dtype.element_ty), mask=mask)
+    tl.store(out + HALF, db.to(grads.dtype.element_ty), mask=mask)
 
 
 class Rotation(NamedTuple):
@@ -142,26 +129,19 @@ def rotate(both: Tensor, heads: Heads, rotation: Rotation) -> Tensor:
     return target
 
 
-def rotate_backward(
-    grads: tuple[Tensor, Tensor, Tensor], both: Tensor, heads: Heads, rotation: Rotation, room: int
-) -> Tensor:
-    """Returns the gradient of the projection, (N, columns + room).
+def rotate_backward(grads: Tensor, both: Tensor, heads: Heads, rotation: Rotation) -> None:
+    """Turns the gradient of what was rotated into that of the projection, in place.
 
     Args:
-        grads: of queries, keys and values, contiguous
+        grads: (N, at least the projection's columns)
         both: the projection before it was rotated; only read where heads have norms
     """
-    num_rows = both.shape[0]
-    columns = (heads.num_rotated + heads.num_kv) * heads.dim
-    target = both.new_empty(num_rows, columns + room)
     q_norm, k_norm = heads.norms or (both, both)
-    _backward[(num_rows,)](
-        *grads, both, target, *rotation, q_norm, k_norm, both.stride(0), target.stride(0),
-        heads.eps, NUM_Q=heads.num_q, NUM_KV=heads.num_kv, HALF=heads.dim // 2,
-        HAS_NORMS=heads.norms is not None, KV_HEADS=triton.next_power_of_2(heads.num_kv),
-        **_shape(heads),
+    _backward[(grads.shape[0],)](
+        grads, both, *rotation, q_norm, k_norm, grads.stride(0), both.stride(0), heads.eps,
+        NUM_Q=heads.num_q, NUM_ROTATED=heads.num_rotated, HALF=heads.dim // 2,
+        HAS_NORMS=heads.norms is not None, **_shape(heads),
     )  # fmt: skip
-    return target
 
 
 def _shape(heads: Heads) -> dict[str, int]:

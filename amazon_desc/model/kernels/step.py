@@ -1,7 +1,7 @@
 """A training step on the fused path: loss and gradients of packed rows, as one node of autograd.
 
-Forward and backward of the decoder are captured as two CUDA graphs for each shape of micro-batch,
-after a few of that shape were met; between the two the head runs on as many targets as there are.
+Forward and backward of the decoder are captured as two CUDA graphs for each size of micro-batch,
+after a few of that size were met; between the two the head runs on as many targets as there are.
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ import torch
 from torch import Tensor
 
 from amazon_desc.data.batches import RowBatch
-from amazon_desc.model.kernels.attention import Bounds
 from amazon_desc.model.kernels.copying import Copies
 from amazon_desc.model.kernels.decoder import Batch, Decoder
 from amazon_desc.model.kernels.head import head_loss
 
-NUM_EAGER = 2  # micro-batches of a shape before it is captured
-EXAMPLES_STEP = 16  # one graph serves so many numbers of examples
-
-Shape = tuple[int, int]
+NUM_EAGER = 2  # micro-batches of a size before it is captured
 
 
 class FusedStep:
@@ -30,7 +26,6 @@ class FusedStep:
     Args:
         head: (V, H) its weights
         cap: soft cap of the logits; None: there is none
-        longest: no example has more tokens
         seed: () int64, what the decoder's dropout reads
         captures: whether CUDA graphs are made
     """
@@ -40,14 +35,13 @@ class FusedStep:
         decoder: Decoder,
         head: Tensor,
         cap: float | None,
-        longest: int,
         seed: Tensor,
         captures: bool,
     ) -> None:
-        self.decoder, self.head, self.cap, self.longest = decoder, head, cap, longest
+        self.decoder, self.head, self.cap = decoder, head, cap
         self.seed, self.captures = seed, captures
-        self.graphs: dict[Shape, Graphs] = {}
-        self.num_met = Counter[Shape]()
+        self.graphs: dict[int, Graphs] = {}
+        self.num_met = Counter[int]()
         self.anchor = torch.zeros((), device=head.device, requires_grad=True)
         self.copies = Copies([copy for linear in decoder.linears() for copy in linear.copies()])
 
@@ -72,14 +66,14 @@ class FusedStep:
 
     def forward(self, batch: RowBatch) -> tuple[Tensor, Tensor]:
         """Returns the summed loss, and the gradient of the hidden states in front of targets."""
-        flat = Batch(batch.input_ids.flatten(), batch.position_ids.flatten(), self.bounds(batch))
-        shape = shape_of(flat)
-        self.num_met[shape] += 1
-        if self.captures and shape not in self.graphs and self.num_met[shape] > NUM_EAGER:
-            self.graphs[shape] = Graphs(self.decoder, flat)
+        flat = Batch(batch.input_ids.flatten(), batch.position_ids.flatten())
+        size = len(flat.input_ids)
+        self.num_met[size] += 1
+        if self.captures and size not in self.graphs and self.num_met[size] > NUM_EAGER:
+            self.graphs[size] = Graphs(self.decoder, flat)
         self.flat = flat
-        if shape in self.graphs:
-            hidden = self.graphs[shape].forward(flat)
+        if size in self.graphs:
+            hidden = self.graphs[size].forward(flat)
         else:
             hidden = self.decoder.forward(flat)
         targets = flat.input_ids[batch.before_targets + 1]
@@ -91,24 +85,13 @@ class FusedStep:
         Args:
             grad: (M, H) of the hidden states in front of targets
         """
-        shape = shape_of(self.flat)
-        if shape in self.graphs:
-            self.graphs[shape].backward(batch.before_targets, grad)
+        size = len(self.flat.input_ids)
+        if size in self.graphs:
+            self.graphs[size].backward(batch.before_targets, grad)
         else:
-            full = grad.new_zeros(shape[0], grad.shape[1])
+            full = grad.new_zeros(size, grad.shape[1])
             full[batch.before_targets] = grad
             self.decoder.backward(full, self.flat)
-
-    def bounds(self, batch: RowBatch) -> Bounds:
-        """Returns where examples begin, with empty ones at the end up to a round number."""
-        starts = batch.example_starts
-        num_empty = -(len(starts) - 1) % EXAMPLES_STEP
-        padded = torch.nn.functional.pad(starts, (0, num_empty), value=batch.input_ids.numel())
-        return Bounds(padded, self.longest)
-
-
-def shape_of(batch: Batch) -> Shape:
-    return len(batch.input_ids), len(batch.bounds.starts)
 
 
 class _Loss(torch.autograd.Function):
@@ -127,13 +110,10 @@ class _Loss(torch.autograd.Function):
 
 
 class Graphs:
-    """Forward and backward of a decoder, captured for one shape."""
+    """Forward and backward of a decoder, captured for one size."""
 
     def __init__(self, decoder: Decoder, batch: Batch) -> None:
-        starts, longest = batch.bounds
-        self.batch = Batch(
-            batch.input_ids.clone(), batch.position_ids.clone(), Bounds(starts.clone(), longest)
-        )
+        self.batch = Batch(batch.input_ids.clone(), batch.position_ids.clone())
         self.forward_graph, self.backward_graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # Other threads, such as a loader's that pins memory, may go on meanwhile.
         mode = "thread_local"
@@ -148,7 +128,6 @@ class Graphs:
     def forward(self, batch: Batch) -> Tensor:
         self.batch.input_ids.copy_(batch.input_ids)
         self.batch.position_ids.copy_(batch.position_ids)
-        self.batch.bounds.starts.copy_(batch.bounds.starts)
         self.forward_graph.replay()
         return self.hidden
 

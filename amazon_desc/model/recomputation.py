@@ -1,0 +1,9 @@
+"""What of the forward pass is made again in the backward pass, to save memory."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# From the most memory to the least: nothing; what is quick to make; also the MLP's first product;
+# whole layers.
+Recompute = Literal["none", "parts", "products", "layers"]
