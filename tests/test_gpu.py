@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amazon_desc.cli import main
 from amazon_desc.hub import find_backbone
@@ -87,6 +88,32 @@ def test_a_run_that_is_stopped_and_gone_on_with_ends_with_the_same_bits(
     untouched = bench.outcome(tmp_path / "untouched")
     assert bench.outcome(tmp_path / "repeated") == untouched
     assert bench.outcome(tmp_path / "stopped") == untouched
+
+
+def test_over_200_steps_the_fused_loss_is_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dropout, whose masks differ; a last smaller batch and validations in between."""
+    monkeypatch.chdir(ROOT)
+    losses = {}
+    for kernels in ("plain", "fused"):
+        run = RunFolder(tmp_path / kernels)
+        options = [
+            *("--config", "configs/quickstart.yaml", "--trainer.accelerator", "gpu"),
+            *("--trainer.default_root_dir", str(run.path), "--trainer.precision", "bf16-mixed"),
+            *("--trainer.max_steps", "200", "--trainer.val_check_interval", "80"),
+            *("--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"),
+            *("--model.kernels", kernels, "--model.lora.dropout", "0"),
+            *("--data.num_scored", "20", "--data.row_tokens", "1024"),
+        ]
+        main(["fit", *options])
+        events = EventAccumulator(str(run.tensorboard)).Reload()
+        losses[kernels] = [scalar.value for scalar in events.Scalars("train/loss")]
+    plain, fused = (torch.tensor(losses[name]) for name in ("plain", "fused"))
+    assert len(plain) == len(fused) == 200
+    assert float(plain[-20:].mean()) < 0.9 * float(plain[:20].mean())
+    apart = fused.view(10, 20).mean(1) / plain.view(10, 20).mean(1) - 1
+    assert float(apart.abs().max()) < 0.005, apart
 
 
 def stop_at(number: int, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
