@@ -25,6 +25,8 @@ from amazon_desc.model.kernels.rotary import Heads
 # Below every score, and still finite: the difference of two infinities is no number.
 _LOWEST = tl.constexpr(-1e30)
 
+PLENTY = 160 * 1024  # bytes of shared memory: an A100 has that, smaller cards have 100 KB
+
 
 class Sight(NamedTuple):
     """Who sees whom, and how scores are scaled."""
@@ -212,7 +214,7 @@ def attend(qkv: Tensor, heads: Heads, sight: Sight, room: int) -> Attended:
     num_tokens = len(qkv)
     output = qkv.new_empty(num_tokens, heads.num_q * heads.dim + room)
     log_sums = qkv.new_empty(num_tokens, heads.num_q, dtype=torch.float32)
-    shape = _shape(heads, sight)
+    shape = _shape(heads, sight, rows=64)
     _forward[(triton.cdiv(num_tokens, shape["QUERIES"]), heads.num_kv)](
         qkv, sight.positions, output, log_sums, num_tokens, qkv.stride(0), output.stride(0),
         sight.scale * math.log2(math.e), **shape,
@@ -231,12 +233,13 @@ def attend_backward(
     num_tokens = len(qkv)
     grads = qkv.new_empty(num_tokens, (heads.num_rotated + heads.num_kv) * heads.dim + room)
     deltas = torch.empty_like(attended.log_sums)
-    shape = _shape(heads, sight)
+    shape = _shape(heads, sight, rows=64)
     scales = (sight.scale * math.log2(math.e), sight.scale)
     _query_gradients[(triton.cdiv(num_tokens, shape["QUERIES"]), heads.num_kv)](
         qkv, sight.positions, attended.output, grad, attended.log_sums, deltas, grads, num_tokens,
         qkv.stride(0), attended.output.stride(0), grad.stride(0), grads.stride(0), *scales, **shape,
     )  # fmt: skip
+    shape = _shape(heads, sight, rows=128)
     reach = sight.longest + shape["KEYS"]  # the last token that sees a key, from the block's first
     most = triton.next_power_of_2(triton.cdiv(reach, shape["QUERIES"]))
     _key_gradients[(triton.cdiv(num_tokens, shape["KEYS"]), heads.num_kv)](
@@ -246,12 +249,17 @@ def attend_backward(
     return grads
 
 
-def _shape(heads: Heads, sight: Sight) -> dict[str, int]:
-    """Returns the sizes that a kernel is compiled for."""
+def _shape(heads: Heads, sight: Sight, rows: int) -> dict[str, int]:
+    """Returns the sizes that a kernel is compiled for.
+
+    Args:
+        rows: of a tile, for heads of up to 128 numbers on a card with plenty of shared memory
+    """
     # A window that no example is longer than does nothing.
     window = 0 if sight.window is None or sight.window >= sight.longest else sight.window
+    is_wide, is_small = heads.dim > 128, _shared_memory(sight.positions) < PLENTY
+    rows = (min(rows, 64) if is_wide else rows) // (2 if is_small else 1)
     group = heads.num_q // heads.num_kv
-    rows = 128 if heads.dim <= 128 else 64
     queries = max(1, 2 ** int(math.log2(rows / group)))
     return {
         "NUM_Q": heads.num_q,
@@ -261,7 +269,14 @@ def _shape(heads: Heads, sight: Sight) -> dict[str, int]:
         "WINDOW": window,
         "QUERIES": queries,
         "ROWS": max(16, triton.next_power_of_2(queries * group)),
-        "KEYS": 32,
+        "KEYS": 16 if is_wide else 32,
         "num_warps": 4,
-        "num_stages": 2,
+        "num_stages": 1 if is_small else 2 if is_wide else 3,
     }
+
+
+def _shared_memory(tensor: Tensor) -> int:
+    """Returns the bytes that one program may have."""
+    if not tensor.is_cuda:
+        return PLENTY
+    return torch.cuda.get_device_properties(tensor.device).shared_memory_per_block_optin
