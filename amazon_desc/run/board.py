@@ -1,7 +1,8 @@
 """What TensorBoard shows beside the module's own numbers: the data, speed, and text as it improves.
 
-In come the trainer's events, out go histograms of the data's lengths, `train/tokens_per_second`
-and, after each validation, what the model writes for a few held-out titles.
+In come the trainer's events, out go histograms of the data's lengths, the speed of training, what
+share of the card that uses and how much of its memory, and, after each validation, what the model
+writes for a few held-out titles.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.evaluation.report import Sample
+from amazon_desc.model.card import flops_a_token, matmul_limit
 from amazon_desc.module import DescriptionModule
 from amazon_desc.printing import say
+from amazon_desc.run.resuming import is_logged, is_step_done
 
 
 class DataLengths(Callback):
@@ -51,14 +55,30 @@ class ChosenPath(Callback):
 
 
 class Throughput(Callback):
-    """Logs the tokens (padding left out) trained on per second since the last log, pauses left out.
+    """Logs how fast training is and, on a card, how much of it that uses.
 
-    The clock stops while validation runs and while nothing is trained.
+    `train/tokens_per_second` counts tokens without padding since the last log; the clock stops
+    while validation runs and while nothing is trained. `train/mfu` is the share of the card's
+    measured limit that their arithmetic makes up. `train/peak_memory_gib` is the most that tensors
+    have held since training began, not since the last log: what a CUDA graph keeps for its replays
+    is only counted while it is captured.
+
+    Steps run on the card while the host prepares the next ones. It is waited for where numbers are
+    logged and before a validation, in no other step.
     """
 
     def __init__(self) -> None:
         self.num_tokens, self.seconds = 0, 0.0
         self.resumed_at: float | None = None
+        self.limit: float | None = None  # flop/s; None: not a card, or not measured
+        self.flops_a_token = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, DescriptionModule)
+        if pl_module.device.type == "cuda":
+            self.limit = matmul_limit(pl_module.device, pl_module.compute_dtype)
+            self.flops_a_token = flops_a_token(pl_module.network)
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RowBatch, batch_idx: int
@@ -75,18 +95,29 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         self.num_tokens += batch.num_tokens
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # pyright: ignore
-            self.pause()
+        if is_step_done(trainer) and is_logged(trainer):
+            self.pause(pl_module.device)
             rate = self.num_tokens / self.seconds
             pl_module.log("train/tokens_per_second", rate, prog_bar=True)
+            if pl_module.device.type == "cuda":
+                self.log_use_of_card(pl_module, rate)
             self.num_tokens, self.seconds = 0, 0.0
             self.resumed_at = time.perf_counter()
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.pause()
+    def log_use_of_card(self, pl_module: L.LightningModule, rate: float) -> None:
+        if self.limit is not None:
+            pl_module.log("train/mfu", rate * self.flops_a_token / self.limit, prog_bar=True)
+        peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+        pl_module.log("train/peak_memory_gib", peak, prog_bar=True)
 
-    def pause(self) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.pause(pl_module.device)
+
+    def pause(self, device: torch.device) -> None:
+        """Stops the clock when all that was asked of the device is done."""
         if self.resumed_at is not None:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             self.seconds += time.perf_counter() - self.resumed_at
             self.resumed_at = None
 

@@ -138,6 +138,12 @@ def is_step_done(trainer: L.Trainer) -> bool:
     return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
+def is_logged(trainer: L.Trainer) -> bool:
+    """Says whether the step that was just made is one of those whose numbers are logged."""
+    every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+    return every > 0 and trainer.global_step % every == 0
+
+
 def is_last_step(trainer: L.Trainer) -> bool:
     return trainer.should_stop or trainer.is_last_batch
 
