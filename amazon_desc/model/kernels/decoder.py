@@ -39,11 +39,15 @@ class Layer:
 
 
 class Kept(NamedTuple):
-    """What a layer keeps of its forward pass; `x` and `act` only where memory is plenty."""
+    """What a layer keeps of its forward pass; LoRA's inputs only where memory is plenty.
+
+    Those are under their masks where there is dropout.
+    """
 
     attention_normed: Normed
     mlp_normed: Normed
     attention_x: Tensor | None
+    attended_masked: Tensor | None
     mlp_x: Tensor | None
     act: Tensor | None
     factors: dict[str, Tensor]
@@ -96,25 +100,29 @@ class Decoder:
         self.kept, y = [], None
         for layer in self.layers:
             h, y = self.forward_layer(layer, h, y, batch)
-        x, self.last_normed = add_norm(h, y, self.last_norm, room=0)
+        x, _, self.last_normed = add_norm(h, y, self.last_norm, room=0)
         return x
 
     def forward_layer(
         self, layer: Layer, h: Tensor, y: Tensor | None, batch: Batch
     ) -> tuple[Tensor, Tensor]:
         rotation = Rotation(*self.tables[layer.rotation], batch.position_ids)
-        x1, normed1 = add_norm(h, y, layer.attention_norm, layer.qkv.room)
-        qkv = layer.qkv.forward(x1)
+        qkv_dropout, mlp_dropout = layer.qkv.dropout, layer.gate_up.dropout
+        x1, masked1, normed1 = add_norm(h, y, layer.attention_norm, layer.qkv.room, qkv_dropout)
+        qkv = layer.qkv.forward(x1, masked1)
         rotated = rotate(qkv, layer.heads, rotation)
         attended = attend(
             *layer.heads.split(rotated), batch.bounds, layer.attention_scale, layer.window
         )
         x2 = with_room(attended.output.flatten(1), layer.out.room)
-        y = layer.out.forward(x2)
-        x3, normed2 = add_norm(normed1.h, y, layer.mlp_norm, layer.gate_up.room)
-        both = layer.gate_up.forward(x3)
-        x4 = gated(both, layer.is_gelu, layer.down.room)
-        y = layer.down.forward(x4)
+        masked2 = layer.out.under_mask(x2)
+        y = layer.out.forward(x2, masked2)
+        x3, masked3, normed2 = add_norm(
+            normed1.h, y, layer.mlp_norm, layer.gate_up.room, mlp_dropout
+        )
+        both = layer.gate_up.forward(x3, masked3)
+        x4, masked4 = gated(both, layer.is_gelu, layer.down.room, layer.down.dropout)
+        y = layer.down.forward(x4, masked4)
         wide = {"qkv": (x1, layer.qkv), "out": (x2, layer.out)}
         wide |= {"gate_up": (x3, layer.gate_up), "down": (x4, layer.down)}
         factors = {name: x[:, linear.num_inputs :] for name, (x, linear) in wide.items()}
@@ -124,9 +132,10 @@ class Decoder:
             Kept(
                 normed1,
                 normed2,
-                x1[:, : layer.qkv.num_inputs] if self.keeps else None,
-                x3[:, : layer.gate_up.num_inputs] if self.keeps else None,
-                x4[:, : layer.down.num_inputs] if self.keeps else None,
+                layer.qkv.inputs(x1, masked1) if self.keeps else None,
+                masked2 if self.keeps else None,
+                layer.gate_up.inputs(x3, masked3) if self.keeps else None,
+                layer.down.inputs(x4, masked4) if self.keeps else None,
                 factors,
                 qkv,
                 rotated,
@@ -159,28 +168,36 @@ class Decoder:
         keeps, factors = self.keeps, kept.factors
         # The MLP
         d_act = layer.down.backward_input(dy)
-        d_both, act = gated_backward(kept.both, d_act, layer.is_gelu, layer.gate_up.room, keeps)
+        d_both, act = gated_backward(
+            kept.both, d_act, layer.is_gelu, layer.gate_up.room, keeps, layer.down.dropout
+        )
         layer.down.backward_weights(dy, either(kept.act, act), factors["down"])
         dx = layer.gate_up.backward_input(d_both)
         dh, dy, x = add_norm_backward(
-            dx, dh, layer.mlp_norm, kept.mlp_normed, layer.out.room, keeps
+            dx, dh, layer.mlp_norm, kept.mlp_normed, layer.out.room, keeps, layer.gate_up.dropout
         )
         layer.gate_up.backward_weights(d_both, either(kept.mlp_x, x), factors["gate_up"])
         # Attention
         output = kept.attended.output
         d_output = layer.out.backward_input(dy).view_as(output)
-        layer.out.backward_weights(dy, output.flatten(1), factors["out"])
+        masked = kept.attended_masked if keeps else layer.out.under_mask(output.flatten(1))
+        x = layer.out.inputs(output.flatten(1), masked)
+        layer.out.backward_weights(dy, x, factors["out"])
         grads = attend_backward(
             d_output, *layer.heads.split(kept.rotated), kept.attended, batch.bounds,
             layer.attention_scale, layer.window,
         )  # fmt: skip
         d_qkv = rotate_backward(grads, kept.qkv, layer.heads, rotation, layer.qkv.room)
         dx = layer.qkv.backward_input(d_qkv, needs_dx=room_below is not None)
-        normed = kept.attention_normed
-        if room_below is None:
-            x = None if keeps else add_norm(normed.h, None, layer.attention_norm, room=0)[0]
+        normed, dropout = kept.attention_normed, layer.qkv.dropout
+        if room_below is not None:
+            dh, dy, x = add_norm_backward(
+                dx, dh, layer.attention_norm, normed, room_below, keeps, dropout
+            )
+        elif keeps:
+            x = None
         else:
-            dh, dy, x = add_norm_backward(dx, dh, layer.attention_norm, normed, room_below, keeps)
+            x = layer.qkv.inputs(*add_norm(normed.h, None, layer.attention_norm, 0, dropout)[:2])
         layer.qkv.backward_weights(d_qkv, either(kept.attention_x, x), factors["qkv"])
         return dh, dy
 

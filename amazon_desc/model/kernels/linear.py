@@ -85,9 +85,10 @@ class LoraLinear:
         device = projections[0].weight.device
         rows, columns = self.num_outputs + self.room, self.num_inputs + self.room
         # The LoRA blocks in the precision of the products, copied there once a step.
-        self.a = torch.zeros(self.room, self.num_inputs, dtype=dtype, device=device)
-        self.b = torch.zeros(self.num_outputs, self.room, dtype=dtype, device=device)
-        if workspace is None:
+        if workspace is not None:
+            self.a = torch.zeros(self.room, self.num_inputs, dtype=dtype, device=device)
+            self.b = torch.zeros(self.num_outputs, self.room, dtype=dtype, device=device)
+        else:
             self.kept = torch.zeros(rows, columns, dtype=dtype, device=device)
             self.write_weights(self.kept)
             self.a = self.kept[self.num_outputs :, : self.num_inputs]
@@ -125,14 +126,24 @@ class LoraLinear:
         matrix[: self.num_outputs, self.num_inputs :] = self.b
         return matrix
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns (N, n); fills the room behind `x` (N, K + room) with the low-rank factors."""
+    def forward(self, x: Tensor, masked: Tensor | None) -> Tensor:
+        """Returns (N, n); fills the room behind `x` (N, K + room) with the low-rank factors.
+
+        Args:
+            masked: (N, K) `x` under the mask; None without dropout
+        """
         if self.room:
-            inputs = x[:, : self.num_inputs]
-            if self.dropout is not None:
-                inputs = self.dropout(inputs)
-            torch.mm(inputs, self.a.t(), out=x[:, self.num_inputs :])
+            torch.mm(self.inputs(x, masked), self.a.t(), out=x[:, self.num_inputs :])
         return x @ self.matrix()[: self.num_outputs].t()
+
+    def under_mask(self, x: Tensor) -> Tensor | None:
+        """Returns `x` (N, K or more) under the mask, (N, K); None without dropout."""
+        return None if self.dropout is None else self.dropout(x[:, : self.num_inputs])
+
+    def inputs(self, x: Tensor, masked: Tensor | None) -> Tensor:
+        """Returns what LoRA reads, (N, K): `x` (N, K or more) itself unless there is a mask."""
+        assert (masked is None) == (self.dropout is None), "a mask is there or is not"
+        return x[:, : self.num_inputs] if masked is None else masked
 
     def backward_input(self, dy: Tensor, needs_dx: bool = True) -> Tensor:
         """Returns the gradient of the input, (N, K), and fills the room behind `dy`.
@@ -150,7 +161,7 @@ class LoraLinear:
         if self.dropout is None or not self.room:
             return dy @ matrix[:, : self.num_inputs]
         dx = grad @ matrix[: self.num_outputs, : self.num_inputs]
-        self.dropout.add(behind @ self.a, dx)
+        self.dropout.add_product(behind, self.a, dx)
         return dx
 
     def backward_weights(self, dy: Tensor, x: Tensor, factors: Tensor) -> None:
@@ -158,15 +169,14 @@ class LoraLinear:
 
         Args:
             dy: (N, n + room) what backward_input has filled
-            x: (N, K) the input
+            x: (N, K) the input, under the mask where there is dropout
             factors: (N, room) what forward has put behind it
         """
         if not self.room:
             return
         assert self.a_grad is not None, "attach_gradients() comes first"
-        inputs = x if self.dropout is None else self.dropout(x)
         behind = dy[:, self.num_outputs : self.num_outputs + len(self.a_grad)]
-        add_product(self.a_grad, behind, inputs, 1.0)
+        add_product(self.a_grad, behind, x, 1.0)
         row, column = 0, 0
         for p in self.projections:
             if p.b is not None:
