@@ -77,7 +77,8 @@ def test_add_and_norm_forward_and_backward(hidden: int, is_gemma: bool, keeps_x:
     h, y, dx, dh = (random(50, hidden) for _ in range(4))
     weight, post = random(hidden, scale=0.3), random(hidden, scale=0.3)
     norm = Norm(weight, 1e-6, post if is_gemma else None, float(is_gemma))
-    x, normed = add_norm(h, y, norm, room=16)
+    x, masked, normed = add_norm(h, y, norm, room=16)
+    assert masked is None
     dh_out, dy, again = add_norm_backward(dx, dh, norm, normed, 8, keeps_x)
 
     h64, y64 = (t.double().requires_grad_() for t in (h, y))
@@ -103,7 +104,8 @@ def test_the_gate_forward_and_backward(columns: int, is_gelu: bool):
     from amazon_desc.model.kernels.gate import gated, gated_backward
 
     both, grad = random(70, 2 * columns), random(70, columns)
-    out = gated(both, is_gelu, room=16)
+    out, masked = gated(both, is_gelu, room=16)
+    assert masked is None
     grads, again = gated_backward(both, grad, is_gelu, 32, keeps_out=False)
     both64 = both.double().requires_grad_()
     gate, up = both64.chunk(2, 1)
@@ -205,21 +207,118 @@ def test_cross_entropy_and_its_gradient(num_columns: int, cap: float | None):
     close(logits, logits64.grad)
 
 
-def test_dropout_makes_the_same_mask_forward_and_backward():
+def dropout_of(share: float = 0.3, seed: int = 7, salt: int = 3) -> Any:
     from amazon_desc.model.kernels.dropout import Dropout
 
-    seed = torch.tensor(7, device="cuda")
-    dropout, ones = Dropout(0.05, seed, 3), torch.ones(2048, 3000, device="cuda")
-    mask = dropout(ones)
-    assert sorted(mask.unique().tolist()) == pytest.approx([0, 1 / 0.95])
-    assert float((mask == 0).float().mean()) == pytest.approx(0.05, abs=1e-3)
-    total = torch.full_like(ones, 2.0)
-    dropout.add(ones, total)
-    assert torch.equal(total, mask + 2)
-    assert torch.equal(dropout(ones), mask)
-    assert not torch.equal(Dropout(0.05, seed, 4)(ones), mask)
-    seed.fill_(8)
-    assert not torch.equal(dropout(ones), mask)
+    return Dropout(share, torch.tensor(seed, device="cuda"), salt)
+
+
+def mask_of(dropout: Any, num_rows: int, num_columns: int) -> Tensor:
+    return dropout(torch.ones(num_rows, num_columns, device="cuda"))
+
+
+def test_dropout_zeroes_its_share_in_all_columns_and_scales_the_rest():
+    dropout = dropout_of(0.05)
+    mask = mask_of(dropout, 2048, 3000)
+    assert mask.unique().tolist() == pytest.approx([0, 65536 / (65536 - 3277)])
+    assert float(mask.double().mean()) == pytest.approx(1, abs=5e-4)
+    is_zero = (mask == 0).view(-1, 8).double()
+    assert is_zero.mean(0).tolist() == pytest.approx([0.05] * 8, abs=2e-3)
+    # Numbers of one call of the generator know nothing of each other.
+    together = is_zero.t() @ is_zero / len(is_zero)
+    for a in range(8):
+        for b in range(a):
+            assert float(together[a, b]) == pytest.approx(0.05**2, abs=4e-4)
+    assert torch.equal(mask_of(dropout, 2048, 3000), mask)
+
+
+def test_dropout_of_next_to_nothing_and_of_nearly_all():
+    assert (mask_of(dropout_of(1e-6), 64, 640) == 1).all()
+    assert float((mask_of(dropout_of(1 - 1e-7), 64, 640) == 0).float().mean()) > 0.99
+    assert torch.isfinite(mask_of(dropout_of(1 - 1e-7), 64, 640)).all()
+
+
+def test_neighbouring_seeds_and_salts_have_masks_of_their_own():
+    pairs = [(7, 3), (7, 4), (8, 3), (8, 2), (6, 4)]
+    masks = [mask_of(dropout_of(0.3, *pair), 256, 2048) == 0 for pair in pairs]
+    for number, mask in enumerate(masks):
+        for other in masks[:number]:
+            assert float((mask & other).float().mean()) == pytest.approx(0.09, abs=3e-3)
+    changing = dropout_of(0.3, 7, 3)
+    changing.seed.fill_(8)  # as it is between replays of a graph
+    assert torch.equal(mask_of(changing, 256, 2048) == 0, masks[2])
+
+
+def masked_by_torch(x: Tensor, dropout: Any) -> Tensor:
+    return (x.float() * mask_of(dropout, *x.shape)).to(x.dtype)
+
+
+@pytest.mark.parametrize("columns", [60, 192, 2048, 3000, 5632])
+def test_a_copy_under_the_mask(columns: int):
+    dropout, wide = dropout_of(), random(33, columns + 24)
+    x = wide[:, :columns]
+    assert torch.equal(dropout(x), masked_by_torch(x, dropout))
+
+
+@pytest.mark.parametrize("hidden", [60, 192, 2048, 2560])
+@pytest.mark.parametrize("is_gemma", [False, True])
+def test_the_norm_writes_its_output_under_the_mask_too(hidden: int, is_gemma: bool):
+    from amazon_desc.model.kernels.norm import Norm, add_norm, add_norm_backward
+
+    dropout = dropout_of()
+    h, y, dx, dh = (random(50, hidden) for _ in range(4))
+    weight, post = random(hidden, scale=0.3), random(hidden, scale=0.3)
+    norm = Norm(weight, 1e-6, post if is_gemma else None, float(is_gemma))
+    x, masked, normed = add_norm(h, y, norm, 16, dropout)
+    assert masked is not None
+    close(x[:, :hidden], add_norm(h, y, norm, 0)[0])
+    assert torch.equal(masked, masked_by_torch(x[:, :hidden], dropout))
+    *grads, x = add_norm_backward(dx, dh, norm, normed, 0, False)
+    *same_grads, masked = add_norm_backward(dx, dh, norm, normed, 0, False, dropout)
+    assert x is not None
+    assert masked is not None
+    assert torch.equal(masked, masked_by_torch(x, dropout))
+    for grad, same in zip(grads, same_grads, strict=True):
+        close(same, grad)
+    assert add_norm_backward(dx, dh, norm, normed, 0, True, dropout)[2] is None
+
+
+@pytest.mark.parametrize("columns", [60, 192, 5632])
+@pytest.mark.parametrize("is_gelu", [False, True])
+def test_the_gate_writes_its_output_under_the_mask_too(columns: int, is_gelu: bool):
+    from amazon_desc.model.kernels.gate import gated, gated_backward
+
+    dropout = dropout_of()
+    both, grad = random(70, 2 * columns), random(70, columns)
+    out, masked = gated(both, is_gelu, 16, dropout)
+    assert masked is not None
+    close(out[:, :columns], gated(both, is_gelu, 0)[0])
+    assert torch.equal(masked, masked_by_torch(out[:, :columns], dropout))
+    grads, again = gated_backward(both, grad, is_gelu, 0, False)
+    same_grads, masked = gated_backward(both, grad, is_gelu, 0, False, dropout)
+    assert again is not None
+    assert masked is not None
+    assert torch.equal(masked, masked_by_torch(again, dropout))
+    close(same_grads, grads)
+    assert gated_backward(both, grad, is_gelu, 0, True, dropout)[1] is None
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(33, 60), (100, 192), (200, 2048)])
+@pytest.mark.parametrize("rank", [8, 16, 24, 48, 192])
+def test_a_product_is_added_under_the_mask(rows: int, columns: int, rank: int):
+    dropout = dropout_of()
+    left, right = random(rows, 40 + rank)[:, 40:], random(rank, columns + 24)[:, :columns]
+    before = random(rows, columns + 8)
+    out = before.clone()
+    dropout.add_product(left, right, out[:, :columns])
+    mask = mask_of(dropout, rows, columns)
+    wanted = before[:, :columns].double() + (left.double() @ right.double()) * mask.double()
+    close(out[:, :columns], wanted)
+    is_zero = torch.nn.functional.pad(mask, (0, 8)) == 0
+    assert torch.equal(out[is_zero], before[is_zero])
+    ones, total = torch.ones_like(left) / rank, torch.zeros_like(wanted, dtype=torch.float32)
+    dropout.add_product(ones.to(HALF), torch.ones_like(right), total)
+    assert torch.equal(total == 0, mask == 0)
 
 
 def test_copies_go_to_their_places():
@@ -318,7 +417,8 @@ def share_masks(model: Any, fused: Any) -> None:
             dropout = by_matrix[id(module.lora_A["default"].weight)]
 
             def masked(x: Tensor, dropout: Any = dropout) -> Tensor:
-                return x * dropout(torch.ones_like(x.flatten(0, 1))).view_as(x)
+                ones = torch.ones_like(x.flatten(0, 1), dtype=torch.float32)
+                return (x * dropout(ones).view_as(x)).to(x.dtype)
 
             module.lora_dropout["default"].forward = masked
 

@@ -11,12 +11,14 @@ from amazon_desc.model.kernels.known import memory, obstacle
 from amazon_desc.model.paths import Kernels, choose_path
 
 
-def llama(**changes: Any) -> Any:
+def llama(dropout: float = 0.05, **changes: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return attach(LlamaForCausalLM(LlamaConfig(**{**shape, **changes})), LoraSettings())
+    return attach(
+        LlamaForCausalLM(LlamaConfig(**{**shape, **changes})), LoraSettings(dropout=dropout)
+    )
 
 
 def choose(kernels: Kernels) -> Any:
@@ -70,3 +72,9 @@ def test_memory_counts_two_bytes_for_each_dense_weight():
     assert len(linears) == 14
     assert dense == 2 * sum(linear.weight.numel() for linear in linears)
     assert kept == 100 * memory(model, num_tokens=1)[1]
+
+
+def test_memory_counts_the_inputs_under_the_masks_of_dropout():
+    with_dropout, without = (memory(llama(dropout), num_tokens=10)[1] for dropout in (0.1, 0.0))
+    inputs = 64 + 64 + 64 + 96  # of queries to values, output, gate and up, down
+    assert with_dropout - without == 10 * 2 * 2 * inputs

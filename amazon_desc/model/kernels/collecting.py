@@ -13,7 +13,7 @@ from torch import Tensor
 
 from amazon_desc.model.kernels.decoder import Decoder
 from amazon_desc.model.kernels.dropout import Dropout
-from amazon_desc.model.kernels.known import ADAPTER, head_dim
+from amazon_desc.model.kernels.known import ADAPTER, dropout_of, head_dim
 from amazon_desc.model.kernels.layer import Layer
 from amazon_desc.model.kernels.linear import LoraLinear, Projection, Workspace
 from amazon_desc.model.kernels.norm import Norm
@@ -99,11 +99,6 @@ def projection_of(module: Any) -> Projection:
     weight = module.base_layer.weight
     a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
     return Projection(weight, a, b, module.scaling[ADAPTER])
-
-
-def dropout_of(module: Any) -> float:
-    dropout = getattr(module, "lora_dropout", {ADAPTER: None})[ADAPTER]
-    return float(getattr(dropout, "p", 0.0))
 
 
 def rotary_table(core: Any, kind: str, longest: int) -> tuple[Tensor, Tensor]:

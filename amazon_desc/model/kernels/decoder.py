@@ -72,12 +72,13 @@ class Decoder:
             h = h * self.embedding_scale
         self.kept, y = [], None
         for layer in self.layers:
-            x, normed = add_norm(h, y, layer.attention_norm, layer.qkv.room)
-            kept, act = layer.forward(x, normed.h, *self.places(layer, batch), self.recompute)
+            x, masked, normed = layer.begin(h, y)
+            places = self.places(layer, batch)
+            kept, act = layer.forward(x, masked, normed.h, *places, self.recompute)
             h, y = kept.normed.h, layer.down.product(act)
             self.kept.append((normed, None if self.recompute == "layers" else kept))
-            del x, kept, act  # or they would live as long as the next layer's
-        x, self.last_normed = add_norm(h, y, self.last_norm, room=0)
+            del x, masked, kept, act  # or they would live as long as the next layer's
+        x, _, self.last_normed = add_norm(h, y, self.last_norm, room=0)
         return x
 
     def backward(self, grad: Tensor, batch: Batch) -> None:
@@ -90,8 +91,9 @@ class Decoder:
             layer, places = self.layers[number], self.places(self.layers[number], batch)
             normed, kept = self.kept.pop()
             if kept is None:
-                x, _ = add_norm(normed.h, None, layer.attention_norm, layer.qkv.room)
-                kept, _ = layer.forward(x, normed.h, *places, "none")
+                x, masked, _ = layer.begin(normed.h, None)
+                kept, _ = layer.forward(x, masked, normed.h, *places, "none")
+                del x, masked
             below = self.layers[number - 1].down.room if number else None
             dh, dy = layer.backward(kept, normed, dh, dy, below, *places, self.side)
             del kept

@@ -58,6 +58,12 @@ def head_dim(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def dropout_of(module: Any) -> float:
+    """Returns the share of LoRA's inputs that a module zeroes; 0 where it has no LoRA."""
+    dropout = getattr(module, "lora_dropout", {ADAPTER: None})[ADAPTER]
+    return float(getattr(dropout, "p", 0.0))
+
+
 def memory(model: PeftModel, num_tokens: int) -> tuple[int, int]:
     """Returns the bytes of the weights when they are dense, and of all activations when kept."""
     base: Any = model.get_base_model()
@@ -67,5 +73,7 @@ def memory(model: PeftModel, num_tokens: int) -> tuple[int, int]:
     both = queries + 2 * config.num_key_value_heads * dim
     weights = hidden * (both + queries + 3 * inner)
     activations = 6 * hidden + 2 * both + 2 * queries + 3 * inner
+    if any(dropout_of(module) for module in model.modules()):
+        activations += 2 * hidden + queries + inner  # LoRA's inputs under the mask
     layers = 2 * config.num_hidden_layers  # two bytes a number
     return layers * weights, layers * activations * num_tokens

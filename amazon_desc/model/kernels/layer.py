@@ -54,39 +54,59 @@ class Layer:
     """which of the tables of rotary positions"""
     is_gelu: bool
 
+    def begin(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Normed]:
+        """Adds the last product of the layer below, (N, H), and normalises for attention."""
+        return add_norm(h, y, self.attention_norm, self.qkv.room, self.qkv.dropout)
+
     def forward(
-        self, x: Tensor, h: Tensor, rotation: Rotation, sight: Sight, recompute: Recompute
+        self,
+        x: Tensor,
+        masked: Tensor | None,
+        h: Tensor,
+        rotation: Rotation,
+        sight: Sight,
+        recompute: Recompute,
     ) -> tuple[Kept, Tensor]:
         """Returns what to keep, and the input of the last product, (N, I + room).
 
         Args:
             x: (N, H + room) normalised
+            masked: (N, H) the same under the mask of dropout
             h: (N, H) the residual stream
         """
-        keeps = recompute == "none"
-        self.qkv.fill(x)
+        attention_input = self.qkv.fill(x, masked)
         qkv = self.qkv.product(x)
         rotated = rotate(qkv, self.heads, rotation)
         attended = attend(rotated, self.heads, sight, self.out.room)
-        self.out.fill(attended.output)
+        out_input = self.out.fill(attended.output, self.out.under_mask(attended.output))
         y = self.out.product(attended.output)
-        x_mlp, normed = add_norm(h, y, self.mlp_norm, self.gate_up.room)
-        self.gate_up.fill(x_mlp)
-        both = self.gate_up.product(x_mlp)
-        act = gated(both, self.is_gelu, self.down.room)
-        self.down.fill(act)
+        both, mlp_input, normed = self.gate_and_up(h, y)
+        act, masked = gated(both, self.is_gelu, self.down.room, self.down.dropout)
+        down_input = self.down.fill(act, masked)
+        keeps, has_mask = recompute == "none", self.out.dropout is not None
         kept = Kept(
-            self.qkv.input_of(x, keeps),
+            attention_input if keeps else attention_input.without_x(),
             qkv,
             rotated,
             attended,
-            self.out.input_of(attended.output, True),
+            out_input.without_x() if has_mask and not keeps else out_input,
             normed,
-            self.gate_up.input_of(x_mlp, keeps),
+            mlp_input if keeps else mlp_input.without_x(),
             both if keeps or recompute == "parts" else None,
-            self.down.input_of(act, keeps),
+            down_input if keeps else down_input.without_x(),
         )
         return kept, act
+
+    def gate_and_up(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Input, Normed]:
+        """Returns gate and up side by side, (N, 2 I), and what of their making is kept.
+
+        Args:
+            h: (N, H) the residual stream, or, without `y`, its sum with y
+        """
+        norm, linear = self.mlp_norm, self.gate_up
+        x, masked, normed = add_norm(h, y, norm, linear.room, linear.dropout)
+        given = linear.fill(x, masked)
+        return linear.product(x), given, normed
 
     def backward(
         self,
@@ -110,36 +130,40 @@ class Layer:
         """
         # The MLP
         d_act = self.down.backward_input(dy)
-        both = kept.both if kept.both is not None else self.gate_and_up(kept.normed)
+        both = kept.both if kept.both is not None else self.gate_and_up(kept.normed.h, None)[0]
+        keeps = kept.down_input.x is not None
         d_both, act = gated_backward(
-            both, d_act, self.is_gelu, self.gate_up.room, kept.down_input.x is not None
+            both, d_act, self.is_gelu, self.gate_up.room, keeps, self.down.dropout
         )
         del both, d_act
         side.run(partial(self.down.backward_weights, dy, kept.down_input.or_again(act)))
         dx = self.gate_up.backward_input(d_both)
         dh, dy, x = add_norm_backward(
-            dx, dh, self.mlp_norm, kept.normed, self.out.room, kept.mlp_input.x is not None
+            dx, dh, self.mlp_norm, kept.normed, self.out.room, keeps, self.gate_up.dropout
         )
         side.run(partial(self.gate_up.backward_weights, d_both, kept.mlp_input.or_again(x)))
         # Attention
         d_attended = self.out.backward_input(dy)
-        side.run(partial(self.out.backward_weights, dy, kept.out_input))
+        given = kept.out_input
+        if given.x is None:
+            given = given.or_again(self.out.under_mask(kept.attended.output))
+        side.run(partial(self.out.backward_weights, dy, given))
         d_qkv = attend_backward(
             d_attended, kept.rotated, kept.attended, self.heads, sight, self.qkv.room
         )
         rotate_backward(d_qkv, kept.qkv, self.heads, rotation)
-        keeps = kept.attention_input.x is not None
         if room_below is None:
             self.qkv.fill_backward(d_qkv)
-            x = None if keeps else add_norm(normed.h, None, self.attention_norm, room=0)[0]
+            x = None if keeps else self.attention_again(normed)
         else:
             dx = self.qkv.backward_input(d_qkv)
-            dh, dy, x = add_norm_backward(dx, dh, self.attention_norm, normed, room_below, keeps)
+            dh, dy, x = add_norm_backward(
+                dx, dh, self.attention_norm, normed, room_below, keeps, self.qkv.dropout
+            )
         side.run(partial(self.qkv.backward_weights, d_qkv, kept.attention_input.or_again(x)))
         return dh, dy
 
-    def gate_and_up(self, normed: Normed) -> Tensor:
-        """Makes the MLP's first product again."""
-        x, _ = add_norm(normed.h, None, self.mlp_norm, self.gate_up.room)
-        self.gate_up.fill(x)
-        return self.gate_up.product(x)
+    def attention_again(self, normed: Normed) -> Tensor:
+        """Makes the first input of LoRA again, (N, H)."""
+        x, masked, _ = add_norm(normed.h, None, self.attention_norm, 0, self.qkv.dropout)
+        return x if masked is None else masked

@@ -64,9 +64,12 @@ class Input(NamedTuple):
     """What the gradients of LoRA matrices need of the input."""
 
     x: Tensor | None
-    """(N, K); None: it is made again"""
+    """(N, K), under the mask where there is dropout; None: it is made again"""
     factors: Tensor
     """(N, room): what stood behind it"""
+
+    def without_x(self) -> Input:
+        return Input(None, self.factors.clone())
 
     def or_again(self, x: Tensor | None) -> Input:
         return self if self.x is not None else Input(x, self.factors)
@@ -97,9 +100,10 @@ class LoraLinear:
         device = projections[0].weight.device
         rows, columns = self.num_outputs + self.room, self.num_inputs + self.room
         # The LoRA blocks in the precision of the products, copied there once a step.
-        self.a = torch.zeros(self.room, self.num_inputs, dtype=dtype, device=device)
-        self.b = torch.zeros(self.num_outputs, self.room, dtype=dtype, device=device)
-        if workspace is None:
+        if workspace is not None:
+            self.a = torch.zeros(self.room, self.num_inputs, dtype=dtype, device=device)
+            self.b = torch.zeros(self.num_outputs, self.room, dtype=dtype, device=device)
+        else:
             self.kept = torch.zeros(rows, columns, dtype=dtype, device=device)
             self.write_weights(self.kept)
             self.a = self.kept[self.num_outputs :, : self.num_inputs]
@@ -137,22 +141,26 @@ class LoraLinear:
         matrix[: self.num_outputs, self.num_inputs :] = self.b
         return matrix
 
-    def fill(self, x: Tensor) -> None:
-        """Writes the low-rank factors into the room behind `x`, (N, K + room)."""
+    def fill(self, x: Tensor, masked: Tensor | None) -> Input:
+        """Writes the low-rank factors into the room behind `x`, (N, K + room).
+
+        Args:
+            masked: (N, K) `x` under the mask; None without dropout
+        """
+        assert (masked is None) == (self.dropout is None), "a mask is there or is not"
+        inputs, factors = x[:, : self.num_inputs], x[:, self.num_inputs :]
+        inputs = inputs if masked is None else masked
         if self.room:
-            inputs = x[:, : self.num_inputs]
-            if self.dropout is not None:
-                inputs = self.dropout(inputs)
-            torch.mm(inputs, self.a.t(), out=x[:, self.num_inputs :])
+            torch.mm(inputs, self.a.t(), out=factors)
+        return Input(inputs, factors)
+
+    def under_mask(self, x: Tensor) -> Tensor | None:
+        """Returns `x` (N, K or more) under the mask, (N, K); None without dropout."""
+        return None if self.dropout is None else self.dropout(x[:, : self.num_inputs])
 
     def product(self, x: Tensor) -> Tensor:
         """Returns (N, n) of an `x` that is filled."""
         return x @ self.matrix()[: self.num_outputs].t()
-
-    def input_of(self, x: Tensor, keeps: bool) -> Input:
-        """Returns what backward_weights needs of an `x` that is filled."""
-        inputs, factors = x[:, : self.num_inputs], x[:, self.num_inputs :]
-        return Input(inputs, factors) if keeps else Input(None, factors.clone())
 
     def fill_backward(self, dy: Tensor) -> None:
         """Writes the gradient of the low-rank factors into the room behind `dy`, (N, n + room)."""
@@ -166,7 +174,7 @@ class LoraLinear:
         if self.dropout is None or not self.room:
             return dy @ matrix[:, : self.num_inputs]
         dx = dy[:, : self.num_outputs] @ matrix[: self.num_outputs, : self.num_inputs]
-        self.dropout.add(dy[:, self.num_outputs :] @ self.a, dx)
+        self.dropout.add_product(dy[:, self.num_outputs :], self.a, dx)
         return dx
 
     def backward_weights(self, dy: Tensor, given: Input) -> None:
@@ -179,9 +187,8 @@ class LoraLinear:
             return
         assert self.a_grad is not None, "attach_gradients() comes first"
         assert given.x is not None
-        inputs = given.x if self.dropout is None else self.dropout(given.x)
         behind = dy[:, self.num_outputs : self.num_outputs + len(self.a_grad)]
-        add_product(self.a_grad, behind, inputs, 1.0)
+        add_product(self.a_grad, behind, given.x, 1.0)
         row, column = 0, 0
         for p in self.projections:
             if p.b is not None:

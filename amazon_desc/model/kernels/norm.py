@@ -4,6 +4,8 @@ A sublayer's output y is added to the residual stream h, and the sum is normalis
 sublayer: three kernels' traffic in one. Gemma also normalises y before it is added.
 
     h' = h + y, or h + rms(y) * post        x = rms(h') * weight        (Gemma: 1 + weight)
+
+Where x is an input of LoRA with dropout, it is written under the mask as well.
 """
 
 # Triton comes with torch for CUDA only.
@@ -17,6 +19,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from amazon_desc.model.kernels.dropout import Dropout, arguments, under_mask
 
 
 class Norm(NamedTuple):
@@ -47,10 +51,11 @@ def _scale(values, num_columns, eps):
     return tl.rsqrt(tl.sum(values * values, 0) / num_columns + eps)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["salt"])
 def _forward(
-    h, y, post, weight, h_out, x_out, scales, num_rows, num_columns, x_stride, eps, offset,
-    HAS_Y: tl.constexpr, HAS_POST: tl.constexpr, BLOCK: tl.constexpr,
+    h, y, post, weight, h_out, x_out, masked_out, scales, seed, salt, threshold, mask_scale,
+    num_rows, num_columns, x_stride, eps, offset,
+    HAS_Y: tl.constexpr, HAS_POST: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -72,13 +77,18 @@ def _forward(
     factor = tl.load(weight + column, mask=inside, other=0).to(tl.float32) + offset
     x = (total * scale * factor).to(x_out.dtype.element_ty)
     tl.store(x_out + row * x_stride + column, x, mask=inside)
+    if HAS_MASK:
+        group = tl.arange(0, BLOCK // 8)
+        masked = under_mask(x, seed, salt, row, group, num_columns, threshold, mask_scale)
+        tl.store(masked_out + place, masked.to(masked_out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["salt"])
 def _backward(
-    dx, dh, h, y, post, weight, scales, dh_out, dy_out, x_out,
+    dx, dh, h, y, post, weight, scales, dh_out, dy_out, x_out, seed, salt, threshold, mask_scale,
     num_rows, num_columns, dh_stride, dh_out_stride, dy_stride, offset,
-    HAS_DH: tl.constexpr, HAS_POST: tl.constexpr, HAS_X: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_DH: tl.constexpr, HAS_POST: tl.constexpr, HAS_X: tl.constexpr, HAS_MASK: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -88,7 +98,12 @@ def _backward(
     scale = tl.load(scales + row)
     hat = tl.load(h + place, mask=inside, other=0).to(tl.float32) * scale
     if HAS_X:
-        tl.store(x_out + place, (hat * factor).to(x_out.dtype.element_ty), mask=inside)
+        x = (hat * factor).to(x_out.dtype.element_ty)
+        if HAS_MASK:
+            group = tl.arange(0, BLOCK // 8)
+            masked = under_mask(x, seed, salt, row, group, num_columns, threshold, mask_scale)
+            x = masked.to(x_out.dtype.element_ty)
+        tl.store(x_out + place, x, mask=inside)
     grad = tl.load(dx + place, mask=inside, other=0).to(tl.float32) * factor
     total = scale * (grad - hat * tl.sum(grad * hat, 0) / num_columns)
     if HAS_DH:
@@ -105,8 +120,12 @@ def _backward(
         tl.store(dy_out + row * dy_stride + column, dy, mask=inside)
 
 
-def add_norm(h: Tensor, y: Tensor | None, norm: Norm, room: int) -> tuple[Tensor, Normed]:
+def add_norm(
+    h: Tensor, y: Tensor | None, norm: Norm, room: int, dropout: Dropout | None = None
+) -> tuple[Tensor, Tensor | None, Normed]:
     """Returns the normalised sum, (N, H + room) with `room` columns unwritten, and what to keep.
+
+    Between the two stands the sum under the mask, (N, H); None without dropout.
 
     Args:
         h: (N, H) the residual stream
@@ -115,20 +134,29 @@ def add_norm(h: Tensor, y: Tensor | None, norm: Norm, room: int) -> tuple[Tensor
     num_rows, num_columns = h.shape
     x = h.new_empty(num_rows, num_columns + room)
     total = h if y is None else torch.empty_like(h)
+    masked = None if dropout is None else torch.empty_like(h)
     scales = h.new_empty(2, num_rows, dtype=torch.float32)
     has_post = y is not None and norm.post is not None
     _forward[(num_rows,)](
-        h, h if y is None else y, norm.post if has_post else h, norm.weight, total, x, scales,
+        h, h if y is None else y, norm.post if has_post else h, norm.weight, total, x,
+        x if masked is None else masked, scales, *arguments(dropout, h),
         num_rows, num_columns, x.stride(0), norm.eps, norm.offset,
-        HAS_Y=y is not None, HAS_POST=has_post, **_shape(num_columns),
+        HAS_Y=y is not None, HAS_POST=has_post, HAS_MASK=masked is not None,
+        **_shape(num_columns),
     )  # fmt: skip
-    return x, Normed(total, y if has_post else None, scales)
+    return x, masked, Normed(total, y if has_post else None, scales)
 
 
 def add_norm_backward(
-    dx: Tensor, dh: Tensor | None, norm: Norm, normed: Normed, room: int, keeps_x: bool
+    dx: Tensor,
+    dh: Tensor | None,
+    norm: Norm,
+    normed: Normed,
+    room: int,
+    keeps_x: bool,
+    dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns the gradients of h and of y, and x again unless it was kept.
+    """Returns the gradients of h and of y, and x again, under its mask, unless it was kept.
 
     Without Gemma's second norm the two are one tensor. That of y, (N, H + room), is wide.
 
@@ -144,9 +172,10 @@ def add_norm_backward(
     _backward[(num_rows,)](
         dx, dx if dh is None else dh, normed.h, normed.y if has_post else dx,
         norm.post if has_post else dx, norm.weight, normed.scales, dh_out, dy,
-        dx if x is None else x, num_rows, num_columns, 0 if dh is None else dh.stride(0),
-        dh_out.stride(0), dy.stride(0), norm.offset,
-        HAS_DH=dh is not None, HAS_POST=has_post, HAS_X=x is not None, **_shape(num_columns),
+        dx if x is None else x, *arguments(dropout, dx), num_rows, num_columns,
+        0 if dh is None else dh.stride(0), dh_out.stride(0), dy.stride(0), norm.offset,
+        HAS_DH=dh is not None, HAS_POST=has_post, HAS_X=x is not None,
+        HAS_MASK=dropout is not None, **_shape(num_columns),
     )  # fmt: skip
     return dh_out[:, :num_columns], dy, x
 
