@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
-ROWS, COLUMNS, NUM_WARPS = 64, 128, 4  # of a tile of add_product
+ROWS, COLUMNS, NUM_WARPS = 32, 128, 4  # of a tile of add_product
 
 
 @triton.jit
