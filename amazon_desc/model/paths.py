@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from amazon_desc.errors import UserError
+from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.kernels import known
+from amazon_desc.model.needs import SHARE_OF_CARD, fastest_way, memory
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 Kernels = Literal["auto", "fused", "plain"]
 
 OLDEST_CAPABILITY = (8, 0)  # of cards with bf16 and FlashAttention
-# Of the memory that is free, what dense weights and kept activations may take.
-SHARE = 0.6
 
 
 class Path(NamedTuple):
@@ -62,6 +62,11 @@ def choose_path(
 
 def obstacle(model: PeftModel, device: torch.device, dtype: torch.dtype) -> str | None:
     """Returns what is in the way of the fused path, or None."""
+    return device_obstacle(device, dtype) or known.obstacle(model)
+
+
+def device_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Returns what about this machine is in the way of the fused path, or None."""
     if device.type != "cuda":
         return f"the device is {device.type}, not cuda"
     if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
@@ -70,7 +75,7 @@ def obstacle(model: PeftModel, device: torch.device, dtype: torch.dtype) -> str 
         return "they compute in bf16 or fp16, not in float32"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    return known.obstacle(model)
+    return None
 
 
 def fused_path(
@@ -80,9 +85,12 @@ def fused_path(
     from amazon_desc.model.kernels.step import FusedStep
 
     base: Any = model.get_base_model()
-    free = SHARE * torch.cuda.mem_get_info(device)[0]
-    dense, kept = known.memory(model, num_tokens)
-    is_resident, keeps = dense + kept < free, kept < free
+    lora = lora_of(model)
+    quantization = "nf4" if getattr(base, "is_loaded_in_4bit", False) else "none"
+    counted: dict[str, Any] = {"quantization": quantization}
+    loaded = memory(base.config, lora, num_tokens, "partly", **counted).loaded
+    free = SHARE_OF_CARD * (torch.cuda.mem_get_info(device)[0] + loaded)
+    is_resident, keeps = fastest_way(base.config, lora, num_tokens, free, **counted)
     seed = torch.zeros((), dtype=torch.int64, device=device)
     decoder = collecting.collect(model, dtype, seed, longest, is_resident, keeps)
     head = base.get_output_embeddings().weight.detach()
@@ -91,3 +99,11 @@ def fused_path(
     weights = "dense beside their 4 bits" if is_resident else "in 4 bits only"
     activations = "kept" if keeps else "partly made again"
     return Path(step, f"Kernels: fused; weights {weights}, activations {activations}.")
+
+
+def lora_of(model: PeftModel) -> LoraSettings:
+    """Returns the settings that a model's LoRA was attached or loaded with."""
+    config: Any = model.peft_config[known.ADAPTER]
+    # PEFT turns all-linear into the names of all modules.
+    targets = sorted({name.rsplit(".", 1)[-1] for name in config.target_modules})
+    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout, targets)

@@ -7,8 +7,8 @@ import torch
 
 from amazon_desc.errors import UserError
 from amazon_desc.model.adapter import LoraSettings, attach
-from amazon_desc.model.kernels.known import memory, obstacle
-from amazon_desc.model.paths import Kernels, choose_path
+from amazon_desc.model.kernels.known import obstacle
+from amazon_desc.model.paths import Kernels, choose_path, lora_of
 
 
 def llama(**changes: Any) -> Any:
@@ -63,10 +63,7 @@ def test_other_families_and_lora_elsewhere_are_not_taken_for_known():
     assert obstacle(get_peft_model(llama().unload(), dora)) == "they have no DoRA"
 
 
-def test_memory_counts_two_bytes_for_each_dense_weight():
-    model = llama()
-    dense, kept = memory(model, num_tokens=100)
-    linears = [m for n, m in model.named_modules() if n.endswith("base_layer")]
-    assert len(linears) == 14
-    assert dense == 2 * sum(linear.weight.numel() for linear in linears)
-    assert kept == 100 * memory(model, num_tokens=1)[1]
+def test_the_settings_of_attached_lora_are_read_back():
+    assert lora_of(llama()).r == 16
+    linears = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert lora_of(llama()) == LoraSettings(16, 32, 0.05, linears)
