@@ -31,9 +31,9 @@ ORDER = """
     evaluation.scores evaluation.report evaluation.description_scores.description_scores
     identity
     module
-    run.folder run.settings run.derived run.checkpoints run.resuming run.adapters run.logger
-    run.board run.progress run.predictions run.scores run.refusals run.signals run.failures
-    run.terminal
+    run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming run.adapters
+    run.logger run.board run.progress run.predictions run.scores run.refusals run.signals
+    run.failures run.terminal
     cli
     __main__
 """

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import amazon_desc
 from amazon_desc.data.digests import Verify, describe_file, remember, sha256_of
+from amazon_desc.data.packing import Row, packed_rows
 from amazon_desc.data.preparing import CorpusSettings, Preparation
 from amazon_desc.data.report import summarize
 from amazon_desc.data.tables import PackedRows, open_table
@@ -68,6 +69,17 @@ class Corpus:
     def held_out(self, split: Literal["validation", "test"]) -> Dataset:
         """Returns the table of the examples of validation or test, always in the same order."""
         return open_table(self.folder / f"{split}.arrow")
+
+    def scored(
+        self, split: Literal["validation", "test"], num_scored: int
+    ) -> tuple[list[Row], list[tuple[str, str]]]:
+        """Returns the first held-out examples: packed, and as titles with their descriptions."""
+        table = self.held_out(split)
+        examples = table.select(range(min(num_scored, len(table)))).to_list()
+        ids = [example["input_ids"] for example in examples]
+        prompt_lengths = [example["num_prompt_tokens"] for example in examples]
+        rows = packed_rows(ids, prompt_lengths, self.manifest["settings"]["row_tokens"])
+        return list(rows), [(example["title"], example["description"]) for example in examples]
 
     def report(self) -> dict[str, Any]:
         """Returns what data_report.json holds."""
