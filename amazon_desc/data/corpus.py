@@ -111,14 +111,8 @@ def open_or_prepare(
     """
     with storage(corpora), empty_folder_removed(corpora):
         files = files or describe_sources(settings, corpora, verify)
-        identity = {
-            "format_version": FORMAT_VERSION,
-            "settings": settings.identity(),
-            "files": [{"sha256": file["sha256"], "use": file["use"]} for file in files],
-            "tokenizer": tokenizer_fingerprint(tokenizer_folder),
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-        folder = corpora / digest.hexdigest()[:16]
+        identity = identity_of(settings, files, tokenizer_folder)
+        folder = corpora / name_of(identity)
         corpus = find_whole(folder, verify)
         if corpus is None:
             with one_at_a_time(folder, say):
@@ -134,6 +128,30 @@ def open_or_prepare(
         remember(files, corpora / KNOWN_FILES)
     say(corpus.summary())
     return corpus
+
+
+def find_prepared(settings: CorpusSettings, tokenizer_folder: Path, corpora: Path) -> Corpus | None:
+    """Returns the corpus of these settings if it is there already; makes and says nothing."""
+    if not corpora.is_dir():
+        return None
+    files = describe_sources(settings, corpora, "changed")
+    return find_whole(corpora / name_of(identity_of(settings, files, tokenizer_folder)), "changed")
+
+
+def identity_of(
+    settings: CorpusSettings, files: list[dict[str, Any]], tokenizer_folder: Path
+) -> dict[str, Any]:
+    """Returns all that decides a corpus' content."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "settings": settings.identity(),
+        "files": [{"sha256": file["sha256"], "use": file["use"]} for file in files],
+        "tokenizer": tokenizer_fingerprint(tokenizer_folder),
+    }
+
+
+def name_of(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe_sources(
