@@ -19,7 +19,7 @@ from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.errors import UserError
-from amazon_desc.files import empty_folder_removed, refuse_unwritable, storage, write_text
+from amazon_desc.files import empty_folder_removed, storage, write_text
 from amazon_desc.locks import alone
 from amazon_desc.model import adapter as adapters
 from amazon_desc.module import DescriptionModule
@@ -37,12 +37,13 @@ from amazon_desc.run.derived import (
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder, step_of
 from amazon_desc.run.logger import RunLogger
+from amazon_desc.run.micro_batch import set_batch_size
 from amazon_desc.run.predictions import PredictionFile, PredictionFiles, prediction_settings
 from amazon_desc.run.progress import ProgressLine
 from amazon_desc.run.refusals import (
     check_adapter,
-    check_checkpoint,
     check_resumed,
+    find_weights,
     only_fit_in,
     refuse_epochs_between_validations,
     refuse_file,
@@ -77,7 +78,7 @@ class SaveRunConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             run = RunFolder(Path(trainer.default_root_dir))
             write_text(run.config, self.parser.dump(self.config, skip_unset=False))
-            run.write_start(pl_module.settings)
+            run.write_start(pl_module.settings, trainer.datamodule.batch_size)
 
 
 class DescriptionCLI(LightningCLI):
@@ -149,10 +150,10 @@ class DescriptionCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         kwargs |= {"max_epochs": 1, "max_steps": -1}
-        kwargs["val_check_interval"] = val_check_interval(
-            config.val_check_interval, config.accumulate_grad_batches
-        )
         kwargs.setdefault("precision", config.precision or best_precision(config.accelerator))
+        accumulated = self.num_accumulated(config, kwargs["precision"])
+        kwargs["accumulate_grad_batches"] = accumulated
+        kwargs["val_check_interval"] = val_check_interval(config.val_check_interval, accumulated)
         if config.logger in (None, True):
             logger = RunLogger(self.run, step_of(self.checkpoint) or 0)
             kwargs.setdefault("logger", logger if self.subcommand == "fit" else False)
@@ -171,6 +172,17 @@ class DescriptionCLI(LightningCLI):
             raise UserError(f"the --trainer options cannot be used: {error}") from error
         refuse_several_devices(trainer.num_devices, trainer.num_nodes)
         return trainer
+
+    def num_accumulated(self, trainer: Any, precision: Any) -> int:
+        """Returns the micro-batches of an optimizer step; where their rows are open, sets those."""
+        if self._get(self.config, "data").batch_size != "auto" or self.subcommand is None:
+            return trainer.accumulate_grad_batches
+        is_fit = self.subcommand == "fit"
+        before = self.run.read_record().get("batch_size") if is_fit and self.checkpoint else None
+        chosen = set_batch_size(self.model, self.datamodule, trainer, precision, is_fit, before)
+        if self.subcommand != "predict" and not (is_fit and self.run.is_finished()):
+            say(chosen.reason)
+        return trainer.accumulate_grad_batches // chosen.num_rows
 
     # The commands. Each is called with what the trainer's method of that name takes.
 
@@ -209,13 +221,13 @@ class DescriptionCLI(LightningCLI):
         say(WHERE.format(run=self.run.path, config=self.run.config))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
-        self.load_weights(model)
+        find_weights(self.run, self.checkpoint, model, self.datamodule)
         self.trainer.validate(
             model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
         )
 
     def test(self, model: DescriptionModule, **kwargs: Any) -> None:
-        self.load_weights(model)
+        find_weights(self.run, self.checkpoint, model, self.datamodule)
         self.trainer.test(
             model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
         )
@@ -224,7 +236,7 @@ class DescriptionCLI(LightningCLI):
         data = self.datamodule
         assert isinstance(data, DescriptionData)
         num_titles = len(data.product_titles)
-        self.load_weights(model)
+        find_weights(self.run, self.checkpoint, model, data)
         files = PredictionFiles.of(self.run, data.titles_file)
         with storage(files.path.parent):
             self.held.enter_context(empty_folder_removed(files.path.parent))
@@ -245,22 +257,6 @@ class DescriptionCLI(LightningCLI):
             ckpt_path=self.checkpoint,
             weights_only=True,
         )
-
-    def load_weights(self, model: DescriptionModule) -> None:
-        """Points the model at trained weights that fit it, or refuses, before a base is loaded."""
-        with storage(self.run.path), empty_folder_removed(self.run.path):
-            refuse_unwritable(self.run.path)
-        if self.checkpoint:
-            check_checkpoint(self.checkpoint, model, self.datamodule)
-            return
-        if model.adapter is None:
-            if not self.run.adapter.is_dir():
-                raise UserError(
-                    f"no trained weights: {self.run.adapter} does not exist. Run fit first, or "
-                    f"name weights with --model.adapter FOLDER or --ckpt_path FILE."
-                )
-            model.adapter = str(self.run.adapter)
-        check_adapter(Path(model.adapter), model, self.datamodule)
 
 
 def main(arguments: list[str]) -> None:

@@ -22,7 +22,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_SECONDS = 5
 
 # Never pickles: weights come from safetensors only.
-WANTED_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja"]
+SMALL_FILES = ["*.json", "*.model", "*.jinja"]
+WANTED_FILES = ["*.safetensors", *SMALL_FILES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,20 @@ class Backbone:
     revision: str | None = None
 
 
-def find_backbone(name: str, revision: str | None = None) -> Backbone:
+def find_backbone(
+    name: str, revision: str | None = None, *, needs_weights: bool = True
+) -> Backbone:
     """Returns the folder that holds the base `name`, downloading it from the hub if need be.
+
+    Args:
+        needs_weights: False: its configuration suffices
 
     Raises:
         UserError: it is neither a folder with a config.json nor a hub id that can be had.
     """
     path = TINY_BASE if name == "tiny" else Path(name).expanduser()
     if path.is_dir():
-        check_folder(path)
+        check_folder(path, needs_weights)
         return Backbone(path.resolve(), str(path.resolve()))
     if path.exists() or not HUB_ID.fullmatch(name) or name.startswith("."):
         raise UserError(
@@ -53,15 +59,17 @@ def find_backbone(name: str, revision: str | None = None) -> Backbone:
             f"or a hub id such as TinyLlama/TinyLlama_v1.1; found "
             f"{'a file' if path.exists() else 'no such folder'}."
         )
-    return download(name, revision)
+    return download(name, revision, needs_weights)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, needs_weights: bool) -> None:
     """Refuses a folder that lacks what a base needs, naming what is missing."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
-    if not any(folder.glob("*.safetensors")):
+    if needs_weights and not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+    if needs_weights and not any(
+        (folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")
+    ):
         missing.append("tokenizer.json or tokenizer.model")
     if missing:
         found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
@@ -85,7 +93,7 @@ def refuse_pickles(index: Path) -> None:
 
 
 @functools.cache
-def download(name: str, revision: str | None) -> Backbone:
+def download(name: str, revision: str | None, needs_weights: bool) -> Backbone:
     """Fetches the files of a hub id, or takes them from the local cache when the hub is away."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -95,7 +103,7 @@ def download(name: str, revision: str | None) -> Backbone:
         folder = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=WANTED_FILES,
+            allow_patterns=WANTED_FILES if needs_weights else SMALL_FILES,
             etag_timeout=HUB_SECONDS,
             token=hub_token(),
             local_files_only=bool(refusal),
@@ -108,7 +116,7 @@ def download(name: str, revision: str | None) -> Backbone:
             f"also needs HF_TOKEN in the environment), fetch it once with `hf download {name}`, or "
             f"name a folder that holds it."
         ) from None
-    check_folder(Path(folder))
+    check_folder(Path(folder), needs_weights)
     return Backbone(Path(folder), name, Path(folder).name)
 
 

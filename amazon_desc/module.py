@@ -30,6 +30,7 @@ from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.paths import Kernels, choose_path
+from amazon_desc.model.recomputation import Recompute
 from amazon_desc.model.schedule import warmup_cosine
 from amazon_desc.model.window import Window
 from amazon_desc.options import Fraction, PositiveInt
@@ -63,6 +64,9 @@ class DescriptionModule(L.LightningModule):
         max_new_tokens: most tokens that are written for a title
         kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
             or `auto`: fused where they are known to be right
+        recompute: what of the forward pass is made again to save memory: `none`, `parts` (what is
+            quick to make), `products` (also the MLP's first), `layers` (the only one that `plain`
+            knows), or `auto`: as little as the free memory allows
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class DescriptionModule(L.LightningModule):
         final_lr_fraction: Fraction = 0.1,
         max_new_tokens: PositiveInt = 128,
         kernels: Kernels = "auto",
+        recompute: Recompute | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -89,6 +94,7 @@ class DescriptionModule(L.LightningModule):
         self.final_lr_fraction = final_lr_fraction
         self.max_new_tokens = max_new_tokens
         self.kernels: Kernels = kernels
+        self.recompute: Recompute | Literal["auto"] = recompute
         self.fused: FusedStep | None = None  # chosen when a fit starts
         # A checkpoint holds LoRA only; on_load_checkpoint compares the names itself.
         self.strict_loading = False
@@ -156,6 +162,7 @@ class DescriptionModule(L.LightningModule):
             self.compute_dtype,
             data.max_seq_length,
             data.batch_size * data.row_tokens,
+            self.recompute,
         )
         self.fused = path.fused
         return path.reason

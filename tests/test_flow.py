@@ -21,8 +21,8 @@ ORDER = """
     data.packing data.selection data.digests data.reading data.tables data.report data.preparing
     data.corpus data.batches data.order data.loaders data.datamodule
     model.attention model.backbone model.adapter model.card model.schedule model.loss
-    model.window
-    model.recomputation model.kernels.known model.kernels.copying model.kernels.cross_entropy
+    model.window model.recomputation model.shape model.needs
+    model.kernels.known model.kernels.copying model.kernels.cross_entropy
     model.kernels.dropout model.kernels.gate model.kernels.nf4 model.kernels.norm
     model.kernels.rotary model.kernels.attention model.kernels.side model.kernels.linear
     model.kernels.layer model.kernels.decoder model.kernels.collecting model.kernels.head
@@ -31,9 +31,9 @@ ORDER = """
     evaluation.scores evaluation.report evaluation.description_scores.description_scores
     identity
     module
-    run.folder run.settings run.derived run.checkpoints run.resuming run.adapters run.logger
-    run.board run.progress run.predictions run.scores run.refusals run.signals run.failures
-    run.terminal
+    run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming run.adapters
+    run.logger run.board run.progress run.predictions run.scores run.refusals run.signals
+    run.failures run.terminal
     cli
     __main__
 """

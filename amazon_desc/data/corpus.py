@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import amazon_desc
 from amazon_desc.data.digests import Verify, describe_file, remember, sha256_of
+from amazon_desc.data.packing import Row, packed_rows
 from amazon_desc.data.preparing import CorpusSettings, Preparation
 from amazon_desc.data.report import summarize
 from amazon_desc.data.tables import PackedRows, open_table
@@ -69,6 +70,17 @@ class Corpus:
         """Returns the table of the examples of validation or test, always in the same order."""
         return open_table(self.folder / f"{split}.arrow")
 
+    def scored(
+        self, split: Literal["validation", "test"], num_scored: int
+    ) -> tuple[list[Row], list[tuple[str, str]]]:
+        """Returns the first held-out examples: packed, and as titles with their descriptions."""
+        table = self.held_out(split)
+        examples = table.select(range(min(num_scored, len(table)))).to_list()
+        ids = [example["input_ids"] for example in examples]
+        prompt_lengths = [example["num_prompt_tokens"] for example in examples]
+        rows = packed_rows(ids, prompt_lengths, self.manifest["settings"]["row_tokens"])
+        return list(rows), [(example["title"], example["description"]) for example in examples]
+
     def report(self) -> dict[str, Any]:
         """Returns what data_report.json holds."""
         return read_json(self.folder / "data_report.json")
@@ -99,14 +111,8 @@ def open_or_prepare(
     """
     with storage(corpora), empty_folder_removed(corpora):
         files = files or describe_sources(settings, corpora, verify)
-        identity = {
-            "format_version": FORMAT_VERSION,
-            "settings": settings.identity(),
-            "files": [{"sha256": file["sha256"], "use": file["use"]} for file in files],
-            "tokenizer": tokenizer_fingerprint(tokenizer_folder),
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-        folder = corpora / digest.hexdigest()[:16]
+        identity = identity_of(settings, files, tokenizer_folder)
+        folder = corpora / name_of(identity)
         corpus = find_whole(folder, verify)
         if corpus is None:
             with one_at_a_time(folder, say):
@@ -122,6 +128,30 @@ def open_or_prepare(
         remember(files, corpora / KNOWN_FILES)
     say(corpus.summary())
     return corpus
+
+
+def find_prepared(settings: CorpusSettings, tokenizer_folder: Path, corpora: Path) -> Corpus | None:
+    """Returns the corpus of these settings if it is there already; makes and says nothing."""
+    if not corpora.is_dir():
+        return None
+    files = describe_sources(settings, corpora, "changed")
+    return find_whole(corpora / name_of(identity_of(settings, files, tokenizer_folder)), "changed")
+
+
+def identity_of(
+    settings: CorpusSettings, files: list[dict[str, Any]], tokenizer_folder: Path
+) -> dict[str, Any]:
+    """Returns all that decides a corpus' content."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "settings": settings.identity(),
+        "files": [{"sha256": file["sha256"], "use": file["use"]} for file in files],
+        "tokenizer": tokenizer_fingerprint(tokenizer_folder),
+    }
+
+
+def name_of(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe_sources(

@@ -21,17 +21,16 @@ from amazon_desc.data.corpus import Corpus, describe_sources, open_or_prepare
 from amazon_desc.data.digests import Verify
 from amazon_desc.data.loaders import end_loader_processes, fixed_loader, ordered_loader
 from amazon_desc.data.order import RowOrder
-from amazon_desc.data.packing import Row, packed_rows
+from amazon_desc.data.packing import Row
 from amazon_desc.data.preparing import CorpusSettings
 from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.reading import Sources, usable_titles
+from amazon_desc.data.reading import Sources, source_path, usable_titles
 from amazon_desc.data.selection import RepeatedTitles
 from amazon_desc.data.tokenizer import load_tokenizer
 from amazon_desc.data.tokens import Encoder
 from amazon_desc.errors import UserError
 from amazon_desc.hub import find_backbone
 from amazon_desc.options import Fraction, NonNegativeInt, PositiveInt
-from amazon_desc.resources import SAMPLE_PRODUCTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +65,8 @@ class DescriptionData(L.LightningDataModule):
         prompt: how a title is put to the model
         max_seq_length: tokens of one example: prompt, description and end token
         row_tokens: tokens of one packed row
-        batch_size: rows of one micro-batch
+        batch_size: rows of one micro-batch; `auto`: as many as fit into the memory, out of
+            trainer.accumulate_grad_batches, which then says the rows of an optimizer step
         generation_batch_size: titles that are written for at a time
         loss_on: what is learnt: description and end (`completion`), or the prompt too (`all`)
         num_workers: processes that load batches; 0: the main process does
@@ -99,7 +99,7 @@ class DescriptionData(L.LightningDataModule):
         prompt: PromptSettings = PromptSettings(),  # noqa: B008 (frozen)
         max_seq_length: PositiveInt = 256,
         row_tokens: PositiveInt = 2048,
-        batch_size: PositiveInt = 1,
+        batch_size: PositiveInt | Literal["auto"] = 1,
         generation_batch_size: PositiveInt = 32,
         loss_on: LossOn = "completion",
         num_workers: NonNegativeInt = 0,
@@ -113,10 +113,10 @@ class DescriptionData(L.LightningDataModule):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        train_files = [train_file] if isinstance(train_file, str) else train_file
         self.titles = titles
         self.num_scored = num_scored
-        self.batch_size = batch_size
+        self.batch_size: int = 1 if batch_size == "auto" else batch_size  # `auto`: for now
+        self.scored_batch_size = self.batch_size
         self.generation_batch_size = generation_batch_size
         self.loss_on: LossOn = loss_on
         self.num_workers = num_workers
@@ -131,12 +131,8 @@ class DescriptionData(L.LightningDataModule):
         self.max_seq_length = max_seq_length
         self.row_tokens = row_tokens
         self.settings = CorpusSettings(
-            sources=Sources(
-                train_files=tuple(str(source_path(file)) for file in train_files),
-                test_file=None if test_file is None else str(source_path(test_file)),
-                title_column=title_column,
-                description_column=description_column,
-                max_bad_records=max_bad_records,
+            sources=Sources.named(
+                train_file, test_file, title_column, description_column, max_bad_records
             ),
             cleaning=cleaning,
             repeated_titles=repeated_titles,
@@ -253,14 +249,9 @@ class DescriptionData(L.LightningDataModule):
         self, split: Literal["validation", "test"], num_prompts: int
     ) -> list[DataLoader[Any]]:
         """Returns the loader of packed rows and that of prompts, over the same fixed examples."""
-        table = self.opened.held_out(split)
-        scored = table.select(range(min(self.num_scored, len(table)))).to_list()
-        ids = [example["input_ids"] for example in scored]
-        prompt_lengths = [example["num_prompt_tokens"] for example in scored]
-        rows = list(packed_rows(ids, prompt_lengths, self.row_tokens))
-        pairs = [(example["title"], example["description"]) for example in scored[:num_prompts]]
-        row_loader = fixed_loader(rows, self.batch_size, self.collate_rows, self.seed)
-        return [row_loader, self.prompt_loader(pairs)]
+        rows, pairs = self.opened.scored(split, self.num_scored)
+        row_loader = fixed_loader(rows, self.scored_batch_size, self.collate_rows, self.seed)
+        return [row_loader, self.prompt_loader(pairs[:num_prompts])]
 
     def prompt_loader(self, pairs: list[tuple[str, str]]) -> DataLoader[PromptBatch]:
         return fixed_loader(pairs, self.generation_batch_size, self.collate_prompts, self.seed)
@@ -307,8 +298,3 @@ class DescriptionData(L.LightningDataModule):
                 f"Set them back, or start anew in another --trainer.default_root_dir."
             )
         self.num_trained_rows = state_dict["num_trained_rows"]
-
-
-def source_path(file: str) -> Path:
-    """Returns the file that `sample` or a path names."""
-    return SAMPLE_PRODUCTS if file == "sample" else Path(file).expanduser()

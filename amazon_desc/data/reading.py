@@ -22,6 +22,7 @@ from amazon_desc.data.selection import PartBound
 from amazon_desc.data.sources import TEST_MEMBER, TRAIN_MEMBER, Meter
 from amazon_desc.errors import DataError
 from amazon_desc.printing import say
+from amazon_desc.resources import SAMPLE_PRODUCTS
 
 RECORDS_A_BATCH = 1_000
 CHARACTERS_A_BATCH = 1 << 22  # records may be so long that few of them fill the memory
@@ -38,6 +39,25 @@ class Sources:
     description_column: str
     max_bad_records: int
 
+    @classmethod
+    def named(
+        cls,
+        train_file: str | list[str],
+        test_file: str | None,
+        title_column: str,
+        description_column: str,
+        max_bad_records: int,
+    ) -> Sources:
+        """Returns the files that the options name."""
+        train_files = [train_file] if isinstance(train_file, str) else train_file
+        return cls(
+            train_files=tuple(str(source_path(file)) for file in train_files),
+            test_file=None if test_file is None else str(source_path(test_file)),
+            title_column=title_column,
+            description_column=description_column,
+            max_bad_records=max_bad_records,
+        )
+
     @property
     def files(self) -> list[tuple[Path, Use]]:
         """The files in the order in which they are read, and what each is for."""
@@ -45,6 +65,11 @@ class Sources:
         if self.test_file is not None:
             test_files = [(Path(self.test_file), "test")]
         return [*test_files, *((Path(file), "train") for file in self.train_files)]
+
+
+def source_path(file: str) -> Path:
+    """Returns the file that `sample` or a path names."""
+    return SAMPLE_PRODUCTS if file == "sample" else Path(file).expanduser()
 
 
 @dataclass

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from amazon_desc.errors import UserError
+from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.kernels import known
+from amazon_desc.model.needs import SHARE_OF_CARD, fastest_way, memory
+from amazon_desc.model.recomputation import Recompute
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -20,9 +23,13 @@ if TYPE_CHECKING:
 
 Kernels = Literal["auto", "fused", "plain"]
 
-OLDEST_CAPABILITY = (8, 0)  # of cards with bf16 and FlashAttention
-# Of the memory that is free, what dense weights and kept activations may take.
-SHARE = 0.6
+OLDEST_CAPABILITY = (8, 0)  # of cards with bf16, and the shared memory that the kernels take
+MADE_AGAIN: dict[Recompute, str] = {
+    "none": "activations kept",
+    "parts": "what is quick to make made again",
+    "products": "what is quick to make and the MLP's first product made again",
+    "layers": "layers made again",
+}
 
 
 class Path(NamedTuple):
@@ -39,6 +46,7 @@ def choose_path(
     dtype: torch.dtype,
     longest: int,
     num_tokens: int,
+    recompute: Recompute | Literal["auto"] = "auto",
 ) -> Path:
     """Chooses how to train.
 
@@ -46,48 +54,92 @@ def choose_path(
         dtype: of the products
         longest: no example has more tokens
         num_tokens: of a micro-batch, padding counted
+        recompute: what is made again; auto: as little as the memory that is free allows
 
     Raises:
-        UserError: `fused` is asked for, and cannot be.
+        UserError: what is asked for cannot be.
     """
     if kernels == "plain":
-        return Path(None, "Kernels: plain, as asked for.")
+        return plain_path(model, recompute, ", as asked for")
     why_not = obstacle(model, device, dtype)
     if why_not is None:
-        return fused_path(model, device, dtype, longest, num_tokens)
+        return fused_path(model, device, dtype, longest, num_tokens, recompute)
     if kernels == "fused":
         raise UserError(f"--model.kernels fused: {why_not}. Set it to auto or plain.")
-    return Path(None, f"Kernels: plain: {why_not}.")
+    return plain_path(model, recompute, f": {why_not}")
 
 
 def obstacle(model: PeftModel, device: torch.device, dtype: torch.dtype) -> str | None:
     """Returns what is in the way of the fused path, or None."""
+    return device_obstacle(device, dtype) or known.obstacle(model)
+
+
+def device_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Returns what about this machine is in the way of the fused path, or None."""
     if device.type != "cuda":
         return f"the device is {device.type}, not cuda"
     if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
-        return f"{torch.cuda.get_device_name(device)} is too old for FlashAttention"
+        return f"{torch.cuda.get_device_name(device)} is too old for them"
     if dtype == torch.float32:
         return "they compute in bf16 or fp16, not in float32"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    return known.obstacle(model)
+    return None
 
 
 def fused_path(
-    model: PeftModel, device: torch.device, dtype: torch.dtype, longest: int, num_tokens: int
+    model: PeftModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    longest: int,
+    num_tokens: int,
+    recompute: Recompute | Literal["auto"],
 ) -> Path:
     from amazon_desc.model.kernels import collecting
     from amazon_desc.model.kernels.step import FusedStep
 
     base: Any = model.get_base_model()
-    free = SHARE * torch.cuda.mem_get_info(device)[0]
-    dense, kept = known.memory(model, num_tokens)
-    is_resident, recompute = dense + kept < free, "none" if kept < free else "parts"
+    lora = lora_of(model)
+    counted: dict[str, Any] = {"quantization": quantization_of(base)}
+    loaded = memory(base.config, lora, num_tokens, "parts", **counted).loaded
+    free = SHARE_OF_CARD * (torch.cuda.mem_get_info(device)[0] + loaded)
+    way = fastest_way(base.config, lora, num_tokens, free, recompute, **counted)
     seed = torch.zeros((), dtype=torch.int64, device=device)
-    decoder = collecting.collect(model, dtype, seed, longest, is_resident, recompute)
+    decoder = collecting.collect(model, dtype, seed, longest, *way)
     head = base.get_output_embeddings().weight.detach()
     cap = getattr(base.config, "final_logit_softcapping", None)
     step = FusedStep(decoder, head, cap, seed, captures=True)
-    weights = "dense beside their 4 bits" if is_resident else "in 4 bits only"
-    activations = "kept" if recompute == "none" else "partly made again"
-    return Path(step, f"Kernels: fused; weights {weights}, activations {activations}.")
+    weights = "dense beside their 4 bits" if way.is_dense else "in 4 bits only"
+    return Path(step, f"Kernels: fused; weights {weights}, {MADE_AGAIN[way.recompute]}.")
+
+
+def plain_path(model: PeftModel, recompute: Recompute | Literal["auto"], reason: str) -> Path:
+    """Returns transformers' and PEFT's layers, which autograd has whole ones of made again.
+
+    Raises:
+        UserError: parts of layers are asked to be made again, which only fused kernels do.
+    """
+    base: Any = model.get_base_model()
+    if recompute in ("parts", "products"):
+        raise UserError(
+            f"--model.recompute {recompute}: only fused kernels can do that, but they are "
+            f"plain{reason}. Set it to none or layers."
+        )
+    if recompute == "layers":  # in transformers 5.17 it has its older name
+        is_old = not hasattr(base, "activation_checkpointing_enable")
+        name = f"{'gradient' if is_old else 'activation'}_checkpointing_enable"
+        getattr(base, name)({"use_reentrant": False})
+    made_again = f"; {MADE_AGAIN['layers']}" if recompute == "layers" else ""
+    return Path(None, f"Kernels: plain{reason}{made_again}.")
+
+
+def quantization_of(base: Any) -> Literal["nf4", "none"]:
+    return "nf4" if getattr(base, "is_loaded_in_4bit", False) else "none"
+
+
+def lora_of(model: PeftModel) -> LoraSettings:
+    """Returns the settings that a model's LoRA was attached or loaded with."""
+    config: Any = model.peft_config[known.ADAPTER]
+    # PEFT turns all-linear into the names of all modules.
+    targets = sorted({name.rsplit(".", 1)[-1] for name in config.target_modules})
+    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout, targets)

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-# From the most memory to the least: nothing; what is quick to make; also the MLP's first product;
-# whole layers.
 Recompute = Literal["none", "parts", "products", "layers"]
+"""From the most memory to the least: nothing; what is quick to make; also the MLP's first product;
+whole layers."""

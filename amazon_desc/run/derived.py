@@ -7,7 +7,7 @@ knows the real epochs, and ends where the steps end.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -23,7 +23,12 @@ def num_epochs(max_epochs: int | None) -> int:
     return max_epochs
 
 
-def max_rows(max_steps: int, accumulated: int, batch_size: int) -> int | None:
+def rows_a_step(accumulated: int, batch_size: int | Literal["auto"]) -> int:
+    """Returns the rows of an optimizer step: with `auto` they are what is accumulated."""
+    return accumulated if batch_size == "auto" else accumulated * batch_size
+
+
+def max_rows(max_steps: int, accumulated: int, batch_size: int | Literal["auto"]) -> int | None:
     """Returns how many rows `max_steps` optimizer steps take; None for -1, no limit."""
     if max_steps == -1:
         return None
@@ -32,7 +37,7 @@ def max_rows(max_steps: int, accumulated: int, batch_size: int) -> int | None:
             f"--trainer.max_steps {max_steps}: wanted a number of optimizer steps of at least 1, "
             f"or -1 for no limit."
         )
-    return max_steps * accumulated * batch_size
+    return max_steps * rows_a_step(accumulated, batch_size)
 
 
 def val_check_interval(steps: Any, accumulated: int) -> Any:

@@ -92,10 +92,14 @@ class RunFolder:
         record = read_json(self.record)
         return record if isinstance(record, dict) else {}
 
-    def write_start(self, settings: dict[str, Any]) -> None:
-        """Notes when the run was first started, and its settings and versions now."""
+    def write_start(self, settings: dict[str, Any], batch_size: int) -> None:
+        """Notes when the run was first started, and its settings and versions now.
+
+        Args:
+            batch_size: rows of a micro-batch, also where the option leaves them open
+        """
         record = {"started": now(), **self.read_record()}
-        record |= {"settings": settings, "versions": versions()}
+        record |= {"settings": settings, "batch_size": batch_size, "versions": versions()}
         write_text(self.record, json.dumps(record, indent=1) + "\n")
 
     def write_finish(self, num_steps: int) -> None:

@@ -71,6 +71,25 @@ def check_resumed(
     return f"Going on from {path}{changed if before != precision else ''}"
 
 
+def find_weights(
+    run: RunFolder, checkpoint: Path | None, model: DescriptionModule, data: DescriptionData
+) -> None:
+    """Points the model at trained weights that fit it, or refuses, before a base is loaded."""
+    with storage(run.path), empty_folder_removed(run.path):
+        refuse_unwritable(run.path)
+    if checkpoint:
+        check_checkpoint(checkpoint, model, data)
+        return
+    if model.adapter is None:
+        if not run.adapter.is_dir():
+            raise UserError(
+                f"no trained weights: {run.adapter} does not exist. Run fit first, or "
+                f"name weights with --model.adapter FOLDER or --ckpt_path FILE."
+            )
+        model.adapter = str(run.adapter)
+    check_adapter(Path(model.adapter), model, data)
+
+
 @contextmanager
 def only_fit_in(run: RunFolder) -> Iterator[None]:
     """Has a run folder to itself, or refuses: it cannot be written, or another fit is there.

@@ -13,6 +13,7 @@ from typing import Any
 from amazon_desc.data.digests import sha256_of
 from amazon_desc.errors import UserError
 from amazon_desc.model.adapter import WEIGHTS_FILE
+from amazon_desc.run.derived import rows_a_step
 from amazon_desc.run.folder import RunFolder
 
 # Another value gives other weights: a run goes on only with the same.
@@ -48,7 +49,7 @@ OPERATIONAL = """
     trainer.use_distributed_sampler trainer.profiler trainer.detect_anomaly trainer.barebones
     trainer.sync_batchnorm trainer.reload_dataloaders_every_n_epochs trainer.default_root_dir
     trainer.enable_autolog_hparams trainer.model_registry
-    model.max_new_tokens model.kernels
+    model.max_new_tokens model.kernels model.recompute
     data.titles data.max_bad_records data.generation_batch_size data.num_workers data.corpora
     data.prepare_workers data.verify
     checkpoint
@@ -95,7 +96,7 @@ def settings_record(
     """
     record = options_of(config)
     accumulated = config["trainer"]["accumulate_grad_batches"]
-    record[ROWS_A_STEP] = config["data"]["batch_size"] * accumulated
+    record[ROWS_A_STEP] = rows_a_step(accumulated, config["data"]["batch_size"])
     record["--model.backbone"] = content(config["model"]["backbone"], base_sha256)
     record["--model.adapter"] = adapter = config["model"]["adapter"]
     if adapter is not None and (weights := Path(adapter) / WEIGHTS_FILE).is_file():

@@ -7,8 +7,10 @@ import torch
 
 from amazon_desc.errors import UserError
 from amazon_desc.model.adapter import LoraSettings, attach
-from amazon_desc.model.kernels.known import memory, obstacle
-from amazon_desc.model.paths import Kernels, choose_path
+from amazon_desc.model.kernels.known import obstacle
+from amazon_desc.model.loss import target_loss
+from amazon_desc.model.paths import Kernels, choose_path, lora_of
+from tests.model.conftest import EXAMPLES, batch_of
 
 
 def llama(dropout: float = 0.05, **changes: Any) -> Any:
@@ -30,6 +32,35 @@ def test_without_a_card_the_plain_path_trains():
     assert choose("auto") == (None, "Kernels: plain: the device is cpu, not cuda.")
     with pytest.raises(UserError, match=r"kernels fused: the device is cpu, not cuda\. Set"):
         choose("fused")
+
+
+def test_the_plain_path_makes_whole_layers_again_with_the_same_gradients():
+    found = []
+    for recompute in ("none", "layers"):
+        torch.manual_seed(0)
+        model = llama(dropout=0.0, vocab_size=1000).train()
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(1))
+        calls: list[int] = []
+        layer = model.get_base_model().model.layers[0]
+        layer.mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        cpu = torch.device("cpu")
+        path = choose_path(model, "auto", cpu, torch.float32, 64, 64, recompute)
+        made_again = "; layers made again" if recompute == "layers" else ""
+        assert path.reason == f"Kernels: plain: the device is cpu, not cuda{made_again}."
+        target_loss(model, batch_of(EXAMPLES, row_tokens=64))[0].backward()
+        assert len(calls) == (2 if recompute == "layers" else 1)
+        found.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert len(found[0]) == len(found[1]) == 2 * 7 * 2
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("recompute", ["parts", "products"])
+def test_the_plain_path_makes_no_parts_again(recompute: Any):
+    wanted = f"recompute {recompute}: only fused kernels .* they are plain: the device is cpu"
+    with pytest.raises(UserError, match=wanted):
+        choose_path(llama(), "auto", torch.device("cpu"), torch.float32, 64, 64, recompute)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +96,7 @@ def test_other_families_and_lora_elsewhere_are_not_taken_for_known():
     assert obstacle(get_peft_model(llama().unload(), dora)) == "they have no DoRA"
 
 
-def test_memory_counts_two_bytes_for_each_dense_weight():
-    model = llama()
-    dense, kept = memory(model, num_tokens=100)
-    linears = [m for n, m in model.named_modules() if n.endswith("base_layer")]
-    assert len(linears) == 14
-    assert dense == 2 * sum(linear.weight.numel() for linear in linears)
-    assert kept == 100 * memory(model, num_tokens=1)[1]
-
-
-def test_memory_counts_the_inputs_under_the_masks_of_dropout():
-    with_dropout, without = (memory(llama(dropout), num_tokens=10)[1] for dropout in (0.1, 0.0))
-    inputs = 64 + 64 + 64 + 96  # of queries to values, output, gate and up, down
-    assert with_dropout - without == 10 * 2 * 2 * inputs
+def test_the_settings_of_attached_lora_are_read_back():
+    assert lora_of(llama()).r == 16
+    linears = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert lora_of(llama()) == LoraSettings(16, 32, 0.05, linears)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from amazon_desc.errors import UserError
-from amazon_desc.run.derived import listed, max_rows, num_epochs, val_check_interval
+from amazon_desc.run.derived import listed, max_rows, num_epochs, rows_a_step, val_check_interval
 
 
 def test_passes_over_the_data_are_those_asked_for():
@@ -27,6 +27,11 @@ def test_steps_take_their_micro_batches_of_rows():
 
 def test_micro_batches_of_another_size_are_the_same_rows():
     assert {max_rows(9, 4, 1), max_rows(9, 2, 2), max_rows(9, 1, 4)} == {36}
+
+
+def test_where_rows_of_a_micro_batch_are_open_a_step_has_those_that_are_accumulated():
+    assert rows_a_step(12, "auto") == rows_a_step(4, 3) == 12
+    assert max_rows(9, accumulated=12, batch_size="auto") == 108
 
 
 def test_no_limit_of_steps_is_no_limit_of_rows():

@@ -61,7 +61,7 @@ def test_leftovers_and_foreign_files_are_no_checkpoints(run: RunFolder):
 
 
 def test_a_run_is_finished_when_its_record_says_so(run: RunFolder):
-    run.write_start({"--model.lora.r": 4})
+    run.write_start({"--model.lora.r": 4}, 2)
     assert not run.is_finished()
     run.write_finish(17)
     assert run.is_finished()
@@ -70,13 +70,14 @@ def test_a_run_is_finished_when_its_record_says_so(run: RunFolder):
 
 
 def test_a_second_start_keeps_the_time_of_the_first(run: RunFolder):
-    run.write_start({"--model.lora.r": 4})
+    run.write_start({"--model.lora.r": 4}, 2)
     record = run.read_record()
     run.record.write_text(json.dumps({**record, "started": "then", "versions": {}}))
-    run.write_start({"--model.lora.r": 4})
+    run.write_start({"--model.lora.r": 4}, 3)
     assert run.read_record() == {
         "started": "then",
         "settings": {"--model.lora.r": 4},
+        "batch_size": 3,
         "versions": record["versions"],
     }
     assert set(record["versions"]) == {"python", *RECORDED_PACKAGES}

@@ -150,6 +150,15 @@ def test_base_files_and_rows_a_step_are_recorded(fit: Callable[..., DescriptionC
     assert found["--data.test_file"] == [{"name": "t.jsonl", "sha256": "tt"}]
 
 
+def test_open_rows_of_a_micro_batch_are_recorded_as_the_rows_of_a_step(
+    record: Callable[..., Record],
+):
+    accumulated = "--trainer.accumulate_grad_batches"
+    found = record("--data.batch_size", "auto", accumulated, "12")
+    assert found[ROWS_A_STEP] == 12
+    assert found == record("--data.batch_size", "3", accumulated, "4")
+
+
 def test_other_operational_options_give_the_same_record(record: Callable[..., Record]):
     others = (
         *(

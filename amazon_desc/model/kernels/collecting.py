@@ -13,12 +13,13 @@ from torch import Tensor
 
 from amazon_desc.model.kernels.decoder import Decoder
 from amazon_desc.model.kernels.dropout import Dropout
-from amazon_desc.model.kernels.known import ADAPTER, dropout_of, head_dim
+from amazon_desc.model.kernels.known import ADAPTER, dropout_of
 from amazon_desc.model.kernels.layer import Layer
 from amazon_desc.model.kernels.linear import LoraLinear, Projection, Workspace
 from amazon_desc.model.kernels.norm import Norm
 from amazon_desc.model.kernels.rotary import Heads
 from amazon_desc.model.recomputation import Recompute
+from amazon_desc.model.shape import head_dim
 
 if TYPE_CHECKING:
     from peft import PeftModel

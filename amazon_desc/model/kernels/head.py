@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from amazon_desc.model.kernels.cross_entropy import cross_entropy_
-
-LOGITS = 1 << 26  # of a part: 128 MiB in bf16
+from amazon_desc.model.needs import LOGITS
 
 
 def head_loss(

@@ -1,12 +1,15 @@
-"""What the fused path knows: which models, and how much memory it takes for them.
+"""What the fused path knows: which models it can train.
 
-In comes a PEFT model, out goes what is in its way, or bytes. No kernel is needed to tell.
+In comes a PEFT model, or only its configuration, out goes what is in its way. No kernel is needed
+to tell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from amazon_desc.model.shape import head_dim
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -20,20 +23,8 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def obstacle(model: PeftModel) -> str | None:
     """Returns what about a model the fused path does not know, or None."""
     base: Any = model.get_base_model()
-    config = base.config
-    names = ("hidden_act", "hidden_activation", "activation_function")
-    act = next((getattr(config, name) for name in names if hasattr(config, name)), None)
-    if config.model_type not in FAMILIES or FAMILIES[config.model_type] != act:
-        return f"they have no layers of {config.model_type} with {act}"
-    kinds = {rope["rope_type"] for rope in rope_parameters(config)}
-    if not kinds <= set(ROTARY_KINDS):
-        return f"they have no rotary positions of the kind {', '.join(sorted(kinds))}"
-    for option in ("attn_logit_softcapping", "use_bidirectional_attention"):
-        if getattr(config, option, None):
-            return f"they have no attention with {option}"
-    dim = head_dim(config)
-    if dim % 8 or dim > 256:
-        return f"they have no heads of {dim} numbers"
+    if (reason := config_obstacle(base.config)) is not None:
+        return reason
     for name, module in model.named_modules():
         last = name.rsplit(".", 1)[-1]
         if hasattr(module, "lora_A") and last not in LINEARS:
@@ -49,31 +40,30 @@ def obstacle(model: PeftModel) -> str | None:
     return None
 
 
+def config_obstacle(config: Any) -> str | None:
+    """Returns what about a decoder's configuration the fused path does not know, or None."""
+    names = ("hidden_act", "hidden_activation", "activation_function")
+    act = next((getattr(config, name) for name in names if hasattr(config, name)), None)
+    if config.model_type not in FAMILIES or FAMILIES[config.model_type] != act:
+        return f"they have no layers of {config.model_type} with {act}"
+    kinds = {rope["rope_type"] for rope in rope_parameters(config)}
+    if not kinds <= set(ROTARY_KINDS):
+        return f"they have no rotary positions of the kind {', '.join(sorted(kinds))}"
+    for option in ("attn_logit_softcapping", "use_bidirectional_attention"):
+        if getattr(config, option, None):
+            return f"they have no attention with {option}"
+    dim = head_dim(config)
+    if dim % 8 or dim > 256:
+        return f"they have no heads of {dim} numbers"
+    return None
+
+
 def rope_parameters(config: Any) -> Iterator[dict[str, Any]]:
     parameters = config.rope_parameters
     yield from parameters.values() if "rope_type" not in parameters else [parameters]
-
-
-def head_dim(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def dropout_of(module: Any) -> float:
     """Returns the share of LoRA's inputs that a module zeroes; 0 where it has no LoRA."""
     dropout = getattr(module, "lora_dropout", {ADAPTER: None})[ADAPTER]
     return float(getattr(dropout, "p", 0.0))
-
-
-def memory(model: PeftModel, num_tokens: int) -> tuple[int, int]:
-    """Returns the bytes of the weights when they are dense, and of all activations when kept."""
-    base: Any = model.get_base_model()
-    config, dim = base.config, head_dim(base.config)
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries = config.num_attention_heads * dim
-    both = queries + 2 * config.num_key_value_heads * dim
-    weights = hidden * (both + queries + 3 * inner)
-    activations = 6 * hidden + 2 * both + 2 * queries + 3 * inner
-    if any(dropout_of(module) for module in model.modules()):
-        activations += 2 * hidden + queries + inner  # LoRA's inputs under the mask
-    layers = 2 * config.num_hidden_layers  # two bytes a number
-    return layers * weights, layers * activations * num_tokens

@@ -1,0 +1,114 @@
+"""The widths of a decoder, and of the LoRA on it.
+
+In come a transformers configuration and LoRA settings, out go the sizes of their matrices, by name
+and in number. No weight is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from amazon_desc.model.adapter import LoraSettings
+
+
+class Shape(NamedTuple):
+    """What of a decoder's configuration decides its size."""
+
+    num_layers: int
+    hidden: int
+    inner: int
+    queries: int
+    keys: int
+    num_heads: int
+    vocabulary: int
+    is_tied: bool
+    """whether the head is the embedding"""
+    has_outer_norms: bool
+    """whether sublayers' outputs are normalised too, and queries and keys: Gemma 3"""
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Returns the rows and columns of a layer's frozen matrices, by name."""
+        return {
+            "q_proj": (self.queries, self.hidden),
+            "k_proj": (self.keys, self.hidden),
+            "v_proj": (self.keys, self.hidden),
+            "o_proj": (self.hidden, self.queries),
+            "gate_proj": (self.inner, self.hidden),
+            "up_proj": (self.inner, self.hidden),
+            "down_proj": (self.hidden, self.inner),
+        }
+
+    @property
+    def num_linear_weights(self) -> int:
+        return self.num_layers * sum(rows * columns for rows, columns in self.linears().values())
+
+    @property
+    def num_other_weights(self) -> int:
+        """Embeddings, the head unless it is tied, and norms."""
+        tables = self.vocabulary * self.hidden * (1 if self.is_tied else 2)
+        return tables + (self.num_layers * (4 if self.has_outer_norms else 2) + 1) * self.hidden
+
+
+def head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def shape_of(config: Any) -> Shape:
+    """Returns the shape of a decoder; of a model with vision, that of its text part."""
+    config = config.get_text_config(decoder=True)
+    hidden, dim = config.hidden_size, head_dim(config)
+    num_heads = config.num_attention_heads
+    return Shape(
+        num_layers=config.num_hidden_layers,
+        hidden=hidden,
+        inner=getattr(config, "intermediate_size", None) or 4 * hidden,
+        queries=num_heads * dim,
+        keys=(getattr(config, "num_key_value_heads", None) or num_heads) * dim,
+        num_heads=num_heads,
+        vocabulary=config.vocab_size,
+        is_tied=bool(config.tie_word_embeddings),
+        has_outer_norms=config.model_type.startswith("gemma3"),
+    )
+
+
+# LoRA
+
+
+def trained_linears(shape: Shape, lora: LoraSettings) -> dict[str, tuple[int, int]]:
+    """Returns the matrices of a layer that have LoRA."""
+    if lora.target_modules == "all-linear":
+        return shape.linears()
+    last = {target.rsplit(".", 1)[-1] for target in lora.target_modules}
+    return {name: size for name, size in shape.linears().items() if name in last}
+
+
+def num_lora_weights(shape: Shape, lora: LoraSettings) -> int:
+    sizes = trained_linears(shape, lora).values()
+    return shape.num_layers * lora.r * sum(rows + columns for rows, columns in sizes)
+
+
+class Block(NamedTuple):
+    """Projections of one input, as the fused path has them: one matrix with room for LoRA."""
+
+    rows: int
+    columns: int
+    room: int
+
+    @property
+    def matrix(self) -> int:
+        return (self.rows + self.room) * (self.columns + self.room)
+
+
+def fused_blocks(shape: Shape, lora: LoraSettings) -> Iterator[Block]:
+    linears, trained = shape.linears(), trained_linears(shape, lora)
+    for names in (
+        ("q_proj", "k_proj", "v_proj"),
+        ("o_proj",),
+        ("gate_proj", "up_proj"),
+        ("down_proj",),
+    ):
+        rank = lora.r * sum(name in trained for name in names)
+        rows = sum(linears[name][0] for name in names)
+        yield Block(rows, linears[names[0]][1], -(-rank // 8) * 8)

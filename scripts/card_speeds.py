@@ -1,0 +1,110 @@
+"""How fast cards are: the seconds of a micro-batch on either path, with where each number is from.
+
+In come a step, its tokens and a card, out go seconds. What was measured was measured on an H100
+SXM of 80 GB; other cards are reckoned from it. estimate.py makes the time of a run of it.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+from amazon_desc.model.needs import NF4_BYTES, activation_bytes, flops_a_token
+from amazon_desc.model.recomputation import Recompute
+from amazon_desc.model.shape import shape_of
+from amazon_desc.run.micro_batch import Step
+
+
+class Card(NamedTuple):
+    """A card's memory and speed."""
+
+    name: str
+    gib: float
+    tera_flops: float
+    """of large matrix products"""
+    tera_bytes: float
+    """of memory traffic a second"""
+    is_old: bool
+    """too old for the fused path"""
+    source: str
+
+
+# What an H100 does of the 989 TFLOP/s that its maker promises; others are expected to do as well.
+OF_PEAK = 772 / 989
+EXTRAPOLATED = "extrapolated from the H100 by its maker's numbers, not measured"
+CARDS = {
+    "h100": Card("H100 80 GB", 79.1, 772, 3.35, False, "products measured"),
+    # Its memory is faster; so far that was not seen in the time of a step.
+    "h200": Card("H200 141 GB", 139.8, 788, 3.35, False, "products measured"),
+    "a100": Card("A100 40 GB", 39.4, 312 * OF_PEAK, 1.555, False, EXTRAPOLATED),
+    "l4": Card("L4 24 GB", 22.0, 121 * OF_PEAK, 0.3, False, EXTRAPOLATED),
+    "t4": Card("T4 16 GB", 14.6, 65 * OF_PEAK, 0.32, True, EXTRAPOLATED),
+}
+
+# The fused path: what twelve bare steps measured on an H100 have in common, to 5 %. They were of
+# 2,048 and 16,384 tokens, TinyLlama's shape and that of Gemma 3 4B, dense and in 4 bits, with all
+# activations kept or made again, with and without dropout.
+PRODUCTS_SHARE = 0.92  # of the speed of large products
+PASSES = 6.0  # over the activations
+DROPOUT_PASSES = 2.4  # more of them
+AGAIN_PASSES = 0.5  # where something is made again
+DENSE_PASSES = 2.5  # over weights that are made dense for a product
+LAYER_SECONDS = 2e-4  # until kernels have begun and ended
+# The plain path waits for its launches: 6,400 tokens/s of TinyLlama's shape on an H100's host.
+PLAIN_LAYER_SECONDS = 0.0145
+PLAIN_PASSES = 30  # not measured
+PLAIN_SHARE = 0.8  # neither
+# Scores and texts: launches as well. A forward pass is a third of a step; a token that is written
+# was not measured.
+SCORED_LAYER_SECONDS = PLAIN_LAYER_SECONDS / 3
+WRITTEN_LAYER_SECONDS = 0.002
+
+
+class Work(NamedTuple):
+    """The tokens of a micro-batch."""
+
+    num_tokens: int
+    """padding counted"""
+    target_share: float
+    mean_context: float
+    """tokens that a token attends to, on average"""
+
+
+def products_seconds(step: Step, work: Work, card: Card, again: float, share: float) -> float:
+    """Returns the time of all products.
+
+    Args:
+        again: frozen weights whose product is made once more
+        share: of the card's speed that is reached
+    """
+    flops = flops_a_token(step.config, step.lora, work.target_share, work.mean_context)
+    return (flops.total + 2 * again) * work.num_tokens / (share * card.tera_flops * 1e12)
+
+
+def fused_seconds(
+    step: Step, work: Work, card: Card, is_dense: bool, recompute: Recompute
+) -> float:
+    """Returns the time of forward and backward on the fused path."""
+    shape = shape_of(step.config)
+    rows, columns = shape.linears()["gate_proj"]
+    first_products = 2 * rows * columns * shape.num_layers  # of gate and up
+    again = {"products": first_products, "layers": shape.num_linear_weights}.get(recompute, 0)
+    passes = PASSES + DROPOUT_PASSES * (step.lora.dropout > 0)
+    passes += AGAIN_PASSES * (recompute != "none")
+    bare = dataclasses.replace(step.lora, dropout=0.0)
+    traffic = passes * activation_bytes(shape, bare, work.num_tokens, "none", 2)
+    if not is_dense:  # made dense forward and backward
+        num_weights = 2 * shape.num_linear_weights + again
+        traffic += DENSE_PASSES * num_weights * (NF4_BYTES + 2)
+    seconds = products_seconds(step, work, card, again, PRODUCTS_SHARE)
+    waiting = shape.num_layers * LAYER_SECONDS
+    return seconds + traffic / (card.tera_bytes * 1e12) + waiting
+
+
+def plain_seconds(step: Step, work: Work, card: Card) -> float:
+    """Returns the time of forward and backward on the plain path."""
+    shape = shape_of(step.config)
+    kept = activation_bytes(shape, step.lora, work.num_tokens, "plain", step.number_bytes)
+    again = shape.num_linear_weights if step.recompute == "layers" else 0
+    seconds = products_seconds(step, work, card, again, PLAIN_SHARE)
+    busy = seconds + PLAIN_PASSES * kept / (card.tera_bytes * 1e12)
+    launches = shape.num_layers * PLAIN_LAYER_SECONDS * (4 / 3 if again else 1)
+    return max(busy, launches)

@@ -1,0 +1,274 @@
+"""Says before a run how much GPU memory it takes and how long; no GPU and no weights are needed.
+
+In: the config and options of a fit, and a card. Out: memory by part, and time, for both paths, as a
+table and, with --json, as a file. Memory is counted by amazon_desc/model/needs.py, how fast a card
+is stands in card_speeds.py. Rows come from the prepared data, or from --rows.
+
+    python scripts/estimate.py --config configs/qlora.yaml --card h100
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from card_speeds import (
+    CARDS,
+    SCORED_LAYER_SECONDS,
+    WRITTEN_LAYER_SECONDS,
+    Card,
+    Work,
+    fused_seconds,
+    plain_seconds,
+)
+from estimated_rows import Rows, rows_of
+
+from amazon_desc.cli import DescriptionCLI, build
+from amazon_desc.data.datamodule import NUM_TEXT_SAMPLES, DescriptionData
+from amazon_desc.files import write_text
+from amazon_desc.hub import find_backbone
+from amazon_desc.model.needs import (
+    CONTEXT_BYTES,
+    GIB,
+    SHARE_OF_CARD,
+    How,
+    Memory,
+    fastest_way,
+    memory,
+)
+from amazon_desc.model.shape import shape_of
+from amazon_desc.module import DescriptionModule
+from amazon_desc.printing import say
+from amazon_desc.run.derived import rows_a_step
+from amazon_desc.run.failures import errors_in_a_sentence
+from amazon_desc.run.micro_batch import Room, Step, choose_rows, lora_of, path_obstacle
+
+# What is made again, as short as a column wants it.
+AGAIN = {"none": "kept", "parts": "parts", "products": "products", "layers": "layers"}
+
+
+class Run(NamedTuple):
+    """What the options of a fit say."""
+
+    step: Step
+    rows_a_step: int
+    batch_size: int | None
+    """None: as many as fit"""
+    num_epochs: int
+    max_rows: int | None
+    val_check_interval: int | float | None
+    max_new_tokens: int
+    generation_batch_size: int
+    rows: Rows
+    kernels: str
+    obstacle: str | None
+
+
+class Estimate(NamedTuple):
+    """What one way to train takes."""
+
+    way: str
+    batch_size: int
+    memory: Memory
+    fits: bool
+    step_seconds: float
+    tokens_a_second: float
+    num_steps: int | None
+    training_seconds: float | None
+    scoring_seconds: float | None
+
+
+# Options
+
+
+def read_options(arguments: list[str], num_rows: int | None) -> Run:
+    cli = build([*arguments, "--trainer.accelerator=cpu"], run=False)
+    data, model = cli.datamodule, cli.model
+    assert isinstance(data, DescriptionData)
+    assert isinstance(model, DescriptionModule)
+    data.trainer = cli.trainer  # prepared data is beside the run folder
+    trainer, asked = cli.config["trainer"], cli.config["data"]["batch_size"]
+    step = step_of(cli, model, data)
+    return Run(
+        step=step,
+        rows_a_step=rows_a_step(trainer["accumulate_grad_batches"], asked),
+        batch_size=None if asked == "auto" else data.batch_size,
+        num_epochs=data.num_epochs,
+        max_rows=data.max_rows,
+        val_check_interval=trainer["val_check_interval"],
+        max_new_tokens=model.max_new_tokens,
+        generation_batch_size=data.generation_batch_size,
+        rows=rows_of(data, num_rows),
+        kernels=model.kernels,
+        obstacle=path_obstacle(step.config, step.lora),
+    )
+
+
+def step_of(cli: DescriptionCLI, model: DescriptionModule, data: DescriptionData) -> Step:
+    from transformers import AutoConfig
+
+    base = find_backbone(model.backbone, model.revision, needs_weights=False)
+    config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
+    is_float32 = str(cli.config["trainer"]["precision"]).startswith("32")
+    return Step(
+        config.get_text_config(decoder=True),
+        lora_of(model),
+        model.quantization,
+        data.row_tokens,
+        is_fused=not is_float32,
+        number_bytes=4 if is_float32 else 2,
+        recompute=model.recompute,
+    )
+
+
+# Estimates
+
+
+def estimate(run: Run, card: Card, is_fused: bool) -> Estimate:
+    step = run.step._replace(is_fused=is_fused)
+    room = Room(round(card.gib * GIB) - CONTEXT_BYTES, SHARE_OF_CARD, None)
+    free = room.share * room.free
+    needed = step.bytes_to_train
+    rows = run.batch_size or choose_rows(run.rows_a_step, step.row_tokens, needed, room).num_rows
+    scored_rows = rows if run.batch_size else step.scored_rows(rows)
+    num_tokens = rows * step.row_tokens
+    counted: dict[str, Any] = {
+        "quantization": step.quantization,
+        "num_scored_tokens": scored_rows * step.row_tokens,
+        "number_bytes": step.number_bytes,
+    }
+    work = Work(num_tokens, run.rows.target_share, run.rows.mean_context)
+    how: How
+    if is_fused:
+        is_dense, how = fastest_way(
+            step.config, step.lora, num_tokens, free, step.recompute, **counted
+        )
+        way = f"{'dense' if is_dense else '4-bit'}, {AGAIN[how]}"
+        seconds = fused_seconds(step, work, card, is_dense, how)
+    else:
+        is_dense, how, way = False, step.how, step.how
+        seconds = plain_seconds(step, work, card)
+    found = memory(step.config, step.lora, num_tokens, how, is_dense=is_dense, **counted)
+    step_seconds = seconds * run.rows_a_step / rows
+    num_steps = steps_of(run)
+    return Estimate(
+        way,
+        rows,
+        found,
+        found.total <= free,
+        step_seconds,
+        run.rows_a_step * step.row_tokens * run.rows.fill / step_seconds,
+        num_steps,
+        None if num_steps is None else num_steps * step_seconds,
+        None if num_steps is None else scoring_seconds(run, scored_rows, num_steps),
+    )
+
+
+def steps_of(run: Run) -> int | None:
+    """Returns the optimizer steps of a fit; None where neither data nor options tell."""
+    limits = [] if run.max_rows is None else [run.max_rows]
+    if run.rows.num_rows is not None:
+        limits.append(run.rows.num_rows * run.num_epochs)
+    return math.ceil(min(limits) / run.rows_a_step) if limits else None
+
+
+def scoring_seconds(run: Run, scored_rows: int, num_steps: int) -> float:
+    """Returns the time of all validations, and of the scores of base and tuned weights."""
+    num_layers = shape_of(run.step.config).num_layers
+    num_rows = math.ceil(run.rows.num_scored_tokens / run.step.row_tokens)
+    losses = math.ceil(num_rows / scored_rows) * num_layers * SCORED_LAYER_SECONDS
+    texts = run.max_new_tokens * num_layers * WRITTEN_LAYER_SECONDS
+    interval = run.val_check_interval or num_steps
+    between = interval if isinstance(interval, int) else max(1, round(interval * num_steps))
+    num_validations = math.ceil(num_steps / between)
+    few = math.ceil(NUM_TEXT_SAMPLES / run.generation_batch_size)
+    many = math.ceil(run.rows.num_scored / run.generation_batch_size)
+    return num_validations * (losses + few * texts) + 2 * (losses + many * texts)
+
+
+# What is said
+
+
+def taken(run: Run, card: Card) -> tuple[str, str]:
+    """Returns the path that fit takes, and why."""
+    if run.kernels == "plain":
+        return "plain", "--model.kernels plain"
+    if not run.step.is_fused:
+        return "plain", "fused kernels do not compute in float32"
+    if card.is_old:
+        return "plain", f"{card.name} is too old for the fused path"
+    return ("plain", run.obstacle) if run.obstacle else ("fused", "known to be right here")
+
+
+def part_of_memory(part: str) -> Callable[[Estimate], str]:
+    return lambda found: f"{getattr(found.memory, part) / GIB:.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns hours and minutes. 45 -> 1 min, 5400 -> 1 h 30 min."""
+    if seconds is None:
+        return "?"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+LINES: list[tuple[str, Callable[[Estimate], str]]] = [
+    ("weights, activations", lambda found: found.way),
+    ("rows of a micro-batch", lambda found: str(found.batch_size)),
+    *((f"  {part.replace('_', ' ')}", part_of_memory(part)) for part in Memory._fields),
+    ("GiB of tensors at a time", lambda found: f"{found.memory.allocated / GIB:.2f}"),
+    ("  held for them", lambda found: f"{found.memory.total / GIB:.2f}"),
+    ("  fits, with a margin", lambda found: "yes" if found.fits else "no"),
+    ("ms an optimizer step", lambda found: f"{found.step_seconds * 1e3:,.1f}"),
+    ("tokens a second", lambda found: f"{found.tokens_a_second:,.0f}"),
+    ("optimizer steps", lambda found: "?" if found.num_steps is None else f"{found.num_steps:,}"),
+    ("training", lambda found: duration(found.training_seconds)),
+    ("validations and scores", lambda found: duration(found.scoring_seconds)),
+]
+
+
+def table(run: Run, card: Card, paths: dict[str, Estimate], path: str, reason: str) -> str:
+    """Returns what was found, a line each, a column for each path."""
+    lines = [
+        f"{card.name} ({card.source})",
+        f"fit takes the {path} path: {reason}",
+        f"rows of {run.step.row_tokens} tokens: {run.rows.source}",
+        f"{'':28}" + "".join(f"{name:>16}" for name in paths),
+    ]
+    for name, text in LINES:
+        lines.append(f"{name:28}" + "".join(f"{text(found):>16}" for found in paths.values()))
+    return "\n".join(lines)
+
+
+def plain_values(path: Estimate) -> dict[str, Any]:
+    values = path._asdict() | {"memory": path.memory._asdict()}
+    return values | {"total_bytes": path.memory.total, "allocated_bytes": path.memory.allocated}
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="Every option of fit is taken too: python -m amazon_desc fit --help",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--card", choices=sorted(CARDS), default="h100", help="default: h100")
+    rows = "rows of an epoch; default: those of the prepared data"
+    parser.add_argument("--rows", type=int, metavar="N", help=rows)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes the numbers there too")
+    options, rest = parser.parse_known_args(arguments)
+    with errors_in_a_sentence(rest, "python -m amazon_desc fit"):
+        run, card = read_options(rest, options.rows), CARDS[options.card]
+        paths = {name: estimate(run, card, name == "fused") for name in ("fused", "plain")}
+        path, reason = taken(run, card)
+        say(table(run, card, paths, path, reason))
+        if options.json is not None:
+            values = {name: plain_values(found) for name, found in paths.items()}
+            found = {"card": card._asdict(), "path": path, "reason": reason, "paths": values}
+            write_text(options.json, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,248 @@
+"""scripts/estimate.py comes near what was measured, and needs neither a GPU nor weights."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amazon_desc.model.adapter import LoraSettings
+from amazon_desc.resources import TINY_BASE
+from amazon_desc.run.micro_batch import Step
+from tests.conftest import SCRIPTS, load_script
+
+speeds = load_script("card_speeds")
+script = load_script("estimate")
+
+
+def tinyllama() -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=22,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+    )
+
+
+def gemma() -> Any:
+    """The text part of Gemma 3 4B."""
+    from transformers import Gemma3TextConfig
+
+    return Gemma3TextConfig(
+        vocab_size=262_208,
+        hidden_size=2560,
+        intermediate_size=10_240,
+        num_hidden_layers=34,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+    )
+
+
+def step(config: Any) -> Step:
+    return Step(config, LoraSettings(), "nf4", 2048, is_fused=True, number_bytes=2)
+
+
+# As real rows are.
+WORK = speeds.Work(num_tokens=2048, target_share=0.63, mean_context=95.0)
+
+
+def run_of(config: Any, **changes: Any) -> Any:
+    rows = script.Rows(1000, 0.99, 0.63, 95.0, 500, 85_000, "a test")
+    run = script.Run(step(config), 1, 1, 2, None, 500, 128, 32, rows, "auto", None)
+    return run._replace(**changes)
+
+
+# Speed
+
+
+@pytest.mark.parametrize(
+    ("config", "num_tokens", "is_dense", "recompute", "dropout", "milliseconds"),
+    [
+        (tinyllama, 2048, True, "none", 0.0, 20.4),
+        (tinyllama, 2048, False, "none", 0.0, 24.5),
+        (tinyllama, 2048, False, "parts", 0.0, 26.3),
+        (tinyllama, 2048, False, "products", 0.0, 30.7),
+        (tinyllama, 2048, False, "layers", 0.0, 33.8),
+        (tinyllama, 2048, True, "none", 0.05, 22.7),
+        (tinyllama, 16_384, True, "none", 0.0, 146.9),
+        (tinyllama, 16_384, True, "none", 0.05, 159.8),
+        (gemma, 2048, True, "none", 0.0, 66.9),
+        (gemma, 2048, False, "parts", 0.0, 76.3),
+        (gemma, 2048, False, "products", 0.0, 89.4),
+        (gemma, 2048, False, "layers", 0.0, 97.2),
+    ],
+)
+def test_the_fused_path_is_as_fast_as_was_measured_on_an_h100(
+    config: Any,
+    num_tokens: int,
+    is_dense: bool,
+    recompute: Any,
+    dropout: float,
+    milliseconds: float,
+) -> None:
+    """Bare steps, of examples with a prompt of 30 tokens."""
+    work = speeds.Work(num_tokens, target_share=0.75, mean_context=64.0)
+    given = step(config())._replace(lora=LoraSettings(dropout=dropout))
+    seconds = speeds.fused_seconds(given, work, speeds.CARDS["h100"], is_dense, recompute)
+    assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.06)
+
+
+def test_the_plain_path_is_as_fast_as_was_measured_on_an_h100() -> None:
+    seconds = speeds.plain_seconds(step(tinyllama()), WORK, speeds.CARDS["h100"])
+    assert 2048 / seconds == pytest.approx(6_400, rel=0.01)
+
+
+def test_weights_that_are_made_dense_take_time() -> None:
+    dense, lean = (
+        speeds.fused_seconds(step(tinyllama()), WORK, speeds.CARDS["h100"], is_dense, "none")
+        for is_dense in (True, False)
+    )
+    read_and_written = 2 * 968_884_224 * (0.5 + 1 / 64 + 1 / 4096 + 2)
+    assert lean - dense == pytest.approx(2.5 * read_and_written / 3.35e12)
+
+
+def test_what_was_not_measured_is_said_to_be_extrapolated() -> None:
+    sources = {name: card.source for name, card in speeds.CARDS.items()}
+    assert set(sources) == {"h100", "h200", "a100", "l4", "t4"}
+    assert sources["h100"] == sources["h200"] == "products measured"
+    for name in ("a100", "l4", "t4"):
+        assert "not measured" in sources[name]
+    assert [name for name, card in speeds.CARDS.items() if card.is_old] == ["t4"]
+
+
+# Runs
+
+
+def test_a_run_takes_its_steps_and_its_scores() -> None:
+    found = script.estimate(run_of(tinyllama()), speeds.CARDS["h100"], is_fused=True)
+    assert (found.way, found.batch_size, found.fits) == ("dense, kept", 1, True)
+    assert found.num_steps == 2000
+    assert found.training_seconds == pytest.approx(2000 * found.step_seconds)
+    assert found.tokens_a_second == pytest.approx(0.99 * 2048 / found.step_seconds)
+    # 4 validations of 42 rows and a batch of texts; scores of base and tuned weights: 16 batches.
+    losses, texts = 42 * 22 * 0.0145 / 3, 128 * 22 * 0.002
+    expected = 4 * (losses + texts) + 2 * (losses + 16 * texts)
+    assert found.scoring_seconds == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_steps"),
+    [
+        ({}, 2000),
+        ({"rows_a_step": 8}, 250),
+        ({"rows_a_step": 3}, 667),
+        ({"max_rows": 100}, 100),
+        ({"max_rows": 5000}, 2000),
+    ],
+)
+def test_steps_follow_from_rows_and_epochs(changes: dict[str, Any], num_steps: int) -> None:
+    assert script.steps_of(run_of(tinyllama(), **changes)) == num_steps
+
+
+def test_without_rows_there_is_no_time_but_a_speed() -> None:
+    run = run_of(tinyllama())
+    run = run._replace(rows=run.rows._replace(num_rows=None))
+    found = script.estimate(run, speeds.CARDS["h100"], is_fused=True)
+    assert (found.num_steps, found.training_seconds, found.scoring_seconds) == (None, None, None)
+    assert found.tokens_a_second > 80_000
+
+
+def test_open_rows_are_as_many_as_fit_into_the_card() -> None:
+    open_ = run_of(tinyllama(), batch_size=None, rows_a_step=64)
+    found = {
+        card: script.estimate(open_, speeds.CARDS[card], is_fused=True) for card in ("l4", "h200")
+    }
+    assert [of.batch_size for of in found.values()] == [4, 32]
+    assert all(of.fits for of in found.values())
+    assert found["l4"].way == "4-bit, parts"
+
+
+def test_what_does_not_fit_is_said() -> None:
+    found = script.estimate(run_of(gemma()), speeds.CARDS["t4"], is_fused=False)
+    assert not found.fits
+
+
+@pytest.mark.parametrize(
+    ("changes", "card", "path", "reason"),
+    [
+        ({}, "h100", "fused", "known to be right here"),
+        ({}, "t4", "plain", "T4 16 GB is too old for the fused path"),
+        ({"kernels": "plain"}, "h100", "plain", "--model.kernels plain"),
+        ({"obstacle": "they have no DoRA"}, "h100", "plain", "they have no DoRA"),
+    ],
+)
+def test_the_path_that_fit_takes_is_named(
+    changes: dict[str, Any], card: str, path: str, reason: str
+) -> None:
+    assert script.taken(run_of(tinyllama(), **changes), speeds.CARDS[card]) == (path, reason)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(45, "1 min"), (5400, "1 h 30 min"), (0, "0 min"), (None, "?")]
+)
+def test_durations_are_said_in_hours_and_minutes(seconds: float | None, text: str) -> None:
+    assert script.duration(seconds) == text
+
+
+# The command
+
+
+def call(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "CUDA_VISIBLE_DEVICES": ""},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_prepared_data_says_how_many_steps_there_are(tmp_path: Path) -> None:
+    options = ["--config", "configs/quickstart.yaml", "--data.num_products", "200"]
+    before = call(tmp_path, "estimate", *options)
+    assert before.returncode == 0, before.stderr
+    assert "prepare the data (scripts/prepare.py), or give --rows" in before.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert call(tmp_path, "prepare", *options).returncode == 0
+    (manifest,) = (tmp_path / "runs" / "corpora").glob("*/manifest.json")
+    num_rows = json.loads(manifest.read_text())["counts"]["num_rows"]
+    done = call(tmp_path, "estimate", *options, "--card", "l4", "--json", "found.json")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["fused", "plain"] in lines
+    steps = str(-(-num_rows // 4))
+    assert ["optimizer", "steps", steps, steps] in lines
+    assert "Preparing" not in done.stdout
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["card"]["name"], found["path"]) == ("L4 24 GB", "fused")
+    assert found["paths"]["fused"]["num_steps"] == int(steps) > 1
+    parts = found["paths"]["plain"]["memory"]
+    assert parts["lora"] * 2 == parts["optimizer"] > 0
+    assert found["paths"]["plain"]["total_bytes"] > sum(parts.values()) / 2
+
+
+def test_a_configuration_suffices_of_a_base(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    shutil.copy(TINY_BASE / "config.json", tmp_path / "base")
+    options = ["--config", "configs/qlora.yaml", "--model.backbone", "base", "--rows", "1000"]
+    done = call(tmp_path, "estimate", *options, "--trainer.max_epochs", "3")
+    assert done.returncode == 0, done.stderr
+    assert ["optimizer", "steps", "3,000", "3,000"] in [s.split() for s in done.stdout.splitlines()]
+
+
+def test_a_wrong_option_is_told_without_a_traceback(tmp_path: Path) -> None:
+    done = call(tmp_path, "estimate", "--config", "configs/quickstart.yaml", "--data.rows", "3")
+    assert done.returncode == 2
+    assert "data.rows" in done.stderr
+    assert "Traceback" not in done.stderr
