@@ -1,8 +1,8 @@
 """What Lightning trains: a 4-bit base with LoRA, its loss and its scores.
 
 In come batches of DescriptionData, out go the loss of a step, the scores of base and tuned weights
-(loss, perplexity, ROUGE, BLEU), predictions, and what a checkpoint keeps of the model. Files,
-TensorBoard and the terminal are the callbacks' business.
+(loss, perplexity, ROUGE, BLEU), predictions, and what a checkpoint keeps of the model. On a GPU an
+ordinary step waits for nothing. Files, TensorBoard and the terminal are the callbacks' business.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from amazon_desc.hub import find_backbone
 from amazon_desc.identity import Identity, check_identity
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
+from amazon_desc.model.finite import Step, Steps, leaves_steps_out, on_the_host
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.paths import Kernels, choose_path
 from amazon_desc.model.schedule import warmup_cosine
@@ -72,7 +73,9 @@ class DescriptionModule(L.LightningModule):
         quantization: Quantization = "nf4",
         lora: adapters.LoraSettings = adapters.LoraSettings(),  # noqa: B008 (frozen)
         adapter: str | None = None,
-        optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
+        optimizer: OptimizerCallable = lambda params: AdamW(
+            params, lr=2e-4, weight_decay=0.0, fused=True
+        ),
         warmup_fraction: Fraction = 0.03,
         final_lr_fraction: Fraction = 0.1,
         max_new_tokens: PositiveInt = 128,
@@ -99,6 +102,9 @@ class DescriptionModule(L.LightningModule):
         self.samples: list[Sample] = []
         self.settings: dict[str, Any] = {}  # what decides this run, as its checkpoints record it
         self.window = Window()
+        self.steps = Steps()
+        self.step: Step | None = None  # what the present micro-batch completed
+        self.step_settings: dict[str, float] = {}
 
     @property
     def data(self) -> DescriptionData:
@@ -166,6 +172,7 @@ class DescriptionModule(L.LightningModule):
         Micro-batches hold different numbers of targets, so the mean of their means would be wrong.
         The constant only keeps the numbers small enough for float16.
         """
+        self.step = None
         if self.fused is None:
             loss_sum, num_targets = target_loss(self.network, batch)
         else:
@@ -177,18 +184,22 @@ class DescriptionModule(L.LightningModule):
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Keeps gradients where they are for the fused path, which adds to them."""
-        optimizer.zero_grad(set_to_none=self.fused is None)
+        if self.fused is None:
+            optimizer.zero_grad()
+        elif gradients := gradients_of(optimizer):
+            torch._foreach_zero_(gradients)  # pyright: ignore[reportPrivateImportUsage]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turns the accumulated gradient into that of the mean over the step's targets."""
+        if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            self.scaler.unscale_(optimizer)  # Lightning leaves it to optimizers that could
         num_targets = self.window.num_targets()
         scale = self.trainer.accumulate_grad_batches * self.data.row_tokens / num_targets
-        for parameter in self.trainable_parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
-        self.log("train/loss", self.window.mean_loss(), prog_bar=True)
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        self.log("epoch", self.data.epoch)  # Lightning's own stays 0
+        gradients = gradients_of(optimizer)
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
+        learning_rate = optimizer.param_groups[0]["lr"]
+        # Lightning's own epoch stays 0
+        self.step_settings = {"train/learning_rate": learning_rate, "epoch": self.data.epoch}
 
     def configure_gradient_clipping(
         self,
@@ -196,40 +207,98 @@ class DescriptionModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips as asked, and logs the norm from before clipping.
+        """Refuses what is not finite, and clips as asked.
 
         Raises:
             NotFiniteError: loss or gradient is NaN or infinite; the weights are still as they were.
         """
-        gradients = [p.grad for p in self.trainable_parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        self.refuse_not_finite(norm)
-        self.window = Window()
-        self.log("train/gradient_norm", norm)
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        norm = nn.utils.get_total_norm(gradients_of(optimizer))
+        self.begin_step(optimizer, norm)
+        if not gradient_clip_val:
+            return
+        parameters = parameters_of(optimizer)
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        else:
+            nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
-    def refuse_not_finite(self, norm: Tensor) -> None:
-        """Stops before an optimizer step that would spoil the weights, and names its rows.
+    def begin_step(self, optimizer: Optimizer, norm: Tensor) -> None:
+        """Checks the numbers of the step at once, or has the optimizer heed them on the device."""
+        numbers = self.window.numbers(norm)
+        is_left_out = leaves_steps_out(optimizer) and self.scaler is None
+        if is_later := is_left_out and numbers.device.type == "cuda":
+            optimizer.found_inf = self.steps.flag_after(numbers)  # pyright: ignore
+        sizes = self.window.sizes
+        self.step = Step(
+            self.trainer.global_step + 1,
+            self.data.num_trained_rows - sum(sizes[:-1]),
+            sizes,
+            self.window.num_targets(),
+            *on_the_host(numbers),
+        )
+        self.window = Window()
+        self.steps.add(self.step)
+        for step in self.steps.arrived() if is_later else self.steps.all():
+            self.refuse_not_finite(step)
+
+    def wait_for_steps(self) -> None:
+        """Returns when the numbers of all steps are known: before anything is kept of them."""
+        for step in self.steps.all():
+            self.refuse_not_finite(step)
+
+    def refuse_not_finite(self, step: Step) -> None:
+        """Stops at an optimizer step that would have spoilt the weights, and names its rows.
 
         In float16 an infinite gradient is no fault: the scaler leaves that step out, and halves its
         scale. Only one that is still infinite at the scale 1 is.
         """
-        for what, numbers in self.window.not_finite(norm).items():
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            if what == "gradient" and scaler is not None and scaler.get_scale() > 1:
+        for what, numbers in step.not_finite().items():
+            if what == "gradient" and self.scaler is not None and self.scaler.get_scale() > 1:
                 return
-            rows = self.data.rows_in_training(self.window.sizes)
+            rows = self.data.rows_in_training(step.first_row, step.sizes)
             named = [self.data.row_as_text(row) for number in numbers for row in rows[number]]
             raise NotFiniteError(
-                f"the {what} of optimizer step {self.trainer.global_step + 1} is NaN or infinite. "
+                f"the {what} of optimizer step {step.number} is NaN or infinite. "
                 f"That step was not made, and the checkpoints are from before it. Its rows of the "
                 f"prepared data: {'; '.join(named)}. Look at them, or lower "
                 f"--model.optimizer.init_args.lr and start anew in another "
                 f"--trainer.default_root_dir."
             )
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        return [p for p in self.network.parameters() if p.requires_grad]
+    def step_numbers(self) -> dict[str, float | Tensor]:
+        """Returns what is logged of the step that was just made; waits for it."""
+        assert self.step is not None, "the micro-batch completed a step"
+        self.wait_for_steps()
+        return {
+            "train/loss": self.step.mean_loss(),
+            "train/gradient_norm": self.step.gradient_norm(),
+            **self.step_settings,
+        }
+
+    def on_train_batch_end(self, outputs: Any, batch: RowBatch, batch_idx: int) -> None:
+        """Logs the step, if it is one of those that are."""
+        if self.step is not None and self.trainer._logger_connector.should_update_logs:
+            for name, value in self.step_numbers().items():
+                self.log(name, value, prog_bar=name == "train/loss")
+
+    def log(self, name: str, value: Any, **options: Any) -> None:  # pyright: ignore
+        """Keeps plain numbers off the device, where Lightning would put them and wait for them."""
+        on_the_host = value if isinstance(value, Tensor) else torch.tensor(float(value))
+        super().log(name, on_the_host, **options)
+
+    @property
+    def scaler(self) -> Any:
+        """The loss scaler of float16, or None."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def on_train_start(self) -> None:
+        self.window, self.steps = Window(), Steps()
+
+    def on_validation_start(self) -> None:
+        self.wait_for_steps()
+
+    def on_train_end(self) -> None:
+        self.wait_for_steps()
 
     # Scoring: the same steps for validation and test
 
@@ -325,6 +394,7 @@ class DescriptionModule(L.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.wait_for_steps()
         checkpoint["identity"] = self.identity(self.data).as_dict()
         checkpoint["settings"] = self.settings
         checkpoint["precision"] = str(self.trainer.precision)
@@ -338,3 +408,11 @@ class DescriptionModule(L.LightningModule):
                 "the checkpoint's LoRA matrices have other names or shapes than this run's: "
                 "--model.lora was changed. Set r and target_modules back to what they were."
             )
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def gradients_of(optimizer: Optimizer) -> list[Tensor]:
+    return [p.grad for p in parameters_of(optimizer) if p.grad is not None]

@@ -21,6 +21,7 @@ ORDER = """
     data.packing data.selection data.digests data.reading data.tables data.report data.preparing
     data.corpus data.batches data.order data.loaders data.datamodule
     model.attention model.backbone model.adapter model.schedule model.loss model.window
+    model.finite
     model.kernels.known model.kernels.attention model.kernels.copying
     model.kernels.cross_entropy model.kernels.dropout
     model.kernels.gate model.kernels.nf4 model.kernels.norm model.kernels.rotary

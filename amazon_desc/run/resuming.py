@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.module import DescriptionModule
 from amazon_desc.options import AtLeastTwo, PositiveFloat, PositiveInt
 from amazon_desc.run.checkpoints import SealedCheckpointIO, remove_oldest
 from amazon_desc.run.folder import RunFolder
@@ -150,10 +151,13 @@ def is_validated(trainer: L.Trainer) -> bool:
 
 def numbers_to_log(trainer: L.Trainer) -> dict[str, float]:
     """Returns what is about to be logged of this step, if it is one of those that are."""
-    connector = trainer._logger_connector
+    connector, module = trainer._logger_connector, trainer.lightning_module
     if not connector.should_update_logs:
         return {}
-    return {name: float(value) for name, value in connector.metrics["log"].items()}
+    numbers = connector.metrics["log"]
+    if isinstance(module, DescriptionModule):  # which logs only after its callbacks
+        numbers |= module.step_numbers()
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def validate(trainer: L.Trainer) -> None:
