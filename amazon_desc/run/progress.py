@@ -6,6 +6,8 @@ business.
 
 from __future__ import annotations
 
+import time
+
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
@@ -16,9 +18,25 @@ SHOWN = {
     "train/tokens_per_second": ("tokens/s", "{:,.0f}"),
 }
 
+# Drawing costs more than all else that a step leaves to the host.
+DRAWN_EVERY_SECONDS = 0.2
+
 
 class ProgressLine(TQDMProgressBar):
-    """Lightning's bar without its epoch, which here is always the only one."""
+    """Lightning's bar without its epoch, which here is always the only one.
+
+    What is drawn of the losses is what was logged of them last.
+    """
+
+    drawn_at = 0.0
+
+    def _should_update(self, current: int, total: int) -> bool:
+        now = time.monotonic()
+        is_due = current == total or now - self.drawn_at >= DRAWN_EVERY_SECONDS
+        if not (is_due and super()._should_update(current, total)):
+            return False
+        self.drawn_at = now
+        return True
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: object) -> None:
         super().on_train_epoch_start(trainer, *args)
