@@ -20,10 +20,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.module import DescriptionModule
 from amazon_desc.options import AtLeastTwo, PositiveFloat, PositiveInt
 from amazon_desc.run.checkpoints import SealedCheckpointIO, remove_oldest
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.stepping import SteppingModule
 
 STATE = ("saved_step", "validation_due", "is_last", "logged")
 
@@ -155,8 +155,8 @@ def numbers_to_log(trainer: L.Trainer) -> dict[str, float]:
     if not connector.should_update_logs:
         return {}
     numbers = connector.metrics["log"]
-    if isinstance(module, DescriptionModule):  # which logs only after its callbacks
-        numbers |= module.step_numbers()
+    if isinstance(module, SteppingModule):  # which logs only after its callbacks
+        numbers |= module.numbers_of_step()
     return {name: float(value) for name, value in numbers.items()}
 
 
