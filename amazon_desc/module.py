@@ -1,44 +1,40 @@
 """What Lightning trains: a 4-bit base with LoRA, its loss and its scores.
 
 In come batches of DescriptionData, out go the loss of a step, the scores of base and tuned weights
-(loss, perplexity, ROUGE, BLEU), predictions, and what a checkpoint keeps of the model. Files,
-TensorBoard and the terminal are the callbacks' business.
+(loss, perplexity, ROUGE, BLEU), predictions, and what a checkpoint keeps of the model. What happens
+between backward and optimizer is in stepping.py; files, TensorBoard and the terminal are the
+callbacks' business.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from amazon_desc.data.batches import PromptBatch, RowBatch
 from amazon_desc.data.datamodule import ROWS, DescriptionData
-from amazon_desc.errors import NotFiniteError, UserError
 from amazon_desc.evaluation.report import Sample
-from amazon_desc.evaluation.scores import TargetLoss, TextScores
 from amazon_desc.generation.describe import Description, describe
 from amazon_desc.hub import find_backbone
 from amazon_desc.identity import Identity, check_identity
 from amazon_desc.model import adapter as adapters
+from amazon_desc.model import gradients
 from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.paths import Kernels, choose_path
-from amazon_desc.model.recomputation import Recompute
-from amazon_desc.model.schedule import warmup_cosine
-from amazon_desc.model.window import Window
+from amazon_desc.model.recomputation import RecomputeOption
+from amazon_desc.model.schedule import schedule
 from amazon_desc.options import Fraction, PositiveInt
+from amazon_desc.scoring import BOTH, Scoring, Weights
+from amazon_desc.stepping import SteppingModule
 
 if TYPE_CHECKING:
     from amazon_desc.model.kernels.step import FusedStep
-
-Weights = Literal["base", "tuned"]
 
 
 class Prediction(NamedTuple):
@@ -48,7 +44,7 @@ class Prediction(NamedTuple):
     description: Description
 
 
-class DescriptionModule(L.LightningModule):
+class DescriptionModule(SteppingModule):
     """A frozen base with trainable LoRA.
 
     Args:
@@ -76,12 +72,14 @@ class DescriptionModule(L.LightningModule):
         quantization: Quantization = "nf4",
         lora: adapters.LoraSettings = adapters.LoraSettings(),  # noqa: B008 (frozen)
         adapter: str | None = None,
-        optimizer: OptimizerCallable = lambda params: AdamW(params, lr=2e-4, weight_decay=0.0),
+        optimizer: OptimizerCallable = lambda params: AdamW(
+            params, lr=2e-4, weight_decay=0.0, fused=True
+        ),
         warmup_fraction: Fraction = 0.03,
         final_lr_fraction: Fraction = 0.1,
         max_new_tokens: PositiveInt = 128,
         kernels: Kernels = "auto",
-        recompute: Recompute | Literal["auto"] = "auto",
+        recompute: RecomputeOption = "auto",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -94,23 +92,13 @@ class DescriptionModule(L.LightningModule):
         self.final_lr_fraction = final_lr_fraction
         self.max_new_tokens = max_new_tokens
         self.kernels: Kernels = kernels
-        self.recompute: Recompute | Literal["auto"] = recompute
+        self.recompute: RecomputeOption = recompute
         self.fused: FusedStep | None = None  # chosen when a fit starts
         # A checkpoint holds LoRA only; on_load_checkpoint compares the names itself.
         self.strict_loading = False
         self.network: Any = None  # a PeftModel, once configure_model has built it
-        both: tuple[Weights, Weights] = ("base", "tuned")
-        self.losses: Any = nn.ModuleDict({weights: TargetLoss() for weights in both})
-        self.texts: Any = nn.ModuleDict({weights: TextScores() for weights in both})
-        self.samples: list[Sample] = []
+        self.scoring = Scoring()
         self.settings: dict[str, Any] = {}  # what decides this run, as its checkpoints record it
-        self.window = Window()
-
-    @property
-    def data(self) -> DescriptionData:
-        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        assert isinstance(data, DescriptionData)
-        return data
 
     # Building
 
@@ -140,14 +128,10 @@ class DescriptionModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         num_steps = int(self.trainer.estimated_stepping_batches)
-
-        def share_of_peak(step: int) -> float:
-            return warmup_cosine(step, num_steps, self.warmup_fraction, self.final_lr_fraction)
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share_of_peak)
+        rates = schedule(optimizer, num_steps, self.warmup_fraction, self.final_lr_fraction)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {"scheduler": rates, "interval": "step"},
         }
 
     # Training
@@ -184,93 +168,29 @@ class DescriptionModule(L.LightningModule):
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Keeps gradients where they are for the fused path, which adds to them."""
-        optimizer.zero_grad(set_to_none=self.fused is None)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Turns the accumulated gradient into that of the mean over the step's targets."""
-        num_targets = self.window.num_targets()
-        scale = self.trainer.accumulate_grad_batches * self.data.row_tokens / num_targets
-        for parameter in self.trainable_parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
-        self.log("train/loss", self.window.mean_loss(), prog_bar=True)
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        self.log("epoch", self.data.epoch)  # Lightning's own stays 0
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips as asked, and logs the norm from before clipping.
-
-        Raises:
-            NotFiniteError: loss or gradient is NaN or infinite; the weights are still as they were.
-        """
-        gradients = [p.grad for p in self.trainable_parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        self.refuse_not_finite(norm)
-        self.window = Window()
-        self.log("train/gradient_norm", norm)
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def refuse_not_finite(self, norm: Tensor) -> None:
-        """Stops before an optimizer step that would spoil the weights, and names its rows.
-
-        In float16 an infinite gradient is no fault: the scaler leaves that step out, and halves its
-        scale. Only one that is still infinite at the scale 1 is.
-        """
-        for what, numbers in self.window.not_finite(norm).items():
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            if what == "gradient" and scaler is not None and scaler.get_scale() > 1:
-                return
-            rows = self.data.rows_in_training(self.window.sizes)
-            named = [self.data.row_as_text(row) for number in numbers for row in rows[number]]
-            raise NotFiniteError(
-                f"the {what} of optimizer step {self.trainer.global_step + 1} is NaN or infinite. "
-                f"That step was not made, and the checkpoints are from before it. Its rows of the "
-                f"prepared data: {'; '.join(named)}. Look at them, or lower "
-                f"--model.optimizer.init_args.lr and start anew in another "
-                f"--trainer.default_root_dir."
-            )
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        return [p for p in self.network.parameters() if p.requires_grad]
+        if self.fused is None:
+            optimizer.zero_grad()
+        else:
+            gradients.zero(optimizer)
 
     # Scoring: the same steps for validation and test
 
     def on_validation_epoch_start(self) -> None:
-        for metric in (*self.losses.values(), *self.texts.values()):
-            metric.reset()
-        self.samples = []
+        self.scoring.reset()
 
     def validation_step(
         self, batch: RowBatch | PromptBatch, batch_idx: int, dataloader_idx: int = ROWS
     ) -> None:
+        # while training only the tuned weights are measured: the base does not change
+        sides: tuple[Weights, ...] = ("tuned",) if self.trainer.state.fn == "fit" else BOTH
         if isinstance(batch, RowBatch):
-            for weights in self.scored_weights():
-                with self.using(weights):
-                    self.losses[weights].update(*target_loss(self.network, batch))
+            self.scoring.add_rows(self.network, batch, sides)
         else:
-            self.score_texts(batch)
-
-    def score_texts(self, batch: PromptBatch) -> None:
-        texts: dict[str, list[str]] = {"base": [""] * len(batch.titles)}
-        for weights in self.scored_weights():
-            with self.using(weights):
-                texts[weights] = [description.text for description in self.describe(batch)]
-            self.texts[weights].update(texts[weights], batch.references)
-        self.samples += [
-            Sample(*sample)
-            for sample in zip(
-                batch.titles, batch.references, texts["base"], texts["tuned"], strict=True
-            )
-        ]
+            self.scoring.add_prompts(self.network, batch, sides, self.describe)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.state.fn == "fit":
-            scores = self.losses["tuned"].compute()
+            scores = self.scoring.loss("tuned")
             self.log("epoch", self.data.epoch)
             for name in ("loss", "perplexity"):
                 self.log(f"validation/{name}", scores[name], prog_bar=name == "loss")
@@ -285,17 +205,11 @@ class DescriptionModule(L.LightningModule):
 
     def scores(self, weights: Weights) -> dict[str, float]:
         """Returns loss (nats a target token), perplexity, ROUGE (0 to 1) and BLEU (0 to 100)."""
-        return {**self.losses[weights].compute(), **self.texts[weights].compute()}
+        return self.scoring.scores(weights)
 
-    def scored_weights(self) -> tuple[Weights, ...]:
-        """While training only the tuned weights are measured: the base does not change."""
-        return ("tuned",) if self.trainer.state.fn == "fit" else ("base", "tuned")
-
-    @contextlib.contextmanager
-    def using(self, weights: Weights) -> Iterator[None]:
-        """Switches LoRA off for the base's turn."""
-        with self.network.disable_adapter() if weights == "base" else contextlib.nullcontext():
-            yield
+    @property
+    def samples(self) -> list[Sample]:
+        return self.scoring.samples
 
     # Prediction
 
@@ -332,16 +246,11 @@ class DescriptionModule(L.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["identity"] = self.identity(self.data).as_dict()
         checkpoint["settings"] = self.settings
         checkpoint["precision"] = str(self.trainer.precision)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_identity(checkpoint.get("identity"), self.identity(self.data), "the checkpoint")
-        found, wanted = checkpoint["state_dict"], self.state_dict()
-        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-        if shapes != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
-            raise UserError(
-                "the checkpoint's LoRA matrices have other names or shapes than this run's: "
-                "--model.lora was changed. Set r and target_modules back to what they were."
-            )
+        adapters.check_shapes(checkpoint["state_dict"], self.state_dict())

@@ -220,7 +220,7 @@ class LightningClock(Callback):
     ) -> None:
         self.steps.ends.append(time.perf_counter())
         self.steps.num_tokens.append(batch.num_tokens)
-        self.steps.losses.append(float(trainer.callback_metrics["train/loss"]))
+        self.steps.losses.append(float(pl_module.step.mean_loss()))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.steps.write(self.file)

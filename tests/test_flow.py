@@ -21,7 +21,7 @@ ORDER = """
     data.packing data.selection data.digests data.reading data.tables data.report data.preparing
     data.corpus data.batches data.order data.loaders data.datamodule
     model.attention model.backbone model.adapter model.card model.schedule model.loss
-    model.window model.recomputation model.shape model.needs
+    model.window model.finite model.gradients model.recomputation model.shape model.needs
     model.kernels.known model.kernels.copying model.kernels.cross_entropy
     model.kernels.dropout model.kernels.gate model.kernels.nf4 model.kernels.norm
     model.kernels.rotary model.kernels.attention model.kernels.side model.kernels.linear
@@ -29,7 +29,7 @@ ORDER = """
     model.kernels.step model.paths
     generation.describe
     evaluation.scores evaluation.report evaluation.description_scores.description_scores
-    identity
+    identity guard scoring stepping
     module
     run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming run.adapters
     run.logger run.board run.progress run.predictions run.scores run.refusals run.signals
@@ -39,7 +39,7 @@ ORDER = """
 """
 FLOW = ORDER.split()
 
-KNOW_LIGHTNING = ("data.datamodule", "module", "run.", "cli")
+KNOW_LIGHTNING = ("data.datamodule", "stepping", "module", "run.", "cli")
 HEAVY = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "jsonargparse")
 
 

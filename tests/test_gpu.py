@@ -5,11 +5,14 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import amazon_desc.module
 from amazon_desc.cli import main
 from amazon_desc.hub import find_backbone
 from amazon_desc.model.backbone import load_backbone
@@ -128,3 +131,125 @@ def stop_at(number: int, step: Callable[..., torch.Tensor]) -> Callable[..., tor
         return step(*arguments)
 
     return stopping
+
+
+OPTIONS = [
+    *("--config", "configs/quickstart.yaml", "--trainer.accelerator", "gpu"),
+    *("--trainer.max_steps", "30", "--trainer.enable_progress_bar", "false"),
+    *("--data.num_scored", "20", "--data.num_products", "2000"),
+]
+
+
+@pytest.mark.parametrize("log_every", [1, 1000])
+@pytest.mark.parametrize(
+    ("what", "precision"),
+    [
+        *(("loss", "bf16-mixed"), ("loss", "16-mixed"), ("loss", "32-true")),
+        *(("gradient", "bf16-mixed"), ("gradient", "32-true")),
+    ],
+)
+def test_what_is_not_finite_never_reaches_a_weight_and_its_own_step_is_named(
+    what: str,
+    precision: str,
+    log_every: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Where no step waits for the card, others are begun before the host knows of the bad one.
+
+    The checkpoint that is due at step 9 waits for it at the latest.
+    """
+    monkeypatch.chdir(ROOT)
+    steps: list[int] = []
+    weights: list[torch.Tensor] = []
+    loss, step = amazon_desc.module.target_loss, DescriptionModule.training_step
+
+    def spoilt(*arguments: object) -> tuple[torch.Tensor, int]:
+        loss_sum, num_targets = loss(*arguments)  # pyright: ignore[reportArgumentType]
+        if len(steps) != 7:
+            return loss_sum, num_targets
+        if what == "loss":
+            return loss_sum * float("nan"), num_targets
+        loss_sum.register_hook(lambda gradient: gradient * float("nan"))
+        return loss_sum, num_targets
+
+    def noting(self: DescriptionModule, *arguments: object) -> torch.Tensor:
+        steps.append(self.data.num_trained_rows)
+        weights.append(torch.cat([p.detach().flatten() for p in trained(self)]))
+        return step(self, *arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(amazon_desc.module, "target_loss", spoilt)
+    monkeypatch.setattr(DescriptionModule, "training_step", noting)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(SystemExit) as exit_:
+        main(
+            [
+                *("fit", *OPTIONS, "--trainer.default_root_dir", str(run.path)),
+                *("--trainer.precision", precision, "--checkpoint.every_n_steps", "3"),
+                *("--trainer.log_every_n_steps", str(log_every), "--model.kernels", "plain"),
+            ]
+        )
+    assert exit_.value.code == 5
+    err = capfd.readouterr().err
+    assert f"the {what} of optimizer step 7 is NaN or infinite" in err
+    assert err.count("(begins") == steps[1] - steps[0] == 4
+    assert 7 <= len(steps) <= 9
+    assert not torch.equal(weights[5], weights[6])
+    for later in weights[7:]:
+        assert torch.equal(later, weights[6])
+    newest = run.checkpoint_files()[0]
+    assert newest.name == "step=00000006.ckpt"
+    saved = torch.load(newest, weights_only=True, map_location="cuda")["state_dict"]
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in saved.values()]), weights[6])
+
+
+def trained(module: DescriptionModule) -> list[torch.Tensor]:
+    return [p for p in module.network.parameters() if p.requires_grad]
+
+
+def test_an_ordinary_step_does_not_wait_for_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the first steps torch refuses what would wait, where nothing is logged or saved."""
+    monkeypatch.chdir(ROOT)
+    strict: list[int] = []
+    advance = _TrainingEpochLoop.advance
+
+    def watched(self: _TrainingEpochLoop, fetcher: object) -> None:
+        step = self.trainer.global_step
+        if step >= 10 and not self.trainer._logger_connector.should_update_logs:
+            strict.append(step)
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            advance(self, fetcher)  # pyright: ignore[reportArgumentType]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
+    options = [*OPTIONS, "--trainer.precision", "bf16-mixed", "--model.kernels", "fused"]
+    main(["fit", *options, "--trainer.default_root_dir", str(tmp_path / "run")])
+    assert strict == [*range(10, 19), *range(20, 29)]
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_gradients_are_clipped_as_asked_in_every_precision(
+    precision: str, algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning itself refuses to clip for a fused optimizer in mixed precision."""
+    monkeypatch.chdir(ROOT)
+    largest: list[float] = []
+    clip = DescriptionModule.configure_gradient_clipping
+
+    def noting(self: DescriptionModule, *arguments: Any, **named: Any) -> None:
+        clip(self, *arguments, **named)
+        gradients = [p.grad.flatten() for p in trained(self) if p.grad is not None]
+        together = torch.cat(gradients)
+        largest.append(float(together.norm() if algorithm == "norm" else together.abs().max()))
+
+    monkeypatch.setattr(DescriptionModule, "configure_gradient_clipping", noting)
+    options = [*OPTIONS, "--trainer.precision", precision, "--trainer.gradient_clip_val", "1e-3"]
+    options += ["--trainer.gradient_clip_algorithm", algorithm, "--trainer.max_steps", "5"]
+    main(["fit", *options, "--trainer.default_root_dir", str(tmp_path / "run")])
+    assert largest == pytest.approx([1e-3] * 5, rel=1e-2)

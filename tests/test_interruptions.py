@@ -28,6 +28,7 @@ from amazon_desc.data.tables import PackedRows
 from amazon_desc.locks import alone
 from amazon_desc.module import DescriptionModule
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.scoring import Scoring
 from tests.conftest import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,11 +159,13 @@ def test_a_signal_at_the_last_step_and_while_scores_are_made(
 ):
     last = int(untouched["step"][5:13])
     num_micro_batches = -(-json.loads(untouched["position"])["num_trained_rows"] // 2)
-    for step, number, code in (("training_step", num_micro_batches, 143), ("score_texts", 2, 130)):
+    for owner, step, number, code in (
+        (DescriptionModule, "training_step", num_micro_batches, 143),
+        (Scoring, "add_prompts", 2, 130),
+    ):
         happens = send(signal.SIGTERM if code == 143 else signal.SIGINT)
         with monkeypatch.context() as patch:
-            function = getattr(DescriptionModule, step)
-            patch.setattr(DescriptionModule, step, at_call(number, happens, function))
+            patch.setattr(owner, step, at_call(number, happens, getattr(owner, step)))
             assert call("fit", name) == code
         assert RunFolder(place / name).checkpoint_files()[0].name == f"step={last:08d}.ckpt"
     assert "Traceback" not in capfd.readouterr().err

@@ -98,6 +98,7 @@ OPTIONS = [
     Case("unknown optimizer", "--model.optimizer Adaam", 2, ("model.optimizer", "Adaam")),
     Case("optimizer's option", "--model.optimizer.lrr 1", 2, ("model.optimizer", "lrr")),
     Case("learning rate", "--model.optimizer.lr=-1", 2, ("--model.optimizer: ", "rate: -1", "Set")),
+    Case("fused and foreach", "--model.optimizer.foreach true", 2, ("--model.optimizer: ", "Set")),
     Case("linked option", "--data.backbone tiny", 2, ('"data.backbone"', '"model.backbone"')),
     Case("no epoch", "--trainer.max_epochs 0", 2, ("--trainer.max_epochs 0: wanted", "at least 1")),
     Case("all epochs", "--trainer.max_epochs=-1", 2, ("max_epochs -1: wanted", "Give the number")),

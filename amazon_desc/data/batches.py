@@ -1,7 +1,7 @@
 """Turns packed rows, or prompts, into the tensors that the model takes.
 
 In come records of the corpus, out go RowBatch (to learn from, or to measure the loss on) and
-PromptBatch (to write descriptions for). B rows or prompts, T tokens. No model, no device.
+PromptBatch (to write descriptions for). B rows or prompts, T tokens. No model.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,16 @@ class RowBatch(NamedTuple):
     """(M) int64: the place in front of each target among the B·T"""
     num_tokens: int
     """tokens that are no padding"""
+
+    def to(self, device: torch.device) -> "RowBatch":
+        """Returns the batch with its tensors on a device; Lightning calls this."""
+        tensors = {name: t for name, t in self._asdict().items() if isinstance(t, Tensor)}
+        if device.type != "cuda":
+            return self._replace(**{name: t.to(device) for name, t in tensors.items()})
+        # out of other memory than pinned, a copy has the host wait for all that came before
+        return self._replace(
+            **{name: t.pin_memory().to(device, non_blocking=True) for name, t in tensors.items()}
+        )
 
 
 class PromptBatch(NamedTuple):

@@ -220,13 +220,13 @@ class DescriptionData(L.LightningDataModule):
             num_rows, self.batch_size, self.num_epochs, self.seed, first_row, self.max_rows
         )
 
-    def rows_in_training(self, sizes: list[int]) -> list[list[int]]:
-        """Returns the numbers of the rows of the newest micro-batches, of these sizes.
+    def rows_in_training(self, first_row: int, sizes: list[int]) -> list[list[int]]:
+        """Returns the numbers of the rows of micro-batches of these sizes, one behind the other.
 
-        The last of them is still being trained on.
+        Args:
+            first_row: rows that were trained on before them
         """
-        first = self.num_trained_rows - sum(sizes[:-1])
-        order = self.order(len(self.opened.rows()), first).rows()
+        order = self.order(len(self.opened.rows()), first_row).rows()
         return [list(islice(order, size)) for size in sizes]
 
     def row_as_text(self, number: int) -> str:

@@ -170,3 +170,17 @@ def save(model: "PeftModel", folder: Path, base_name: str, revision: str | None)
 def trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Returns what training changes: the LoRA matrices by name."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def check_shapes(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    """Refuses the LoRA matrices of a checkpoint that are not this run's.
+
+    Raises:
+        UserError: a name or a shape is another.
+    """
+    shapes = {name: tensor.shape for name, tensor in found.items()}
+    if shapes != {name: tensor.shape for name, tensor in wanted.items()}:
+        raise UserError(
+            "the checkpoint's LoRA matrices have other names or shapes than this run's: "
+            "--model.lora was changed. Set r and target_modules back to what they were."
+        )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, Tensor]:
+def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
     """Returns the loss in nats summed over the targets (float32 scalar) and the number of targets.
 
     The head and the cross-entropy see only the positions before a target: with completions as
@@ -34,11 +34,11 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, Tensor]:
         use_cache=False,
         packed=Layout(batch.example_tokens, batch.token_places),
     ).last_hidden_state
-    before_target = batch.is_target[:, 1:]
-    logits = base.get_output_embeddings()(hidden[:, :-1][before_target]).float()  # (targets, vocab)
+    places = batch.before_targets
+    logits = base.get_output_embeddings()(hidden.flatten(0, 1)[places]).float()  # (targets, vocab)
     soft_cap = getattr(base.config, "final_logit_softcapping", None)
     if soft_cap is not None:
         logits = soft_cap * torch.tanh(logits / soft_cap)
-    targets = batch.input_ids[:, 1:][before_target]
+    targets = batch.input_ids.flatten()[places + 1]
     loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-    return loss, before_target.sum()
+    return loss, len(places)

@@ -21,7 +21,7 @@ from amazon_desc.model.shape import (
 
 if TYPE_CHECKING:
     from amazon_desc.model.adapter import LoraSettings
-    from amazon_desc.model.recomputation import Recompute
+    from amazon_desc.model.recomputation import Recompute, RecomputeOption
 
 How = Literal["none", "parts", "products", "layers", "plain", "plain layers"]
 """What the fused path makes again, see recomputation.py; `plain` is what autograd keeps, or, with
@@ -295,7 +295,7 @@ def fastest_way(
     lora: LoraSettings,
     num_tokens: int,
     free: float,
-    recompute: Recompute | Literal["auto"] = "auto",
+    recompute: RecomputeOption = "auto",
     **counted: Any,
 ) -> Way:
     """Returns the fastest way of the fused path that fits, or else the leanest.

@@ -14,7 +14,7 @@ from amazon_desc.errors import UserError
 from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.kernels import known
 from amazon_desc.model.needs import SHARE_OF_CARD, fastest_way, memory
-from amazon_desc.model.recomputation import Recompute
+from amazon_desc.model.recomputation import Recompute, RecomputeOption
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -46,7 +46,7 @@ def choose_path(
     dtype: torch.dtype,
     longest: int,
     num_tokens: int,
-    recompute: Recompute | Literal["auto"] = "auto",
+    recompute: RecomputeOption = "auto",
 ) -> Path:
     """Chooses how to train.
 
@@ -93,7 +93,7 @@ def fused_path(
     dtype: torch.dtype,
     longest: int,
     num_tokens: int,
-    recompute: Recompute | Literal["auto"],
+    recompute: RecomputeOption,
 ) -> Path:
     from amazon_desc.model.kernels import collecting
     from amazon_desc.model.kernels.step import FusedStep
@@ -113,7 +113,7 @@ def fused_path(
     return Path(step, f"Kernels: fused; weights {weights}, {MADE_AGAIN[way.recompute]}.")
 
 
-def plain_path(model: PeftModel, recompute: Recompute | Literal["auto"], reason: str) -> Path:
+def plain_path(model: PeftModel, recompute: RecomputeOption, reason: str) -> Path:
     """Returns transformers' and PEFT's layers, which autograd has whole ones of made again.
 
     Raises:

@@ -7,3 +7,6 @@ from typing import Literal
 Recompute = Literal["none", "parts", "products", "layers"]
 """From the most memory to the least: nothing; what is quick to make; also the MLP's first product;
 whole layers."""
+
+RecomputeOption = Literal["auto", "none", "parts", "products", "layers"]
+"""auto: as little as the free memory allows."""

@@ -1,9 +1,24 @@
 """The learning rate over a run: a linear warm-up, then half a cosine.
 
-In comes a step, out goes the share of the peak learning rate. Knows neither optimizer nor trainer.
+In comes a step, out goes the share of the peak learning rate, or a schedule for an optimizer. How
+many steps there are is the caller's to know.
 """
 
 import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def schedule(
+    optimizer: Optimizer, num_steps: int, warmup_fraction: float, final_fraction: float
+) -> LambdaLR:
+    """Returns what gives an optimizer its learning rate, step by step."""
+
+    def share_of_peak(step: int) -> float:
+        return warmup_cosine(step, num_steps, warmup_fraction, final_fraction)
+
+    return LambdaLR(optimizer, share_of_peak)
 
 
 def warmup_cosine(

@@ -19,7 +19,7 @@ from amazon_desc.model.adapter import LoraSettings, check_folder
 from amazon_desc.model.kernels.known import LINEARS, config_obstacle
 from amazon_desc.model.needs import GIB, SHARE_OF_CARD, How, Memory, memory
 from amazon_desc.model.paths import device_obstacle
-from amazon_desc.model.recomputation import Recompute
+from amazon_desc.model.recomputation import RecomputeOption
 from amazon_desc.model.shape import shape_of
 from amazon_desc.module import DescriptionModule
 
@@ -39,7 +39,7 @@ class Step(NamedTuple):
     row_tokens: int
     is_fused: bool
     number_bytes: int
-    recompute: Recompute | Literal["auto"] = "auto"
+    recompute: RecomputeOption = "auto"
 
     @property
     def how(self) -> How:

@@ -6,12 +6,10 @@ business.
 
 from __future__ import annotations
 
-from typing import Any
+import time
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
-
-from amazon_desc.run.resuming import is_logged
 
 # What is shown of the logged numbers, under which short name, and how.
 SHOWN = {
@@ -22,47 +20,36 @@ SHOWN = {
     "train/peak_memory_gib": ("memory", "{:.1f} GiB"),
 }
 
-Numbers = dict[str, int | str | float | dict[str, float]]
+# Drawing costs more than all else that a step leaves to the host.
+DRAWN_EVERY_SECONDS = 0.2
 
 
 class ProgressLine(TQDMProgressBar):
     """Lightning's bar without its epoch, which here is always the only one.
 
-    It moves with every micro-batch, but its numbers are read only where they have just been logged:
-    reading them is to wait for the device, which has then been waited for already.
+    What is drawn of the numbers is what was logged of them last.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers: Numbers = {}
-        self.step_shown = 0
+    drawn_at = 0.0
+
+    def _should_update(self, current: int, total: int) -> bool:
+        now = time.monotonic()
+        is_due = current == total or now - self.drawn_at >= DRAWN_EVERY_SECONDS
+        if not (is_due and super()._should_update(current, total)):
+            return False
+        self.drawn_at = now
+        return True
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: object) -> None:
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("Training")
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if is_logged(trainer) and trainer.global_step != self.step_shown:
-            self.step_shown = trainer.global_step
-            self.read(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.read(trainer)
-        super().on_validation_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.read(trainer)
-        super().on_train_epoch_end(trainer, pl_module)
-
-    def read(self, trainer: L.Trainer) -> None:
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         metrics = trainer.progress_bar_metrics
-        self.numbers = {
+        return {
             short: form.format(metrics[name])
             for name, (short, form) in SHOWN.items()
             if name in metrics
         }
-
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Numbers:
-        return self.numbers

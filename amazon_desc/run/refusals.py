@@ -110,7 +110,7 @@ def refuse_optimizer(model: DescriptionModule) -> None:
     """Refuses arguments that the optimizer does not take, before there is a model to train."""
     try:
         model.optimizer([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--model.optimizer: {error}. Set its arguments to what it takes."
         ) from error

@@ -23,6 +23,7 @@ from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.options import AtLeastTwo, PositiveFloat, PositiveInt
 from amazon_desc.run.checkpoints import SealedCheckpointIO, remove_oldest
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.stepping import SteppingModule
 
 STATE = ("saved_step", "validation_due", "is_last", "logged")
 
@@ -156,10 +157,13 @@ def is_validated(trainer: L.Trainer) -> bool:
 
 def numbers_to_log(trainer: L.Trainer) -> dict[str, float]:
     """Returns what is about to be logged of this step, if it is one of those that are."""
-    connector = trainer._logger_connector
+    connector, module = trainer._logger_connector, trainer.lightning_module
     if not connector.should_update_logs:
         return {}
-    return {name: float(value) for name, value in connector.metrics["log"].items()}
+    numbers = connector.metrics["log"]
+    if isinstance(module, SteppingModule):  # which logs only after its callbacks
+        numbers |= module.numbers_of_step()
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def validate(trainer: L.Trainer) -> None:

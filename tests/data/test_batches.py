@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 
 from amazon_desc.data import batches
 from amazon_desc.data.batches import collate_prompts, collate_rows
@@ -80,6 +81,32 @@ def test_targets_are_exactly_the_tokens_behind_each_prompt(seed: int):
         columns = (batch.input_ids, batch.position_ids, batch.is_target)
         assert list(zip(*(c[index].tolist() for c in columns), strict=True)) == wanted
     assert batch.num_tokens == sum(len(row["input_ids"]) for row in rows)
+
+
+@pytest.mark.gpu
+def test_a_batch_goes_to_the_card_without_the_host_waiting():
+    batch, cuda = (
+        collate_rows([WORKED], 10, pad_id=0, loss_on="completion"),
+        torch.device("cuda", 0),
+    )
+    batch.to(cuda)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        moved = batch.to(cuda)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for found, wanted in zip(moved[:-1], batch[:-1], strict=True):
+        assert found.is_cuda
+        assert torch.equal(found.cpu(), wanted)
+    assert moved.num_tokens == batch.num_tokens
+
+
+def test_lightning_moves_a_batch_by_its_own_method():
+    batch = collate_rows([WORKED], row_tokens=10, pad_id=0, loss_on="completion")
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert isinstance(moved, batches.RowBatch)
+    assert {tensor.device.type for tensor in moved[:-1]} == {"meta"}
+    assert moved.num_tokens == 8
 
 
 def test_the_worked_example_of_prompts(monkeypatch: pytest.MonkeyPatch):

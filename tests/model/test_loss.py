@@ -44,6 +44,25 @@ def test_changing_one_example_changes_nothing_in_its_row_mates(build) -> None:
     assert not torch.allclose(hidden[~is_same], hidden_changed[~is_same])
 
 
+def test_the_places_in_front_of_targets_give_what_a_mask_of_targets_gives(build) -> None:
+    """To the last bit, loss and gradients; and the number of targets is a plain one."""
+    model, batch = build(), batch_of(EXAMPLES, row_tokens=64)
+    assert len(batch.input_ids) > 1
+    loss, num_targets = target_loss(model, batch)
+    loss.backward()
+    found = gradients(model)
+    is_before = batch.is_target[:, 1:]
+    logits = model.get_base_model().lm_head(decode(model, batch)[:, :-1][is_before])
+    targets = batch.input_ids[:, 1:][is_before]
+    masked_loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    masked_loss.backward()
+    assert torch.equal(loss, masked_loss)
+    assert type(num_targets) is int
+    assert num_targets == int(is_before.sum())
+    for name, gradient in gradients(model).items():
+        assert torch.equal(found[name], gradient)
+
+
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
 def test_attention_by_example_equals_attention_under_a_mask(build, quantization) -> None:
     model = build(quantization)

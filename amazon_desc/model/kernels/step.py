@@ -53,7 +53,7 @@ class FusedStep:
                 self.graphs.clear()  # they would add to the old ones
         self.copies.run()
 
-    def loss(self, batch: RowBatch, seed: int) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: RowBatch, seed: int) -> tuple[Tensor, int]:
         """Returns what loss.target_loss does: nats summed over the targets, and their number.
 
         Args:
@@ -62,7 +62,7 @@ class FusedStep:
         self.seed.fill_(seed)
         loss = _Loss.apply(self.anchor, self, batch)  # pyright: ignore[reportAssignmentType]
         assert isinstance(loss, Tensor)
-        return loss, loss.new_tensor(len(batch.before_targets))
+        return loss, len(batch.before_targets)
 
     def forward(self, batch: RowBatch) -> tuple[Tensor, Tensor]:
         """Returns the summed loss, and the gradient of the hidden states in front of targets."""

@@ -1,0 +1,62 @@
+"""The gradients of an optimizer are changed all at once, and where they are."""
+
+import pytest
+import torch
+from torch.optim import Optimizer
+
+from amazon_desc.model import gradients
+
+
+@pytest.fixture
+def optimizer() -> Optimizer:
+    """Gradients [3, 4] and [12] in two groups, norm 13; a parameter between them has none."""
+    first, without, second = (torch.nn.Parameter(torch.zeros(n)) for n in (2, 3, 1))
+    first.grad, second.grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])
+    return torch.optim.SGD([{"params": [first, without]}, {"params": [second]}], lr=1.0)
+
+
+def values(optimizer: Optimizer) -> list[list[float]]:
+    return [gradient.tolist() for gradient in gradients.gradients_of(optimizer)]
+
+
+def test_they_are_multiplied_and_set_to_zero_where_they_are(optimizer: Optimizer):
+    """The fused path adds to these very tensors."""
+    places = [gradient.data_ptr() for gradient in gradients.gradients_of(optimizer)]
+    gradients.multiply(optimizer, 0.5)
+    assert values(optimizer) == [[1.5, 2.0], [6.0]]
+    gradients.zero(optimizer)
+    assert values(optimizer) == [[0.0, 0.0], [0.0]]
+    assert [gradient.data_ptr() for gradient in gradients.gradients_of(optimizer)] == places
+
+
+def test_an_optimizer_without_a_gradient_has_none_to_zero():
+    gradients.zero(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0))
+
+
+@pytest.mark.parametrize("algorithm", ["norm", None])
+def test_the_norm_is_that_of_all_together_and_is_clipped_in_one(
+    optimizer: Optimizer, algorithm: str | None
+):
+    norm = gradients.norm_of(optimizer)
+    assert norm.item() == 13
+    gradients.clip(optimizer, norm, 1.3, algorithm)
+    assert values(optimizer) == [pytest.approx([0.3, 0.4]), pytest.approx([1.2])]
+
+
+def test_a_norm_below_the_limit_stays(optimizer: Optimizer):
+    gradients.clip(optimizer, gradients.norm_of(optimizer), 14.0, "norm")
+    assert values(optimizer) == [[3.0, 4.0], [12.0]]
+
+
+def test_each_number_is_clipped_by_its_value(optimizer: Optimizer):
+    gradients.clip(optimizer, gradients.norm_of(optimizer), 3.5, "value")
+    assert values(optimizer) == [[3.0, 3.5], [3.5]]
+
+
+@pytest.mark.parametrize("largest", [None, 0, 0.0])
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_without_a_limit_nothing_is_clipped(
+    optimizer: Optimizer, largest: float | None, algorithm: str
+):
+    gradients.clip(optimizer, gradients.norm_of(optimizer), largest, algorithm)
+    assert values(optimizer) == [[3.0, 4.0], [12.0]]
