@@ -41,6 +41,7 @@ class FusedStep:
         self.decoder, self.head, self.cap = decoder, head, cap
         self.seed, self.captures = seed, captures
         self.graphs: dict[int, Graphs] = {}
+        self.pool: Any = None  # one for all: what is kept of a forward pass goes with its backward
         self.num_met = Counter[int]()
         self.anchor = torch.zeros((), device=head.device, requires_grad=True)
         self.copies = Copies([copy for linear in decoder.linears() for copy in linear.copies()])
@@ -70,7 +71,8 @@ class FusedStep:
         size = len(flat.input_ids)
         self.num_met[size] += 1
         if self.captures and size not in self.graphs and self.num_met[size] > NUM_EAGER:
-            self.graphs[size] = Graphs(self.decoder, flat)
+            self.pool = self.pool or torch.cuda.graph_pool_handle()
+            self.graphs[size] = Graphs(self.decoder, flat, self.pool)
         self.flat = flat
         if size in self.graphs:
             hidden = self.graphs[size].forward(flat)
@@ -112,16 +114,15 @@ class _Loss(torch.autograd.Function):
 class Graphs:
     """Forward and backward of a decoder, captured for one size."""
 
-    def __init__(self, decoder: Decoder, batch: Batch) -> None:
+    def __init__(self, decoder: Decoder, batch: Batch, pool: Any) -> None:
         self.batch = Batch(batch.input_ids.clone(), batch.position_ids.clone())
         self.forward_graph, self.backward_graph = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # Other threads, such as a loader's that pins memory, may go on meanwhile.
         mode = "thread_local"
         torch.cuda.synchronize()
-        with torch.cuda.graph(self.forward_graph, capture_error_mode=mode):
+        with torch.cuda.graph(self.forward_graph, pool=pool, capture_error_mode=mode):
             self.hidden = decoder.forward(self.batch)
         self.grad = torch.zeros_like(self.hidden)
-        pool = self.forward_graph.pool()
         with torch.cuda.graph(self.backward_graph, pool=pool, capture_error_mode=mode):
             decoder.backward(self.grad, self.batch)
 
