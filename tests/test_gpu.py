@@ -97,7 +97,16 @@ def test_over_200_steps_the_fused_loss_is_the_plain_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without dropout, whose masks differ; a last smaller batch and validations in between."""
+    from amazon_desc.model.kernels import step
+
     monkeypatch.chdir(ROOT)
+    captured, graphs = [], step.Graphs
+
+    def counted(*arguments: Any) -> Any:
+        captured.append(arguments)
+        return graphs(*arguments)
+
+    monkeypatch.setattr(step, "Graphs", counted)
     losses = {}
     for kernels in ("plain", "fused"):
         run = RunFolder(tmp_path / kernels)
@@ -117,6 +126,7 @@ def test_over_200_steps_the_fused_loss_is_the_plain_one(
     assert float(plain[-20:].mean()) < 0.9 * float(plain[:20].mean())
     apart = fused.view(10, 20).mean(1) / plain.view(10, 20).mean(1) - 1
     assert float(apart.abs().max()) < 0.005, apart
+    assert len(captured) == 1  # a validation leaves what was captured alone
 
 
 def stop_at(number: int, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -52,6 +52,7 @@ class FusedStep:
             if not linear.has_gradients():
                 linear.attach_gradients()
                 self.graphs.clear()  # they would add to the old ones
+                self.pool = None  # it goes with them
         self.copies.run()
 
     def loss(self, batch: RowBatch, seed: int) -> tuple[Tensor, int]:
