@@ -116,7 +116,7 @@ def test_over_200_steps_the_fused_loss_is_the_plain_one(
             *("--trainer.max_steps", "200", "--trainer.val_check_interval", "80"),
             *("--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"),
             *("--model.kernels", kernels, "--model.lora.dropout", "0"),
-            *("--data.num_scored", "20", "--data.row_tokens", "1024"),
+            *("--data.num_scored", "20", "--data.row_tokens", "1024", "--trainer.max_epochs", "2"),
         ]
         main(["fit", *options])
         events = EventAccumulator(str(run.tensorboard)).Reload()
