@@ -1,4 +1,4 @@
-"""The quickstart on a CUDA device, in the precision of the card and in that of a T4."""
+"""The quickstart on a CUDA device, in the precision and on the path of the card and of a T4."""
 
 import json
 import os
@@ -24,9 +24,12 @@ pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize(
+    ("precision", "kernels"),
+    [("bf16-mixed", "fused"), ("16-mixed", "fused"), ("16-mixed", "plain")],
+)
 def test_it_learns_and_writes_on_the_card(
-    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, kernels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     run = RunFolder(tmp_path / "run")
@@ -34,6 +37,7 @@ def test_it_learns_and_writes_on_the_card(
         *("--config", "configs/quickstart.yaml", "--trainer.accelerator", "gpu"),
         *("--trainer.default_root_dir", str(run.path), "--trainer.precision", precision),
         *("--trainer.max_steps", "100", "--data.num_scored", "20"),
+        *("--model.kernels", kernels),
     ]
     main(["fit", *options])
     scores = json.loads(run.metrics.read_text())["validate"]

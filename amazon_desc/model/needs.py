@@ -54,11 +54,6 @@ class Flops(NamedTuple):
     """two products forward, four backward"""
 
     @property
-    def of_the_base(self) -> float:
-        """What utilisation is counted by, with every token a target: 4 x weights."""
-        return self.linears + self.head
-
-    @property
     def total(self) -> float:
         return sum(self)
 
