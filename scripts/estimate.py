@@ -36,9 +36,9 @@ from amazon_desc.model.needs import (
     SHARE_OF_CARD,
     How,
     Memory,
-    fastest_way,
     memory,
 )
+from amazon_desc.model.paths import fastest_way
 from amazon_desc.model.shape import shape_of
 from amazon_desc.module import DescriptionModule
 from amazon_desc.printing import say

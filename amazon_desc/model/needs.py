@@ -21,7 +21,6 @@ from amazon_desc.model.shape import (
 
 if TYPE_CHECKING:
     from amazon_desc.model.adapter import LoraSettings
-    from amazon_desc.model.recomputation import Recompute, RecomputeOption
 
 How = Literal["none", "parts", "products", "layers", "plain", "plain layers"]
 """What the fused path makes again, see recomputation.py; `plain` is what autograd keeps, or, with
@@ -264,47 +263,3 @@ def scoring_bytes(shape: Shape, num_tokens: int, number_bytes: int) -> int:
     """Returns what scores without gradients need: logits and their log-softmax in float32."""
     layer = number_bytes * num_tokens * (4 * shape.inner + 6 * shape.hidden)
     return (8 + number_bytes) * shape.vocabulary * num_tokens + layer
-
-
-# Which way to train
-
-
-class Way(NamedTuple):
-    """How the fused path trains."""
-
-    is_dense: bool
-    recompute: Recompute
-
-
-FASTEST_FIRST = (
-    Way(True, "none"),
-    Way(False, "none"),
-    Way(False, "parts"),
-    Way(False, "products"),
-    Way(False, "layers"),
-)
-
-
-def fastest_way(
-    config: Any,
-    lora: LoraSettings,
-    num_tokens: int,
-    free: float,
-    recompute: RecomputeOption = "auto",
-    **counted: Any,
-) -> Way:
-    """Returns the fastest way of the fused path that fits, or else the leanest.
-
-    Args:
-        free: bytes for all that is counted, as they are before a base is loaded
-        recompute: what is made again, if that is decided
-        counted: further arguments of memory()
-    """
-    ways = FASTEST_FIRST
-    if recompute != "auto":
-        ways = (Way(True, recompute), Way(False, recompute))
-    for way in ways:
-        needed = memory(config, lora, num_tokens, way.recompute, is_dense=way.is_dense, **counted)
-        if needed.total <= free:
-            return way
-    return ways[-1]

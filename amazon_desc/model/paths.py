@@ -13,7 +13,7 @@ import torch
 from amazon_desc.errors import UserError
 from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.kernels import known
-from amazon_desc.model.needs import SHARE_OF_CARD, fastest_way, memory
+from amazon_desc.model.needs import SHARE_OF_CARD, memory
 from amazon_desc.model.recomputation import Recompute, RecomputeOption
 
 if TYPE_CHECKING:
@@ -143,3 +143,44 @@ def lora_of(model: PeftModel) -> LoraSettings:
     # PEFT turns all-linear into the names of all modules.
     targets = sorted({name.rsplit(".", 1)[-1] for name in config.target_modules})
     return LoraSettings(config.r, config.lora_alpha, config.lora_dropout, targets)
+
+
+class Way(NamedTuple):
+    """How the fused path trains."""
+
+    is_dense: bool
+    recompute: Recompute
+
+
+FASTEST_FIRST = (
+    Way(True, "none"),
+    Way(False, "none"),
+    Way(False, "parts"),
+    Way(False, "products"),
+    Way(False, "layers"),
+)
+
+
+def fastest_way(
+    config: Any,
+    lora: LoraSettings,
+    num_tokens: int,
+    free: float,
+    recompute: RecomputeOption = "auto",
+    **counted: Any,
+) -> Way:
+    """Returns the fastest way of the fused path that fits, or else the leanest.
+
+    Args:
+        free: bytes for all that is counted, as they are before a base is loaded
+        recompute: what is made again, if that is decided
+        counted: further arguments of memory()
+    """
+    ways = FASTEST_FIRST
+    if recompute != "auto":
+        ways = (Way(True, recompute), Way(False, recompute))
+    for way in ways:
+        needed = memory(config, lora, num_tokens, way.recompute, is_dense=way.is_dense, **counted)
+        if needed.total <= free:
+            return way
+    return ways[-1]

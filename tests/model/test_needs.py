@@ -15,43 +15,15 @@ from amazon_desc.model.needs import (
     GIB,
     SHARE_OF_CARD,
     How,
-    Way,
     activation_bytes,
-    fastest_way,
     flops_a_token,
     memory,
 )
 from amazon_desc.model.shape import num_lora_weights, shape_of
+from tests.conftest import gemma_config as gemma
+from tests.conftest import tinyllama_config as tinyllama
 
 LORA = LoraSettings()
-
-
-def tinyllama() -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=22,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-    )
-
-
-def gemma() -> Any:
-    """The text part of Gemma 3 4B."""
-    from transformers import Gemma3TextConfig
-
-    return Gemma3TextConfig(
-        vocab_size=262_208,
-        hidden_size=2560,
-        intermediate_size=10_240,
-        num_hidden_layers=34,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=256,
-    )
 
 
 def test_it_is_light() -> None:
@@ -272,26 +244,3 @@ def test_the_plain_path_keeps_no_more_than_is_counted(tiny: Any) -> None:
         target_loss(tiny, batch)
     counted = activation_bytes(shape_of(tiny.config), LoraSettings(), 256, "plain", 4)
     assert counted / 2 < sum(kept.values()) < counted
-
-
-# Which way
-
-
-@pytest.mark.parametrize(
-    ("free", "way"),
-    [
-        (80, Way(True, "none")),
-        (6, Way(False, "none")),
-        (4, Way(False, "parts")),
-        (3, Way(False, "products")),
-        (2, Way(False, "layers")),
-        (1, Way(False, "layers")),
-    ],
-)
-def test_the_fastest_way_that_fits_is_taken(free: float, way: Way) -> None:
-    assert fastest_way(tinyllama(), LoraSettings(dropout=0.0), 2048, free * GIB) == way
-
-
-def test_what_is_asked_for_is_made_again() -> None:
-    found = [fastest_way(tinyllama(), LORA, 2048, free * GIB, "layers") for free in (80, 2)]
-    assert found == [Way(True, "layers"), Way(False, "layers")]

@@ -9,7 +9,9 @@ from amazon_desc.errors import UserError
 from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.kernels.known import obstacle
 from amazon_desc.model.loss import target_loss
-from amazon_desc.model.paths import Kernels, choose_path, lora_of
+from amazon_desc.model.needs import GIB
+from amazon_desc.model.paths import Kernels, Way, choose_path, fastest_way, lora_of
+from tests.conftest import tinyllama_config
 from tests.model.conftest import EXAMPLES, batch_of
 
 
@@ -100,3 +102,26 @@ def test_the_settings_of_attached_lora_are_read_back():
     assert lora_of(llama()).r == 16
     linears = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert lora_of(llama()) == LoraSettings(16, 32, 0.05, linears)
+
+
+@pytest.mark.parametrize(
+    ("free", "way"),
+    [
+        (80, Way(True, "none")),
+        (6, Way(False, "none")),
+        (4, Way(False, "parts")),
+        (3, Way(False, "products")),
+        (2, Way(False, "layers")),
+        (1, Way(False, "layers")),
+    ],
+)
+def test_the_fastest_way_that_fits_is_taken(free: float, way: Way) -> None:
+    assert fastest_way(tinyllama_config(), LoraSettings(dropout=0.0), 2048, free * GIB) == way
+
+
+def test_what_is_asked_for_is_made_again() -> None:
+    found = [
+        fastest_way(tinyllama_config(), LoraSettings(), 2048, free * GIB, "layers")
+        for free in (80, 2)
+    ]
+    assert found == [Way(True, "layers"), Way(False, "layers")]

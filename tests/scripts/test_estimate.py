@@ -14,37 +14,11 @@ from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.resources import TINY_BASE
 from amazon_desc.run.micro_batch import Step
 from tests.conftest import SCRIPTS, load_script
+from tests.conftest import gemma_config as gemma
+from tests.conftest import tinyllama_config as tinyllama
 
 speeds = load_script("card_speeds")
 script = load_script("estimate")
-
-
-def tinyllama() -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=22,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-    )
-
-
-def gemma() -> Any:
-    """The text part of Gemma 3 4B."""
-    from transformers import Gemma3TextConfig
-
-    return Gemma3TextConfig(
-        vocab_size=262_208,
-        hidden_size=2560,
-        intermediate_size=10_240,
-        num_hidden_layers=34,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=256,
-    )
 
 
 def step(config: Any) -> Step:
