@@ -182,22 +182,29 @@ def call(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProces
     )
 
 
-def test_prepared_data_says_how_many_steps_there_are(tmp_path: Path) -> None:
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    script.main(list(arguments))
+    return capsys.readouterr().out
+
+
+def test_prepared_data_says_how_many_steps_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     options = ["--config", "configs/quickstart.yaml", "--data.num_products", "200"]
-    before = call(tmp_path, "estimate", *options)
-    assert before.returncode == 0, before.stderr
-    assert "prepare the data (scripts/prepare.py), or give --rows" in before.stdout
+    before = told(capsys, *options)
+    assert "prepare the data (scripts/prepare.py), or give --rows" in before
     assert list(tmp_path.iterdir()) == []
-    assert call(tmp_path, "prepare", *options).returncode == 0
+    load_script("prepare").main(options)
+    capsys.readouterr()
     (manifest,) = (tmp_path / "runs" / "corpora").glob("*/manifest.json")
     num_rows = json.loads(manifest.read_text())["counts"]["num_rows"]
-    done = call(tmp_path, "estimate", *options, "--card", "l4", "--json", "found.json")
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
+    shown = told(capsys, *options, "--card", "l4", "--json", "found.json")
+    lines = [line.split() for line in shown.splitlines()]
     assert ["fused", "plain"] in lines
     steps = str(-(-num_rows // 4))
     assert ["optimizer", "steps", steps, steps] in lines
-    assert "Preparing" not in done.stdout
+    assert "Preparing" not in shown
     found = json.loads((tmp_path / "found.json").read_text())
     assert (found["card"]["name"], found["path"]) == ("L4 24 GB", "fused")
     assert found["paths"]["fused"]["num_steps"] == int(steps) > 1
@@ -206,13 +213,15 @@ def test_prepared_data_says_how_many_steps_there_are(tmp_path: Path) -> None:
     assert found["paths"]["plain"]["total_bytes"] > sum(parts.values()) / 2
 
 
-def test_a_configuration_suffices_of_a_base(tmp_path: Path) -> None:
+def test_a_configuration_suffices_of_a_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     shutil.copy(TINY_BASE / "config.json", tmp_path / "base")
     options = ["--config", "configs/qlora.yaml", "--model.backbone", "base", "--rows", "1000"]
-    done = call(tmp_path, "estimate", *options, "--trainer.max_epochs", "3")
-    assert done.returncode == 0, done.stderr
-    assert ["optimizer", "steps", "3,000", "3,000"] in [s.split() for s in done.stdout.splitlines()]
+    shown = told(capsys, *options, "--trainer.max_epochs", "3")
+    assert ["optimizer", "steps", "3,000", "3,000"] in [s.split() for s in shown.splitlines()]
 
 
 def test_a_wrong_option_is_told_without_a_traceback(tmp_path: Path) -> None:
