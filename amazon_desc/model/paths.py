@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 Kernels = Literal["auto", "fused", "plain"]
 
 OLDEST_CAPABILITY = (8, 0)  # of cards with bf16, and the shared memory that the kernels take
+WEIGHTS = {
+    ("nf4", True): "dense beside their 4 bits",
+    ("nf4", False): "in 4 bits only",
+    ("none", True): "once more in one matrix with LoRA's",
+    ("none", False): "as they are",
+}
 MADE_AGAIN: dict[Recompute, str] = {
     "none": "activations kept",
     "parts": "what is quick to make made again",
@@ -109,7 +115,7 @@ def fused_path(
     head = base.get_output_embeddings().weight.detach()
     cap = getattr(base.config, "final_logit_softcapping", None)
     step = FusedStep(decoder, head, cap, seed, captures=True)
-    weights = "dense beside their 4 bits" if way.is_dense else "in 4 bits only"
+    weights = WEIGHTS[counted["quantization"], way.is_dense]
     return Path(step, f"Kernels: fused; weights {weights}, {MADE_AGAIN[way.recompute]}.")
 
 

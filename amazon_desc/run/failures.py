@@ -31,7 +31,8 @@ REFUSALS = (
 LESS_MEMORY = {
     "fit": "Lower --data.batch_size, and raise --trainer.accumulate_grad_batches by the same "
     "factor: the optimizer steps stay the same, and the same command goes on from the last "
-    "checkpoint. If it is 1 already, start anew with a lower --data.row_tokens.",
+    "checkpoint. If it is 1 already, try --model.recompute layers, or start anew with a lower "
+    "--data.row_tokens.",
     "predict": "Lower --data.generation_batch_size: the same command goes on behind the titles "
     "that are done.",
 }
