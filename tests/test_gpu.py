@@ -133,6 +133,33 @@ def test_over_200_steps_the_fused_loss_is_the_plain_one(
     assert len(captured) == 1  # a validation leaves what was captured alone
 
 
+@pytest.mark.parametrize(("free_gib", "rows"), [(None, 4), (0.15, 1)])
+def test_rows_of_a_micro_batch_are_as_many_as_fit_and_the_steps_the_same(
+    free_gib: float | None, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 4 rows of 512 tokens a step; little memory also has layers made again."""
+    monkeypatch.chdir(ROOT)
+    if free_gib is not None:
+        total = torch.cuda.mem_get_info()[1]
+        few = lambda *_: (int(free_gib * 2**30), total)  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "mem_get_info", few)
+    losses = {}
+    for name, options in {
+        "auto": ["--data.batch_size", "auto", "--trainer.accumulate_grad_batches", "4"],
+        "four": ["--data.batch_size", "4", "--model.recompute", "none"],
+    }.items():
+        run = RunFolder(tmp_path / name)
+        options += ["--trainer.default_root_dir", str(run.path), "--trainer.max_steps", "20"]
+        options += ["--trainer.accelerator", "gpu", "--trainer.log_every_n_steps", "1"]
+        options += ["--model.lora.dropout", "0", "--data.num_scored", "4"]
+        main(["fit", "--config", "configs/quickstart.yaml", *options])
+        events = EventAccumulator(str(run.tensorboard)).Reload()
+        losses[name] = [scalar.value for scalar in events.Scalars("train/loss")]
+    assert json.loads((tmp_path / "auto/run.json").read_text())["batch_size"] == rows
+    assert len(losses["auto"]) == 20
+    assert losses["auto"] == pytest.approx(losses["four"], rel=0.005)
+
+
 def stop_at(number: int, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Has SIGTERM come during the micro-batch of that number, from 1."""
     num_calls = 0
