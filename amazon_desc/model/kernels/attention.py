@@ -73,6 +73,17 @@ def _load(source, tokens, heads, is_row, stride, DIM: tl.constexpr, WIDTH: tl.co
 
 
 @triton.jit
+def _keys(
+    qkv, n, kv_head, num_tokens, stride,
+    NUM_Q: tl.constexpr, NUM_KV: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Loads keys and values of tokens."""
+    is_token = n < num_tokens
+    k = _load(qkv, n, NUM_Q + kv_head, is_token, stride, DIM, WIDTH)
+    return k, _load(qkv, n, NUM_Q + NUM_KV + kv_head, is_token, stride, DIM, WIDTH)
+
+
+@triton.jit
 def _store(target, values, tokens, heads, is_row, stride, DIM: tl.constexpr, WIDTH: tl.constexpr):
     column = tl.arange(0, WIDTH)
     place = target + (tokens.to(tl.int64) * stride + heads * DIM)[:, None] + column[None, :]
@@ -119,8 +130,7 @@ def _forward(
     mean = tl.zeros((ROWS, WIDTH), tl.float32)
     for from_key in range(_first_key(positions, first, WINDOW), first + QUERIES, KEYS):
         n = from_key + tl.arange(0, KEYS)
-        k = _load(qkv, n, NUM_Q + kv_head, n < num_tokens, stride, DIM, WIDTH)
-        v = _load(qkv, n, NUM_Q + NUM_KV + kv_head, n < num_tokens, stride, DIM, WIDTH)
+        k, v = _keys(qkv, n, kv_head, num_tokens, stride, NUM_Q, NUM_KV, DIM, WIDTH)
         scores = tl.dot(q, tl.trans(k)) * scale
         is_seen = _sees(m[:, None], start[:, None], n[None, :], WINDOW)
         scores = tl.where(is_seen, scores, 2 * _LOWEST)
@@ -154,8 +164,7 @@ def _query_gradients(
     dq = tl.zeros((ROWS, WIDTH), tl.float32)
     for from_key in range(_first_key(positions, first, WINDOW), first + QUERIES, KEYS):
         n = from_key + tl.arange(0, KEYS)
-        k = _load(qkv, n, NUM_Q + kv_head, n < num_tokens, stride, DIM, WIDTH)
-        v = _load(qkv, n, NUM_Q + NUM_KV + kv_head, n < num_tokens, stride, DIM, WIDTH)
+        k, v = _keys(qkv, n, kv_head, num_tokens, stride, NUM_Q, NUM_KV, DIM, WIDTH)
         is_seen = _sees(m[:, None], start[:, None], n[None, :], WINDOW)
         scores = tl.dot(q, tl.trans(k)) * scale - log_sum[:, None]
         weights = tl.exp2(tl.where(is_seen, scores, _LOWEST))
@@ -175,8 +184,7 @@ def _key_gradients(
     first, kv_head = tl.program_id(0) * KEYS, tl.program_id(1)
     last = first + KEYS - 1
     n = first + tl.arange(0, KEYS)
-    k = _load(qkv, n, NUM_Q + kv_head, n < num_tokens, stride, DIM, WIDTH)
-    v = _load(qkv, n, NUM_Q + NUM_KV + kv_head, n < num_tokens, stride, DIM, WIDTH)
+    k, v = _keys(qkv, n, kv_head, num_tokens, stride, NUM_Q, NUM_KV, DIM, WIDTH)
     # Of the blocks of queries from here on, those whose first example has begun by the last key.
     block = first + QUERIES * tl.arange(0, MOST)
     is_near = (block < num_tokens) & (_starts(positions, block, block < num_tokens) <= last)
