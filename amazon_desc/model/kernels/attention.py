@@ -247,7 +247,7 @@ def attend_backward(
         qkv, sight.positions, attended.output, grad, attended.log_sums, deltas, grads, num_tokens,
         qkv.stride(0), attended.output.stride(0), grad.stride(0), grads.stride(0), *scales, **shape,
     )  # fmt: skip
-    shape = _shape(heads, sight, rows=128)
+    shape = _shape(heads, sight, rows=min(128, 8192 // heads.dim))  # more would not fit registers
     reach = sight.longest + shape["KEYS"]  # the last token that sees a key, from the block's first
     most = triton.next_power_of_2(triton.cdiv(reach, shape["QUERIES"]))
     _key_gradients[(triton.cdiv(num_tokens, shape["KEYS"]), heads.num_kv)](
@@ -261,12 +261,12 @@ def _shape(heads: Heads, sight: Sight, rows: int) -> dict[str, int]:
     """Returns the sizes that a kernel is compiled for.
 
     Args:
-        rows: of a tile, for heads of up to 128 numbers on a card with plenty of shared memory
+        rows: of a tile, on a card with plenty of shared memory
     """
     # A window that no example is longer than does nothing.
     window = 0 if sight.window is None or sight.window >= sight.longest else sight.window
     is_wide, is_small = heads.dim > 128, _shared_memory(sight.positions) < PLENTY
-    rows = (min(rows, 64) if is_wide else rows) // (2 if is_small else 1)
+    rows = rows // 2 if is_small else rows
     group = heads.num_q // heads.num_kv
     queries = max(1, 2 ** int(math.log2(rows / group)))
     return {
