@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -35,10 +37,15 @@ class RunLogger(TensorBoardLogger):
             purge_step=max(0, num_steps - 1),
             flush_secs=FLUSH_SECONDS,
         )
-        self.writer = SurvivingWriter(
-            str(run.tensorboard), lambda: super(RunLogger, self).experiment
-        )
+        self.is_open = False
+        self.writer = SurvivingWriter(str(run.tensorboard), self.open)
         threading.excepthook = without_writer_errors(threading.excepthook)
+
+    def open(self) -> Any:
+        if not self.is_open:
+            wait_out_the_second(Path(self.log_dir))
+            self.is_open = True
+        return super().experiment
 
     @property
     def experiment(self) -> Any:
@@ -51,6 +58,17 @@ class RunLogger(TensorBoardLogger):
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Has on the disk what was logged before a checkpoint: a run that goes on repeats none."""
         self.writer.flush()
+
+
+def wait_out_the_second(folder: Path) -> None:
+    """Returns in a later second than that in which the folder's newest file was begun.
+
+    Files are read in the order of their names, which begin with it. Of two of one second the older
+    could be read last, and take back what the newer one holds.
+    """
+    begun = [int(file.name.split(".")[3]) for file in folder.glob("events.out.tfevents.*")]
+    while begun and int(time.time()) == max(begun):
+        time.sleep(0.05)
 
 
 class SurvivingWriter:

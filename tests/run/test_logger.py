@@ -1,6 +1,7 @@
 """Training survives a log that cannot be written, and a run that goes on logs each step once."""
 
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,6 +181,17 @@ def test_what_an_interrupted_run_logged_too_much_is_taken_back(tmp_path: Path):
 def test_a_run_that_starts_anew_takes_everything_back(tmp_path: Path):
     run = RunFolder(tmp_path)
     log(run, 0, {0: 9.0, 1: 8.0})
+    log(run, 0, {0: 9.5})
+    assert losses(run) == [(0, 9.5)]
+
+
+@pytest.mark.usefixtures("hook")
+def test_a_run_that_goes_on_within_a_second_is_read_last(tmp_path: Path):
+    """Files are read by their names: second, machine, process, and how many it has begun."""
+    run = RunFolder(tmp_path)
+    log(run, 0, {0: 9.0, 1: 8.0})
+    (older,) = run.tensorboard.glob("events.*")
+    older.rename(older.with_name(f"events.out.tfevents.{int(time.time())}.zzz"))
     log(run, 0, {0: 9.5})
     assert losses(run) == [(0, 9.5)]
 
