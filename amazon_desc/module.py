@@ -26,7 +26,7 @@ from amazon_desc.model import adapter as adapters
 from amazon_desc.model import gradients
 from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
 from amazon_desc.model.loss import target_loss
-from amazon_desc.model.paths import Kernels, choose_path
+from amazon_desc.model.paths import Kernels, choose_path, dtype_of
 from amazon_desc.model.recomputation import RecomputeOption
 from amazon_desc.model.schedule import schedule
 from amazon_desc.options import Fraction, PositiveInt
@@ -120,10 +120,7 @@ class DescriptionModule(SteppingModule):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        precision = str(self.trainer.precision)
-        if precision.startswith("bf16"):
-            return torch.bfloat16
-        return torch.float16 if precision.startswith("16") else torch.float32
+        return dtype_of(self.trainer.precision)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])

@@ -118,7 +118,7 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
     base = load_backbone(find_backbone(module.backbone), module.quantization, dtype, device)
     network = attach(base, module.lora).train()
     shape = data.max_seq_length, data.batch_size * data.row_tokens
-    path = choose_path(network, module.kernels, device, dtype, *shape)
+    path = choose_path(network, module.kernels, device, dtype, *shape, module.recompute)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = module.optimizer(parameters)
     num_measured = task["steps"] - task["steps"] // 2
@@ -145,7 +145,7 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
     for number, batch in zip(range(task["steps"]), data.train_dataloader(), strict=False):
         if number == task["steps"] - num_measured:
             num_tokens, began = 0, now()
-        train(type(batch)(*(moved(part, device) for part in batch)), number)
+        train(batch.to(device), number)
         num_tokens += batch.num_tokens
     seconds = now() - began
     return {
@@ -154,10 +154,6 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
         "note": path.reason,
     }
-
-
-def moved(part: Any, device: Any) -> Any:
-    return part.to(device, non_blocking=True) if hasattr(part, "to") else part
 
 
 # The peers: SFTTrainer, alone, with Liger's kernels, or with Unsloth's

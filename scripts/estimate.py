@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from card_speeds import (
     CARDS,
     SCORED_LAYER_SECONDS,
@@ -26,10 +27,9 @@ from card_speeds import (
 )
 from estimated_rows import Rows, rows_of
 
-from amazon_desc.cli import DescriptionCLI, build
+from amazon_desc.cli import build
 from amazon_desc.data.datamodule import NUM_TEXT_SAMPLES, DescriptionData
 from amazon_desc.files import write_text
-from amazon_desc.hub import find_backbone
 from amazon_desc.model.needs import (
     CONTEXT_BYTES,
     GIB,
@@ -44,7 +44,7 @@ from amazon_desc.module import DescriptionModule
 from amazon_desc.printing import say
 from amazon_desc.run.derived import rows_a_step
 from amazon_desc.run.failures import errors_in_a_sentence
-from amazon_desc.run.micro_batch import Room, Step, choose_rows, lora_of, path_obstacle
+from amazon_desc.run.micro_batch import Room, Step, choose_rows, path_obstacle, step_of_options
 
 # What is made again, as short as a column wants it.
 AGAIN = {"none": "kept", "parts": "parts", "products": "products", "layers": "layers"}
@@ -91,7 +91,10 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
     assert isinstance(model, DescriptionModule)
     data.trainer = cli.trainer  # prepared data is beside the run folder
     trainer, asked = cli.config["trainer"], cli.config["data"]["batch_size"]
-    step = step_of(cli, model, data)
+    # A GPU has bf16 or fp16; without an option this machine, which has none, would say float32.
+    is_float32 = str(trainer["precision"]).startswith("32")
+    dtype = torch.float32 if is_float32 else torch.bfloat16
+    step = step_of_options(model, data, dtype, needs_weights=False)
     return Run(
         step=step,
         rows_a_step=rows_a_step(trainer["accumulate_grad_batches"], asked),
@@ -104,23 +107,6 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
         rows=rows_of(data, num_rows),
         kernels=model.kernels,
         obstacle=path_obstacle(step.config, step.lora),
-    )
-
-
-def step_of(cli: DescriptionCLI, model: DescriptionModule, data: DescriptionData) -> Step:
-    from transformers import AutoConfig
-
-    base = find_backbone(model.backbone, model.revision, needs_weights=False)
-    config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
-    is_float32 = str(cli.config["trainer"]["precision"]).startswith("32")
-    return Step(
-        config.get_text_config(decoder=True),
-        lora_of(model),
-        model.quantization,
-        data.row_tokens,
-        is_fused=not is_float32,
-        number_bytes=4 if is_float32 else 2,
-        recompute=model.recompute,
     )
 
 

@@ -75,6 +75,13 @@ def choose_path(
     return plain_path(model, recompute, f": {why_not}")
 
 
+def dtype_of(precision: Any) -> torch.dtype:
+    """Returns in what products are computed, by the name of the trainer's precision."""
+    if str(precision).startswith("bf16"):
+        return torch.bfloat16
+    return torch.float16 if str(precision).startswith("16") else torch.float32
+
+
 def obstacle(model: PeftModel, device: torch.device, dtype: torch.dtype) -> str | None:
     """Returns what is in the way of the fused path, or None."""
     return device_obstacle(device, dtype) or known.obstacle(model)

@@ -18,7 +18,7 @@ from amazon_desc.hub import find_backbone
 from amazon_desc.model.adapter import LoraSettings, check_folder
 from amazon_desc.model.kernels.known import LINEARS, config_obstacle
 from amazon_desc.model.needs import GIB, SHARE_OF_CARD, How, Memory, memory
-from amazon_desc.model.paths import device_obstacle
+from amazon_desc.model.paths import device_obstacle, dtype_of
 from amazon_desc.model.recomputation import RecomputeOption
 from amazon_desc.model.shape import shape_of
 from amazon_desc.module import DescriptionModule
@@ -142,8 +142,10 @@ def set_batch_size(
         trainer: its options; rows of an optimizer step are what it accumulates
         before: rows of a micro-batch that the run had until now
     """
-    device = device_of(trainer)
-    step = step_of_options(model, data, device, dtype_of(str(precision)))
+    device, dtype = device_of(trainer), dtype_of(precision)
+    step = step_of_options(model, data, dtype)
+    has_obstacle = device_obstacle(device, dtype) or path_obstacle(step.config, step.lora)
+    step = step._replace(is_fused=model.kernels != "plain" and not has_obstacle)
     needed = step.bytes_to_train if is_fit else step.bytes_to_score
     rows_a_step = trainer.accumulate_grad_batches
     chosen = choose_rows(rows_a_step, step.row_tokens, needed, room_of(device), before)
@@ -154,21 +156,27 @@ def set_batch_size(
 
 
 def step_of_options(
-    model: DescriptionModule, data: DescriptionData, device: torch.device, dtype: torch.dtype
+    model: DescriptionModule,
+    data: DescriptionData,
+    dtype: torch.dtype,
+    *,
+    needs_weights: bool = True,
 ) -> Step:
-    """Returns what the options say of a micro-batch; the base's weights are not read."""
+    """Returns what the options say of a micro-batch; the base's weights are not read.
+
+    Args:
+        needs_weights: False: they need not even be there
+    """
     from transformers import AutoConfig
 
-    folder = find_backbone(model.backbone, model.revision).folder
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    lora = lora_of(model)
-    has_obstacle = device_obstacle(device, dtype) or path_obstacle(config, lora)
+    base = find_backbone(model.backbone, model.revision, needs_weights=needs_weights)
+    config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
     return Step(
         config.get_text_config(decoder=True),
-        lora,
+        lora_of(model),
         model.quantization,
         data.row_tokens,
-        is_fused=model.kernels != "plain" and not has_obstacle,
+        is_fused=dtype != torch.float32,
         number_bytes=dtype.itemsize,
         recompute=model.recompute,
     )
@@ -215,9 +223,3 @@ def device_of(trainer: Any) -> torch.device:
     if trainer.accelerator in ("cpu", "mps") or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", trainer.devices[0] if isinstance(trainer.devices, list) else 0)
-
-
-def dtype_of(precision: str) -> torch.dtype:
-    if precision.startswith("bf16"):
-        return torch.bfloat16
-    return torch.float16 if precision.startswith("16") else torch.float32

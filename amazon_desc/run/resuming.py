@@ -162,7 +162,7 @@ def numbers_to_log(trainer: L.Trainer) -> dict[str, float]:
         return {}
     numbers = connector.metrics["log"]
     if isinstance(module, SteppingModule):  # which logs only after its callbacks
-        numbers |= module.numbers_of_step()
+        numbers = {**numbers, **module.numbers_of_step()}
     return {name: float(value) for name, value in numbers.items()}
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from amazon_desc.model.card import flops_a_token, matmul_limit
+from tests.conftest import tinyllama_config
 
 # The tiny base: 4 layers, hidden 128, inner 384, 4 query and 2 key heads of 32, 2,048 pieces.
 LAYER = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384
@@ -22,18 +23,10 @@ def test_a_token_takes_four_flop_a_weight_of_linear_layers_and_head_once(
 
 
 def test_tinyllama_takes_what_its_published_shape_says():
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=22,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-    )
     with torch.device("meta"):
-        model = LlamaForCausalLM(config).requires_grad_(False)
+        model = LlamaForCausalLM(tinyllama_config()).requires_grad_(False)
     assert flops_a_token(model) == 4 * 1_034_420_224
 
 

@@ -405,6 +405,18 @@ def clear(model: Any) -> None:
         parameter.grad = None
 
 
+def of_both_paths(model: Any, fused: Any, batch: RowBatch) -> tuple[dict[str, Tensor], ...]:
+    """Returns the gradients of the plain path and of the fused one."""
+    with torch.autocast("cuda", HALF):
+        plain, _ = target_loss(model, batch)
+    plain.backward()
+    of_plain = gradients(model)
+    clear(model)
+    fused.begin()
+    fused.loss(batch, 0)[0].backward()
+    return of_plain, gradients(model)
+
+
 def share_masks(model: Any, fused: Any) -> None:
     """Gives PEFT's layers the masks of the fused path, as they are made from its seed."""
     by_matrix = {
@@ -477,14 +489,7 @@ def test_layers_without_lora_are_left_as_they_are(targets: list[str], fused_of: 
     model = with_lora(base("llama"), 0.0, targets)
     fused = fused_of(model)
     (batch,) = batches(1)
-    with torch.autocast("cuda", HALF):
-        plain, _ = target_loss(model, batch)
-    plain.backward()
-    wanted = gradients(model)
-    clear(model)
-    fused.begin()
-    fused.loss(batch, 0)[0].backward()
-    found = gradients(model)
+    wanted, found = of_both_paths(model, fused, batch)
     assert set(found) == set(wanted)
     for name, right in wanted.items():
         close(found[name], right, 0.03)
@@ -519,10 +524,10 @@ def test_captured_steps_are_the_eager_ones_also_of_other_shapes_in_between(
         assert len(grads) == len(other_grads) == 3 * 7 * 2
 
 
-@pytest.mark.parametrize("is_resident", [False, True])
+@pytest.mark.parametrize("is_dense", [False, True])
 @pytest.mark.parametrize("recompute", ["none", "parts", "products", "layers"])
 def test_less_memory_gives_the_same_numbers(
-    is_resident: bool,
+    is_dense: bool,
     recompute: str,
     fused_of: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -534,7 +539,7 @@ def test_less_memory_gives_the_same_numbers(
     collect = collecting.collect
 
     def less(*arguments: Any) -> Any:
-        return collect(*arguments[:-2], is_resident, recompute)  # pyright: ignore
+        return collect(*arguments[:-2], is_dense, recompute)  # pyright: ignore
 
     monkeypatch.setattr(collecting, "collect", less)
     little = fused_of(model)
@@ -560,12 +565,6 @@ def test_a_row_that_is_nearly_empty_is_like_a_full_one(fused_of: Callable[..., A
     row = {"input_ids": [*range(3, 43)], "lengths": [40], "prompt_lengths": [10]}
     batch = collate_rows([row], ROW_TOKENS, 0, "completion")  # pyright: ignore
     batch = RowBatch(*(x.cuda() if isinstance(x, Tensor) else x for x in batch))
-    with torch.autocast("cuda", HALF):
-        plain, _ = target_loss(model, batch)
-    plain.backward()
-    wanted = gradients(model)
-    clear(model)
-    fused.begin()
-    fused.loss(batch, 0)[0].backward()
-    for name, found in gradients(model).items():
-        close(found, wanted[name], 0.03)
+    wanted, found = of_both_paths(model, fused, batch)
+    for name, gradient in found.items():
+        close(gradient, wanted[name], 0.03)

@@ -144,7 +144,7 @@ def test_an_adapter_brings_its_rank(tmp_path: Path):
 
 def step(**changes: Any) -> Any:
     model, data = DescriptionModule(), DescriptionData(row_tokens=2048)
-    found = step_of_options(model, data, torch.device("cpu"), torch.float32)
+    found = step_of_options(model, data, torch.float32)
     return found._replace(**changes)
 
 

@@ -35,7 +35,7 @@ def collect(
     dtype: torch.dtype,
     seed: Tensor,
     longest: int,
-    is_resident: bool,
+    is_dense: bool,
     recompute: Recompute,
 ) -> Decoder:
     """Returns the decoder of a model for which known.obstacle() finds none.
@@ -43,14 +43,14 @@ def collect(
     Args:
         seed: () int64 on the device: decides the dropout masks of a micro-batch
         longest: positions of the longest example
-        is_resident: keep the weights dense beside their 4 bits
+        is_dense: keep the weights dense beside their 4 bits
         recompute: what of the forward pass is made again
     """
     base: Any = model.get_base_model()
     config, core = base.config, base.get_decoder()
     is_gemma = config.model_type == "gemma3_text"
     device = core.embed_tokens.weight.device
-    workspace = None if is_resident else Workspace(dtype, device)
+    workspace = None if is_dense else Workspace(dtype, device)
     salts = count()
 
     def linear(*modules: Any) -> LoraLinear:

@@ -16,6 +16,7 @@ has its own columns of the R.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,28 @@ class Projection(NamedTuple):
     @property
     def rank(self) -> int:
         return 0 if self.a is None else self.a.shape[0]
+
+
+class Pair(NamedTuple):
+    """The LoRA matrices of one projection, and where they stand in the matrix of all."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scale: float
+    rows: slice
+    """of the outputs: b's"""
+    columns: slice
+    """of the low-rank factors: a's rows, b's columns"""
+
+
+def pairs_of(projections: list[Projection]) -> Iterator[Pair]:
+    row, column = 0, 0
+    for p in projections:
+        num_rows, rank = p.shape[0], p.rank
+        if p.a is not None and p.b is not None:
+            places = slice(row, row + num_rows), slice(column, column + rank)
+            yield Pair(p.a, p.b, p.scale, *places)
+        row, column = row + num_rows, column + rank
 
 
 class Workspace:
@@ -90,7 +113,7 @@ class LoraLinear:
         workspace: Workspace | None,
         dropout: Dropout | None,
     ) -> None:
-        self.projections = projections
+        self.projections, self.pairs = projections, list(pairs_of(projections))
         self.num_outputs = sum(p.shape[0] for p in projections)
         self.num_inputs = projections[0].shape[1]
         self.room = -(-sum(p.rank for p in projections) // 8) * 8  # products want 16 bytes
@@ -121,14 +144,10 @@ class LoraLinear:
 
     def copies(self) -> list[tuple[Tensor, Tensor, float]]:
         """Returns (master, its place in the matrix, factor) of all LoRA matrices."""
-        found, row, column = [], 0, 0
-        for p in self.projections:
-            if p.a is not None and p.b is not None:
-                columns = slice(column, column + p.rank)
-                found.append((p.a, self.a[columns], 1.0))
-                found.append((p.b, self.b[row : row + p.shape[0], columns], p.scale))
-                column += p.rank
-            row += p.shape[0]
+        found = []
+        for pair in self.pairs:
+            found.append((pair.a, self.a[pair.columns], 1.0))
+            found.append((pair.b, self.b[pair.rows, pair.columns], pair.scale))
         return found
 
     def matrix(self) -> Tensor:
@@ -189,35 +208,25 @@ class LoraLinear:
         assert given.x is not None
         behind = dy[:, self.num_outputs : self.num_outputs + len(self.a_grad)]
         add_product(self.a_grad, behind, given.x, 1.0)
-        row, column = 0, 0
-        for p in self.projections:
-            if p.b is not None:
-                assert p.b.grad is not None
-                grad = dy[:, row : row + p.shape[0]]
-                add_product(p.b.grad, grad, given.factors[:, column : column + p.rank], p.scale)
-                column += p.rank
-            row += p.shape[0]
+        for pair in self.pairs:
+            assert pair.b.grad is not None
+            factors = given.factors[:, pair.columns]
+            add_product(pair.b.grad, dy[:, pair.rows], factors, pair.scale)
 
     def attach_gradients(self) -> None:
         """Gives the LoRA matrices gradients of 0 that stay where they are; A's are one matrix."""
-        trained = [p for p in self.projections if p.a is not None]
-        self.a_grad = torch.zeros(
-            sum(p.rank for p in trained), self.num_inputs, device=self.a.device
-        )
-        row = 0
-        for p in trained:
-            assert p.a is not None
-            assert p.b is not None
-            p.a.grad = self.a_grad[row : row + p.rank]
-            p.b.grad = torch.zeros_like(p.b)
-            row += p.rank
+        num_factors = sum(p.rank for p in self.projections)
+        self.a_grad = torch.zeros(num_factors, self.num_inputs, device=self.a.device)
+        for pair in self.pairs:
+            pair.a.grad = self.a_grad[pair.columns]
+            pair.b.grad = torch.zeros_like(pair.b)
 
     def has_gradients(self) -> bool:
         """Says whether the LoRA matrices still have them: others may have taken them away."""
-        first = next((p.a for p in self.projections if p.a is not None), None)
-        if first is None or self.a_grad is None:
-            return first is None
-        return first.grad is not None and first.grad.data_ptr() == self.a_grad.data_ptr()
+        if not self.pairs or self.a_grad is None:
+            return not self.pairs
+        grad = self.pairs[0].a.grad
+        return grad is not None and grad.data_ptr() == self.a_grad.data_ptr()
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor, scale: float) -> None:

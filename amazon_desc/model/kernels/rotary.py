@@ -44,6 +44,19 @@ def _load(place, mask):
 
 
 @triton.jit
+def _angles(cos, sin, positions, row, column, mask, HALF: tl.constexpr):
+    """Loads cosines and sines of a token's position."""
+    place = tl.load(positions + row) * HALF + column
+    return _load(cos + place, mask), _load(sin + place, mask)
+
+
+@triton.jit
+def _scale(a, b, eps, HALF: tl.constexpr):
+    """Returns 1 / rms of each head, of its two halves."""
+    return tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+
+
+@triton.jit
 def _factors(q_norm, k_norm, is_query, column, mask):
     q = tl.load(q_norm + column, mask=mask & is_query, other=0).to(tl.float32)
     k = tl.load(k_norm + column, mask=mask & (is_query == 0), other=0).to(tl.float32)
@@ -60,13 +73,11 @@ def _forward(
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
     mask = (head < NUM_ROTATED) & (column < HALF)
     place = head * 2 * HALF + column
-    position = tl.load(positions + row)
-    c = _load(cos + position * HALF + column, mask)
-    s = _load(sin + position * HALF + column, mask)
+    c, s = _angles(cos, sin, positions, row, column, mask, HALF)
     a = _load(source + row * source_stride + place, mask)
     b = _load(source + row * source_stride + place + HALF, mask)
     if HAS_NORMS:
-        scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+        scale = _scale(a, b, eps, HALF)
         is_query = head < NUM_Q
         a = a * scale * _factors(q_norm, k_norm, is_query, column, mask)
         b = b * scale * _factors(q_norm, k_norm, is_query, column + HALF, mask)
@@ -85,16 +96,14 @@ def _backward(
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
     mask = (head < NUM_ROTATED) & (column < HALF)
     place = head * 2 * HALF + column
-    position = tl.load(positions + row)
-    c = _load(cos + position * HALF + column, mask)
-    s = _load(sin + position * HALF + column, mask)
+    c, s = _angles(cos, sin, positions, row, column, mask, HALF)
     out = grads + row * grads_stride + place
     a, b = _load(out, mask), _load(out + HALF, mask)
     da, db = a * c + b * s, b * c - a * s
     if HAS_NORMS:
         a = _load(source + row * source_stride + place, mask)
         b = _load(source + row * source_stride + place + HALF, mask)
-        scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+        scale = _scale(a, b, eps, HALF)
         is_query = head < NUM_Q
         a, b = a * scale, b * scale
         da = da * _factors(q_norm, k_norm, is_query, column, mask)
