@@ -56,7 +56,7 @@ BOS, EOS = 1, 2
 # Tokens of the real contents: median 118, log-normal. With the reference run's prompt, 23 % of the
 # examples are then too long for 256 tokens.
 MEDIAN_TOKENS, SPREAD = 118, 0.72
-SENTENCE_WORDS, TITLE_WORDS = 12, 10
+SENTENCE_WORDS, TITLE_WORDS = (4, 20), (4, 16)  # at least and at most
 
 
 def make_base(shape: str, folder: Path) -> Path:
@@ -95,17 +95,17 @@ def write_products(file: Path, tokenizer: PreTrainedTokenizerBase, num: int, see
     with file.open("w", encoding="utf-8") as lines:
         for _ in range(num):
             num_tokens = round(rng.lognormvariate(math.log(MEDIAN_TOKENS), SPREAD))
-            title = " ".join(rng.choices(words, k=TITLE_WORDS))
+            title = " ".join(rng.choices(words, k=rng.randint(*TITLE_WORDS)))
             content = " ".join(sentences(words, max(num_tokens, 4), rng))
             lines.write(json.dumps({"title": title, "content": content}) + "\n")
 
 
 def sentences(words: list[str], num_tokens: int, rng: random.Random) -> Iterator[str]:
     """Yields sentences that have so many tokens together, each full stop being one of them."""
-    for start in range(0, num_tokens, SENTENCE_WORDS + 1):
-        num_words = min(SENTENCE_WORDS, num_tokens - start - 1)
-        if num_words > 0:
-            yield " ".join(rng.choices(words, k=num_words)) + "."
+    while num_tokens > 1:
+        num_words = min(rng.randint(*SENTENCE_WORDS), num_tokens - 1)
+        yield " ".join(rng.choices(words, k=num_words)) + "."
+        num_tokens -= num_words + 1
 
 
 def words_of_one_token(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -22,11 +22,11 @@ ORDER = """
     data.corpus data.batches data.order data.loaders data.datamodule
     model.attention model.backbone model.adapter model.card model.schedule model.loss
     model.window model.finite model.gradients model.recomputation model.shape model.needs
-    model.kernels.known model.kernels.copying model.kernels.cross_entropy
-    model.kernels.dropout model.kernels.gate model.kernels.nf4 model.kernels.norm
-    model.kernels.rotary model.kernels.attention model.kernels.side model.kernels.linear
-    model.kernels.layer model.kernels.decoder model.kernels.collecting model.kernels.head
-    model.kernels.step model.paths
+    model.kernels.known model.kernels.compiling model.kernels.copying
+    model.kernels.cross_entropy model.kernels.dropout model.kernels.gate model.kernels.nf4
+    model.kernels.norm model.kernels.rotary model.kernels.attention model.kernels.side
+    model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.collecting
+    model.kernels.head model.kernels.step model.paths
     generation.describe
     evaluation.scores evaluation.report evaluation.description_scores.description_scores
     identity guard scoring stepping

@@ -7,6 +7,7 @@ model must have been found in the files. Adapters are attached elsewhere.
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,7 +70,7 @@ def load_weights(
     device: torch.device,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Calls transformers; returns the model and its report on missing weights."""
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Gemma3ForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -80,6 +81,7 @@ def load_weights(
         **NO_CODE,
     }
     if quantization == "nf4":
+        import_bitsandbytes()
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -87,6 +89,8 @@ def load_weights(
             bnb_4bit_compute_dtype=dtype,
         )
     if config.model_type == "gemma3":
+        from transformers import Gemma3ForCausalLM
+
         # The files hold text and vision; the plain call would leave every text weight random.
         return Gemma3ForCausalLM.from_pretrained(  # pyright: ignore[reportReturnType]
             folder,
@@ -97,6 +101,19 @@ def load_weights(
     return AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportReturnType]
         folder, config=config, **options
     )
+
+
+def import_bitsandbytes() -> None:
+    """Imports it without torch's compiler: it would take a second to load, and nothing uses it."""
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        pass
+    finally:
+        if before is None:
+            del os.environ["TORCHDYNAMO_DISABLE"]
+        else:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
 
 
 def keep_quantized_layout(model: PreTrainedModel) -> None:

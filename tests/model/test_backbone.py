@@ -1,6 +1,8 @@
 """A base is loaded whole, frozen and in training mode, and stays what it is while in use."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,20 @@ def test_the_base_is_kept_in_four_bits_with_double_quantisation() -> None:
     assert (state.quant_type, state.nested) == ("nf4", True)
     assert layer.weight.dtype == torch.uint8
     assert layer.weight.numel() == 128 * 384 // 2
+
+
+def test_loading_brings_no_compiler_along_and_leaves_it_as_allowed_as_it_was() -> None:
+    """It takes a second, and bitsandbytes alone would want it."""
+    code = (
+        "import os, sys, torch\n"
+        "from amazon_desc.hub import find_backbone\n"
+        "from amazon_desc.model.backbone import load_backbone\n"
+        "load_backbone(find_backbone('tiny'), 'nf4', torch.float32, torch.device('cpu'))\n"
+        "print('bitsandbytes' in sys.modules, 'torch._inductor' in sys.modules)\n"
+        "print(os.environ.get('TORCHDYNAMO_DISABLE'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["True False", "None"]
 
 
 def test_the_base_is_frozen_and_in_training_mode() -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from amazon_desc.data.batches import RowBatch, collate_rows
-from amazon_desc.model import attention
+from amazon_desc.model import attention, kernels
+from amazon_desc.model.kernels.compiling import Kernel
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.paths import choose_path
 
@@ -522,6 +523,31 @@ def test_captured_steps_are_the_eager_ones_also_of_other_shapes_in_between(
         assert loss == other_loss
         assert all(torch.equal(grads[name], other_grads[name]) for name in grads)
         assert len(grads) == len(other_grads) == 3 * 7 * 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_all_kernels_of_a_step_are_compiled_together_before_it(
+    kind: str, fused_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    import triton
+
+    for module in vars(kernels).values():
+        for kernel in (
+            x for x in getattr(module, "__dict__", {}).values() if isinstance(x, Kernel)
+        ):
+            kernel.compiler.device_caches.clear()
+    compiled: dict[bool, set[str]] = {True: set(), False: set()}
+
+    def note(*_: Any, fn: Any, is_manual_warmup: bool, **__: Any) -> None:
+        compiled[is_manual_warmup].add(fn.name.rpartition(".")[2])
+
+    monkeypatch.setattr(triton.knobs.runtime, "jit_post_compile_hook", note)
+    model = with_lora(base(kind), 0.1)
+    fused = fused_of(model)
+    fused.begin()
+    fused.loss(batches(1)[0], 0)[0].backward()
+    assert compiled[False] == {"_copy"}  # before a batch is there
+    assert {"_forward", "_backward", "_key_gradients", "_cross_entropy"} < compiled[True]
 
 
 @pytest.mark.parametrize("is_dense", [False, True])

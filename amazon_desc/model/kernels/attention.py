@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amazon_desc.model.kernels.compiling import Kernel
 from amazon_desc.model.kernels.rotary import Heads
 
 # Below every score, and still finite: the difference of two infinities is no number.
@@ -115,6 +116,7 @@ def _first_key(positions, first, WINDOW: tl.constexpr):
     return lowest
 
 
+@Kernel
 @triton.jit
 def _forward(
     qkv, positions, out, log_sums, num_tokens, stride, out_stride, scale,
@@ -144,6 +146,7 @@ def _forward(
     tl.store(log_sums + m * NUM_Q + head, largest + tl.log2(total), mask=is_row)
 
 
+@Kernel
 @triton.jit
 def _query_gradients(
     qkv, positions, out, grad, log_sums, deltas, grads, num_tokens,
@@ -173,6 +176,7 @@ def _query_gradients(
     _store(grads, dq * slope, m, head, is_row, grads_stride, DIM, WIDTH)
 
 
+@Kernel
 @triton.jit
 def _key_gradients(
     qkv, positions, grad, log_sums, deltas, grads, num_tokens,

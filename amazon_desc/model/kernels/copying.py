@@ -10,9 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amazon_desc.model.kernels.compiling import Kernel
+
 BLOCK = 4096
 
 
+@Kernel
 @triton.jit
 def _copy(places, factors, sources, targets, BLOCK: tl.constexpr):
     """`sources` and `targets` only say of which types they are."""

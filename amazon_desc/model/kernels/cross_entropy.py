@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amazon_desc.model.kernels.compiling import Kernel
+
 BLOCK = 4096
 
 
@@ -24,6 +26,7 @@ def _cap(logits, cap, HAS_CAP: tl.constexpr):
     return logits
 
 
+@Kernel
 @triton.jit
 def _cross_entropy(
     logits, targets, losses, num_columns, stride, cap, HAS_CAP: tl.constexpr, BLOCK: tl.constexpr

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amazon_desc.model.kernels.compiling import Kernel
+
 BLOCK = 1024
 ROWS, COLUMNS, NUM_WARPS = 32, 128, 4  # of a tile of add_product
 
@@ -44,6 +46,7 @@ def under_mask(values, seed, salt, row, group, num_columns, threshold, mask_scal
     return tl.where(kept, values.to(tl.float32) * mask_scale, 0.0)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["salt"])
 def _apply(
     source, target, seed, salt, threshold, mask_scale, num_columns, source_stride, target_stride,
@@ -59,6 +62,7 @@ def _apply(
     tl.store(place, values.to(target.dtype.element_ty), mask=inside)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["salt"])
 def _add_product(
     left, right, out, seed, salt, threshold, mask_scale, num_rows, num_columns,

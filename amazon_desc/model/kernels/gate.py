@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amazon_desc.model.kernels.compiling import Kernel
 from amazon_desc.model.kernels.dropout import Dropout, arguments, under_mask
 
 BLOCK = 1024
@@ -49,6 +50,7 @@ def _load(both, row, column, num_columns):
     return gate, up
 
 
+@Kernel
 @triton.jit(do_not_specialize=["salt"])
 def _forward(
     both, out, masked_out, seed, salt, threshold, mask_scale, num_columns, out_stride,
@@ -68,6 +70,7 @@ def _forward(
         tl.store(masked_place, masked.to(masked_out.dtype.element_ty), mask=inside)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["salt"])
 def _backward(
     both, grad, grads, again, seed, salt, threshold, mask_scale, num_columns, grads_stride,

@@ -16,9 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amazon_desc.model.kernels.compiling import Kernel
+
 BYTES_A_PROGRAM = 1024
 
 
+@Kernel
 @triton.jit
 def _dequantize(
     packed,  # (num_values / 2) uint8: two values a byte, the first in the high half

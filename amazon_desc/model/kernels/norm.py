@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amazon_desc.model.kernels.compiling import Kernel
 from amazon_desc.model.kernels.dropout import Dropout, arguments, under_mask
 
 
@@ -51,6 +52,7 @@ def _scale(values, num_columns, eps):
     return tl.rsqrt(tl.sum(values * values, 0) / num_columns + eps)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["salt"])
 def _forward(
     h, y, post, weight, h_out, x_out, masked_out, scales, seed, salt, threshold, mask_scale,
@@ -83,6 +85,7 @@ def _forward(
         tl.store(masked_out + place, masked.to(masked_out.dtype.element_ty), mask=inside)
 
 
+@Kernel
 @triton.jit(do_not_specialize=["salt"])
 def _backward(
     dx, dh, h, y, post, weight, scales, dh_out, dy_out, x_out, seed, salt, threshold, mask_scale,

@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from amazon_desc.model.kernels.compiling import Kernel
+
 
 class Heads(NamedTuple):
     """How queries, keys and values stand side by side: (N, (num_q + 2 num_kv) * dim)."""
@@ -63,6 +65,7 @@ def _factors(q_norm, k_norm, is_query, column, mask):
     return 1 + q + k  # one of the two is loaded
 
 
+@Kernel
 @triton.jit
 def _forward(
     source, target, cos, sin, positions, q_norm, k_norm, source_stride, target_stride, eps,
@@ -86,6 +89,7 @@ def _forward(
     tl.store(out + HALF, (b * c + a * s).to(target.dtype.element_ty), mask=mask)
 
 
+@Kernel
 @triton.jit
 def _backward(
     grads, source, cos, sin, positions, q_norm, k_norm, grads_stride, source_stride, eps,

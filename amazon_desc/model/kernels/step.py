@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from amazon_desc.data.batches import RowBatch
+from amazon_desc.model.kernels.compiling import compiled_together
 from amazon_desc.model.kernels.copying import Copies
 from amazon_desc.model.kernels.decoder import Batch, Decoder
 from amazon_desc.model.kernels.head import head_loss
@@ -43,6 +44,7 @@ class FusedStep:
         self.graphs: dict[int, Graphs] = {}
         self.pool: Any = None  # one for all: what is kept of a forward pass goes with its backward
         self.num_met = Counter[int]()
+        self.is_compiled = not captures
         self.anchor = torch.zeros((), device=head.device, requires_grad=True)
         self.copies = Copies([copy for linear in decoder.linears() for copy in linear.copies()])
 
@@ -61,10 +63,21 @@ class FusedStep:
         Args:
             seed: decides the dropout masks
         """
+        if not self.is_compiled:
+            self.compile(batch)
         self.seed.fill_(seed)
         loss = _Loss.apply(self.anchor, self, batch)  # pyright: ignore[reportAssignmentType]
         assert isinstance(loss, Tensor)
         return loss, len(batch.before_targets)
+
+    def compile(self, batch: RowBatch) -> None:
+        """Compiles all kernels together, with gradients that are 0 before and after it."""
+        with compiled_together(self.head.device):
+            self.backward(batch, self.forward(batch)[1])
+        for linear in self.decoder.linears():
+            linear.attach_gradients()
+        self.num_met.clear()
+        self.is_compiled = True
 
     def forward(self, batch: RowBatch) -> tuple[Tensor, Tensor]:
         """Returns the summed loss, and the gradient of the hidden states in front of targets."""
