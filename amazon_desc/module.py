@@ -163,12 +163,16 @@ class DescriptionModule(SteppingModule):
         self.window.add(loss_sum, num_targets, len(batch.input_ids))
         return loss_sum / self.data.row_tokens
 
+    def gradients(self, optimizer: Optimizer) -> list[Tensor]:
+        """Returns those of the fused path in one piece: faster than hundreds of small ones."""
+        return super().gradients(optimizer) if self.fused is None else [self.fused.gradients]
+
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Keeps gradients where they are for the fused path, which adds to them."""
         if self.fused is None:
             optimizer.zero_grad()
         else:
-            gradients.zero(optimizer)
+            gradients.zero(self.gradients(optimizer))
 
     def on_validation_model_zero_grad(self) -> None:
         """Keeps them during a validation too: others would have to be captured again."""

@@ -42,6 +42,10 @@ class SteppingModule(L.LightningModule):
         """The loss scaler of float16, or None."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
+    def gradients(self, optimizer: Optimizer) -> list[Tensor]:
+        """Returns all that the optimizer will step with."""
+        return gradients.gradients_of(optimizer)
+
     def on_train_start(self) -> None:
         self.window, self.guard = Window(), Guard(self.data, self.scaler)
 
@@ -50,7 +54,7 @@ class SteppingModule(L.LightningModule):
         if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             self.scaler.unscale_(optimizer)  # Lightning leaves it to optimizers that could
         constant = self.trainer.accumulate_grad_batches * self.data.row_tokens
-        gradients.multiply(optimizer, constant / self.window.num_targets())
+        gradients.multiply(self.gradients(optimizer), constant / self.window.num_targets())
 
     def configure_gradient_clipping(
         self,
@@ -63,14 +67,15 @@ class SteppingModule(L.LightningModule):
         Raises:
             NotFiniteError: loss or gradient is NaN or infinite; the weights are still as they were.
         """
-        norm, number = gradients.norm_of(optimizer), self.trainer.global_step + 1
+        found = self.gradients(optimizer)
+        norm, number = gradients.norm_of(found), self.trainer.global_step + 1
         assert self.guard is not None, "on_train_start makes it"
         self.step = self.guard.begin(optimizer, self.window, norm, number)
         self.window = Window()
         learning_rate = optimizer.param_groups[0]["lr"]
         # Lightning's own epoch stays 0
         self.settings_of_step = {"train/learning_rate": learning_rate, "epoch": self.data.epoch}
-        gradients.clip(optimizer, norm, gradient_clip_val, gradient_clip_algorithm)
+        gradients.clip(found, norm, gradient_clip_val, gradient_clip_algorithm)
 
     def numbers_of_step(self) -> dict[str, float | Tensor]:
         """Returns what is logged of the newest step; waits for it."""

@@ -1,7 +1,8 @@
-"""The gradients that an optimizer steps with: set to zero, multiplied and clipped all at once.
+"""Gradients that an optimizer steps with: set to zero, multiplied and clipped all at once.
 
-In comes an optimizer, its parameters' gradients are changed in place. Hundreds of small matrices
-are handed to torch together: one by one they would cost the host more than the step costs a GPU.
+In come the gradients of all parameters, in any number of tensors; they are changed in place.
+Hundreds of small matrices are handed to torch together: one by one they would cost the host more
+than the step costs a GPU.
 """
 
 # torch exports no other functions that take many tensors.
@@ -14,29 +15,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def gradients_of(optimizer: Optimizer) -> list[Tensor]:
-    return [p.grad for p in parameters_of(optimizer) if p.grad is not None]
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def zero(optimizer: Optimizer) -> None:
-    """Sets the gradients to zero where they are."""
-    if gradients := gradients_of(optimizer):
+def zero(gradients: list[Tensor]) -> None:
+    """Sets them to zero where they are."""
+    if gradients:
         torch._foreach_zero_(gradients)
 
 
-def multiply(optimizer: Optimizer, factor: float) -> None:
-    torch._foreach_mul_(gradients_of(optimizer), factor)
+def multiply(gradients: list[Tensor], factor: float | Tensor) -> None:
+    torch._foreach_mul_(gradients, factor)
 
 
-def norm_of(optimizer: Optimizer) -> Tensor:
-    return nn.utils.get_total_norm(gradients_of(optimizer))
+def norm_of(gradients: list[Tensor]) -> Tensor:
+    """Returns the norm of all together, () float32."""
+    return nn.utils.get_total_norm(gradients)
 
 
-def clip(optimizer: Optimizer, norm: Tensor, largest: float | None, algorithm: str | None) -> None:
+def clip(
+    gradients: list[Tensor], norm: Tensor, largest: float | None, algorithm: str | None
+) -> None:
     """Clips as Lightning does, which refuses to for fused optimizers in mixed precision.
 
     Args:
@@ -46,6 +47,7 @@ def clip(optimizer: Optimizer, norm: Tensor, largest: float | None, algorithm: s
     if not largest:
         return
     if algorithm == "value":
-        nn.utils.clip_grad_value_(parameters_of(optimizer), largest)
-    else:
-        nn.utils.clip_grads_with_norm_(parameters_of(optimizer), largest, norm)
+        torch._foreach_clamp_min_(gradients, -largest)
+        torch._foreach_clamp_max_(gradients, largest)
+    else:  # as torch.nn.utils.clip_grads_with_norm_ does
+        multiply(gradients, torch.clamp(largest / (norm + 1e-6), max=1.0))

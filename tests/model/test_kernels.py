@@ -514,6 +514,10 @@ def test_captured_steps_are_the_eager_ones_also_of_other_shapes_in_between(
             loss.backward()
             found[name].append((float(loss), gradients(model)))
     assert captured.graphs
+    norms = [float(gradient.norm()) for gradient in gradients(model).values()]
+    assert float(captured.gradients.norm()) == pytest.approx(np.linalg.norm(norms))
+    captured.gradients.mul_(0)  # they all lie in it
+    assert not any(gradient.any() for gradient in gradients(model).values())
     clear(model)  # whoever takes gradients away has the graphs made again
     captured.begin()
     assert not captured.graphs

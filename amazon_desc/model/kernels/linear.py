@@ -213,13 +213,24 @@ class LoraLinear:
             factors = given.factors[:, pair.columns]
             add_product(pair.b.grad, dy[:, pair.rows], factors, pair.scale)
 
-    def attach_gradients(self) -> None:
-        """Gives the LoRA matrices gradients of 0 that stay where they are; A's are one matrix."""
+    def gradient_sizes(self) -> list[int]:
+        """Returns how many numbers the gradients have that attach_gradients() takes memory for."""
         num_factors = sum(p.rank for p in self.projections)
-        self.a_grad = torch.zeros(num_factors, self.num_inputs, device=self.a.device)
-        for pair in self.pairs:
+        sizes = [num_factors * self.num_inputs, *(pair.b.numel() for pair in self.pairs)]
+        return sizes if self.pairs else []
+
+    def attach_gradients(self, memory: Iterator[Tensor]) -> None:
+        """Gives the LoRA matrices gradients that stay where they are; A's are one matrix.
+
+        Args:
+            memory: float32 of at least as many numbers as gradient_sizes() says, each
+        """
+        sizes = self.gradient_sizes()
+        first, *others = (next(memory)[:size] for size in sizes)
+        self.a_grad = first.view(-1, self.num_inputs)
+        for pair, part in zip(self.pairs, others, strict=True):
             pair.a.grad = self.a_grad[pair.columns]
-            pair.b.grad = torch.zeros_like(pair.b)
+            pair.b.grad = part.view_as(pair.b)
 
     def has_gradients(self) -> bool:
         """Says whether the LoRA matrices still have them: others may have taken them away."""

@@ -19,6 +19,7 @@ from amazon_desc.model.kernels.decoder import Batch, Decoder
 from amazon_desc.model.kernels.head import head_loss
 
 NUM_EAGER = 2  # micro-batches of a size before it is captured
+ALIGNED = 64  # numbers: products are faster on what begins at a multiple of 256 bytes
 
 
 class FusedStep:
@@ -46,16 +47,27 @@ class FusedStep:
         self.num_met = Counter[int]()
         self.is_compiled = not captures
         self.anchor = torch.zeros((), device=head.device, requires_grad=True)
-        self.copies = Copies([copy for linear in decoder.linears() for copy in linear.copies()])
+        self.linears = decoder.linears()
+        self.copies = Copies([copy for linear in self.linears for copy in linear.copies()])
+        self.gradients = torch.zeros(0, device=head.device)
 
     def begin(self) -> None:
         """Takes the weights as they are now, and gives them gradients; before each step."""
-        for linear in self.decoder.linears():
-            if not linear.has_gradients():
-                linear.attach_gradients()
-                self.graphs.clear()  # they would add to the old ones
-                self.pool = None  # it goes with them
+        if not all(linear.has_gradients() for linear in self.linears):
+            self.attach_gradients()
         self.copies.run()
+
+    def attach_gradients(self) -> None:
+        """Gives the LoRA matrices gradients of 0, all in one piece of memory."""
+        self.graphs.clear()  # they would add to the old ones
+        self.pool = None  # it goes with them
+        sizes = [size for linear in self.linears for size in linear.gradient_sizes()]
+        sizes = [-(-size // ALIGNED) * ALIGNED for size in sizes]
+        self.gradients = torch.zeros(sum(sizes), device=self.head.device)
+        memory = iter(self.gradients.split(sizes))
+        for linear in self.linears:
+            if linear.pairs:
+                linear.attach_gradients(memory)
 
     def loss(self, batch: RowBatch, seed: int) -> tuple[Tensor, int]:
         """Returns what loss.target_loss does: nats summed over the targets, and their number.
@@ -74,8 +86,7 @@ class FusedStep:
         """Compiles all kernels together, with gradients that are 0 before and after it."""
         with compiled_together(self.head.device):
             self.backward(batch, self.forward(batch)[1])
-        for linear in self.decoder.linears():
-            linear.attach_gradients()
+        self.gradients.zero_()
         self.num_met.clear()
         self.is_compiled = True
 
