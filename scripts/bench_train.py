@@ -35,12 +35,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from bench_train_table import Line, completed, facts, heading, overheads, row_of
 
 ROOT = Path(__file__).resolve().parents[1]
 QLORA = ROOT / "configs" / "qlora.yaml"
-# Speed is logged as often as the reference run logs, but so many times at least.
-LOG_EVERY_N_STEPS, NUM_WINDOWS = 50, 6
+NUM_WINDOWS = 6  # speed is logged as often as the reference run logs, but so many times at least
 # From this share of the later speed on, a window counts as one at full speed.
 FULL_SPEED = 0.8
 PEERS = {"trl": ("trl",), "liger": ("trl", "liger_kernel"), "unsloth": ("unsloth", "trl")}
@@ -164,6 +164,7 @@ def is_installed(name: str, site: Path | None) -> bool:
 def fit_options(task: Mapping[str, Any], line: Line, steps: int) -> list[str]:
     """Returns the options of our program for a line; whoever prepares its data needs them too."""
     folder = Path(task["folder"])
+    log_every = yaml.safe_load(QLORA.read_text(encoding="utf-8"))["trainer"]["log_every_n_steps"]
     options = {
         "--config": QLORA,
         "--model.backbone": task["base"],
@@ -178,7 +179,7 @@ def fit_options(task: Mapping[str, Any], line: Line, steps: int) -> list[str]:
         "--trainer.default_root_dir": folder / "runs" / line.name,
         "--trainer.max_steps": steps,
         "--trainer.max_epochs": 1000,
-        "--trainer.log_every_n_steps": max(1, min(LOG_EVERY_N_STEPS, steps // NUM_WINDOWS)),
+        "--trainer.log_every_n_steps": max(1, min(log_every, steps // NUM_WINDOWS)),
         "--trainer.limit_val_batches": 0,
         "--trainer.enable_progress_bar": "false",
         "--checkpoint.every_n_steps": 10 * steps,

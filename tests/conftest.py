@@ -12,6 +12,7 @@ for name, value in (
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -84,32 +85,16 @@ def make_toy_tokenizer(chat: bool = False) -> "PreTrainedTokenizerBase":
     return toy
 
 
-def tinyllama_config() -> Any:
-    from transformers import LlamaConfig
+def config_of(shape: str) -> Any:
+    """Returns the configuration of a published shape by its name in scripts/random_base.py."""
+    from transformers import AutoConfig
 
-    return LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=22,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-    )
+    kind, settings = load_script("random_base").SHAPES[shape]
+    return AutoConfig.for_model(kind, **settings)
 
 
-def gemma_config() -> Any:
-    """The text part of Gemma 3 4B."""
-    from transformers import Gemma3TextConfig
-
-    return Gemma3TextConfig(
-        vocab_size=262_208,
-        hidden_size=2560,
-        intermediate_size=10_240,
-        num_hidden_layers=34,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=256,
-    )
+tinyllama_config = partial(config_of, "tinyllama")
+gemma_config = partial(config_of, "gemma3-4b")
 
 
 @pytest.fixture(scope="session")

@@ -49,16 +49,12 @@ def test_the_norm_is_that_of_all_together_and_is_clipped_in_one(
 
 
 def test_a_norm_below_the_limit_stays(optimizer: Optimizer):
-    gradients.clip(
-        gradients_of(optimizer), gradients.norm_of(gradients_of(optimizer)), 14.0, "norm"
-    )
+    clip(optimizer, 14.0, "norm")
     assert values(optimizer) == [[3.0, 4.0], [12.0]]
 
 
 def test_each_number_is_clipped_by_its_value(optimizer: Optimizer):
-    gradients.clip(
-        gradients_of(optimizer), gradients.norm_of(gradients_of(optimizer)), 3.5, "value"
-    )
+    clip(optimizer, 3.5, "value")
     assert values(optimizer) == [[3.0, 3.5], [3.5]]
 
 
@@ -67,9 +63,7 @@ def test_each_number_is_clipped_by_its_value(optimizer: Optimizer):
 def test_without_a_limit_nothing_is_clipped(
     optimizer: Optimizer, largest: float | None, algorithm: str
 ):
-    gradients.clip(
-        gradients_of(optimizer), gradients.norm_of(gradients_of(optimizer)), largest, algorithm
-    )
+    clip(optimizer, largest, algorithm)
     assert values(optimizer) == [[3.0, 4.0], [12.0]]
 
 
