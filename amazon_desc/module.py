@@ -182,6 +182,8 @@ class DescriptionModule(SteppingModule):
     # Scoring: the same steps for validation and test
 
     def on_validation_epoch_start(self) -> None:
+        if self.fused is not None:
+            self.fused.release()  # scores need memory too
         self.scoring.reset()
 
     def validation_step(

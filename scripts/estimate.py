@@ -119,11 +119,9 @@ def estimate(run: Run, card: Card, is_fused: bool) -> Estimate:
     free = room.share * room.free
     needed = step.bytes_to_train
     rows = run.batch_size or choose_rows(run.rows_a_step, step.row_tokens, needed, room).num_rows
-    scored_rows = rows if run.batch_size else step.scored_rows(rows)
     num_tokens = rows * step.row_tokens
     counted: dict[str, Any] = {
         "quantization": step.quantization,
-        "num_scored_tokens": scored_rows * step.row_tokens,
         "number_bytes": step.number_bytes,
     }
     work = Work(num_tokens, run.rows.target_share, run.rows.mean_context)
@@ -149,7 +147,7 @@ def estimate(run: Run, card: Card, is_fused: bool) -> Estimate:
         run.rows_a_step * step.row_tokens * run.rows.fill / step_seconds,
         num_steps,
         None if num_steps is None else num_steps * step_seconds,
-        None if num_steps is None else scoring_seconds(run, scored_rows, num_steps),
+        None if num_steps is None else scoring_seconds(run, rows, num_steps),
     )
 
 
@@ -161,11 +159,11 @@ def steps_of(run: Run) -> int | None:
     return math.ceil(min(limits) / run.rows_a_step) if limits else None
 
 
-def scoring_seconds(run: Run, scored_rows: int, num_steps: int) -> float:
+def scoring_seconds(run: Run, batch_size: int, num_steps: int) -> float:
     """Returns the time of all validations, and of the scores of base and tuned weights."""
     num_layers = shape_of(run.step.config).num_layers
     num_rows = math.ceil(run.rows.num_scored_tokens / run.step.row_tokens)
-    losses = math.ceil(num_rows / scored_rows) * num_layers * SCORED_LAYER_SECONDS
+    losses = math.ceil(num_rows / batch_size) * num_layers * SCORED_LAYER_SECONDS
     texts = run.max_new_tokens * num_layers * WRITTEN_LAYER_SECONDS
     interval = run.val_check_interval or num_steps
     between = interval if isinstance(interval, int) else max(1, round(interval * num_steps))

@@ -116,7 +116,6 @@ class DescriptionData(L.LightningDataModule):
         self.titles = titles
         self.num_scored = num_scored
         self.batch_size: int = 1 if batch_size == "auto" else batch_size  # `auto`: for now
-        self.scored_batch_size = self.batch_size
         self.generation_batch_size = generation_batch_size
         self.loss_on: LossOn = loss_on
         self.num_workers = num_workers
@@ -250,7 +249,7 @@ class DescriptionData(L.LightningDataModule):
     ) -> list[DataLoader[Any]]:
         """Returns the loader of packed rows and that of prompts, over the same fixed examples."""
         rows, pairs = self.opened.scored(split, self.num_scored)
-        row_loader = fixed_loader(rows, self.scored_batch_size, self.collate_rows, self.seed)
+        row_loader = fixed_loader(rows, self.batch_size, self.collate_rows, self.seed)
         return [row_loader, self.prompt_loader(pairs[:num_prompts])]
 
     def prompt_loader(self, pairs: list[tuple[str, str]]) -> DataLoader[PromptBatch]:

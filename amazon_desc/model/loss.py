@@ -13,6 +13,7 @@ from torch import Tensor
 
 from amazon_desc.data.batches import RowBatch
 from amazon_desc.model.attention import Layout
+from amazon_desc.model.needs import SCORED_LOGITS, positions_at_a_time
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -22,7 +23,8 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
     """Returns the loss in nats summed over the targets (float32 scalar) and the number of targets.
 
     The head and the cross-entropy see only the positions before a target: with completions as
-    targets that is about two thirds of the row, and never the padding.
+    targets that is about two thirds of the row, and never the padding. Without gradients, as for
+    scores, they see a part of these at a time: logits are most of what scores would take.
     """
     base: Any = model.get_base_model()
     hidden = base.get_decoder()(  # (B, T, hidden)
@@ -35,10 +37,18 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
         packed=Layout(batch.example_tokens, batch.token_places),
     ).last_hidden_state
     places = batch.before_targets
-    logits = base.get_output_embeddings()(hidden.flatten(0, 1)[places]).float()  # (targets, vocab)
+    hidden, targets = hidden.flatten(0, 1)[places], batch.input_ids.flatten()[places + 1]
+    if torch.is_grad_enabled():
+        return head_loss(base, hidden, targets), len(places)
+    size = positions_at_a_time(base.get_output_embeddings().weight.shape[0], SCORED_LOGITS)
+    parts = zip(hidden.split(size), targets.split(size), strict=True)
+    return torch.stack([head_loss(base, *part) for part in parts]).sum(), len(places)
+
+
+def head_loss(base: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Returns the summed loss of targets (M) by the hidden states in front of them, (M, hidden)."""
+    logits = base.get_output_embeddings()(hidden).float()  # (M, vocabulary)
     soft_cap = getattr(base.config, "final_logit_softcapping", None)
     if soft_cap is not None:
         logits = soft_cap * torch.tanh(logits / soft_cap)
-    targets = batch.input_ids.flatten()[places + 1]
-    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-    return loss, len(places)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")

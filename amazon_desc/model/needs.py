@@ -28,7 +28,9 @@ layers, keeps when whole layers are made again."""
 
 GIB = 1 << 30
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # a weight, a scale for 64, a scale of 256 scales
-LOGITS = 1 << 26  # the fused head makes at most so many at a time: 128 MiB in bf16
+# The head makes at most so many logits at a time: while training on the fused path, 128 MiB in
+# bf16; for scores, beside which there may be little room, 160 MiB in float32 and what it came from.
+LOGITS, SCORED_LOGITS = 1 << 26, 1 << 24
 PRODUCTS_BYTES = 128 << 20  # what cuBLAS works in, on the stream and in graphs
 CONTEXT_BYTES = 600 << 20  # CUDA itself, outside of torch's count
 # What torch holds beyond what tensors take, since its pieces do not fit: measured on an H100.
@@ -109,7 +111,7 @@ class Memory(NamedTuple):
     one_layer: int
     """what comes and goes in the backward pass of a layer, while there are no logits"""
     scoring: int
-    """what a micro-batch that is scored needs in place of activations"""
+    """what the micro-batch needs in place of all that when it is scored"""
     products: int
     """what the library of matrix products works in"""
 
@@ -145,7 +147,6 @@ def memory(
     is_dense: bool = False,
     quantization: Literal["nf4", "none"] = "nf4",
     target_share: float = 1.0,
-    num_scored_tokens: int = 0,
     number_bytes: int = 2,
 ) -> Memory:
     """Counts the bytes of a training step, by part.
@@ -154,7 +155,6 @@ def memory(
         num_tokens: of a micro-batch, padding counted
         is_dense: fused only: the frozen matrices are kept dense beside their 4 bits
         target_share: of all tokens, those in front of which the head works
-        num_scored_tokens: of a micro-batch of validation; 0: none is counted
         number_bytes: of a number in the precision of the products: 2, or 4 in float32
     """
     shape = shape_of(config)
@@ -184,7 +184,7 @@ def memory(
         hidden=2 * (num_tokens + targets) * shape.hidden * number_bytes,
         logits=logit_bytes(shape, targets, how),
         one_layer=one_layer_bytes(shape, num_tokens, how, number_bytes),
-        scoring=scoring_bytes(shape, num_scored_tokens, number_bytes),
+        scoring=scoring_bytes(shape, num_tokens, number_bytes),
         products=PRODUCTS_BYTES,
     )
 
@@ -248,8 +248,8 @@ def logit_bytes(shape: Shape, num_targets: int, how: How) -> int:
     if how.startswith("plain"):
         # In float32: the logits, their log-softmax, and its gradient.
         return 12 * shape.vocabulary * num_targets
-    part = max(1, LOGITS // shape.vocabulary)
     # The next part is made before the last one goes.
+    part = positions_at_a_time(shape.vocabulary, LOGITS)
     return 2 * shape.vocabulary * min(num_targets, 2 * part)
 
 
@@ -262,4 +262,10 @@ def one_layer_bytes(shape: Shape, num_tokens: int, how: How, number_bytes: int) 
 def scoring_bytes(shape: Shape, num_tokens: int, number_bytes: int) -> int:
     """Returns what scores without gradients need: logits and their log-softmax in float32."""
     layer = number_bytes * num_tokens * (4 * shape.inner + 6 * shape.hidden)
-    return (8 + number_bytes) * shape.vocabulary * num_tokens + layer
+    positions = min(num_tokens, positions_at_a_time(shape.vocabulary, SCORED_LOGITS))
+    return (8 + number_bytes) * shape.vocabulary * positions + layer
+
+
+def positions_at_a_time(vocabulary: int, most_logits: int) -> int:
+    """Returns in front of how many targets the head works at a time."""
+    return max(1, most_logits // vocabulary)

@@ -20,14 +20,11 @@ from amazon_desc.model.kernels.known import LINEARS, config_obstacle
 from amazon_desc.model.needs import GIB, SHARE_OF_CARD, How, Memory, memory
 from amazon_desc.model.paths import device_obstacle, dtype_of
 from amazon_desc.model.recomputation import RecomputeOption
-from amazon_desc.model.shape import shape_of
 from amazon_desc.module import DescriptionModule
 
 # A machine without a card gains nothing from larger micro-batches, and has others to serve.
 MOST_TOKENS_WITHOUT_CARD = 8192
 SHARE_OF_MACHINE = 0.5
-# Scores make all logits of a micro-batch at once, in float32: most numbers that they may have.
-SCORED_LOGITS = 1 << 27
 
 
 class Step(NamedTuple):
@@ -50,7 +47,7 @@ class Step(NamedTuple):
             return "parts" if self.recompute == "auto" else self.recompute
         return "plain layers" if self.recompute == "layers" else "plain"
 
-    def memory(self, num_rows: int, num_scored_rows: int) -> Memory:
+    def memory(self, num_rows: int) -> Memory:
         """Returns what a fit takes at least, with so many rows in a micro-batch."""
         return memory(
             self.config,
@@ -58,21 +55,15 @@ class Step(NamedTuple):
             num_rows * self.row_tokens,
             self.how,
             quantization=self.quantization,
-            num_scored_tokens=num_scored_rows * self.row_tokens,
             number_bytes=self.number_bytes,
         )
 
     def bytes_to_train(self, num_rows: int) -> int:
-        return self.memory(num_rows, self.scored_rows(num_rows)).total
+        return self.memory(num_rows).total
 
     def bytes_to_score(self, num_rows: int) -> int:
-        needed = self.memory(num_rows, num_rows)
+        needed = self.memory(num_rows)
         return needed.loaded + needed.scoring
-
-    def scored_rows(self, num_rows: int) -> int:
-        """Returns how many of the rows of a micro-batch are scored at a time."""
-        logits = shape_of(self.config).vocabulary * self.row_tokens
-        return largest_divisor(num_rows, lambda rows: rows * logits <= SCORED_LOGITS)
 
 
 class Room(NamedTuple):
@@ -149,9 +140,7 @@ def set_batch_size(
     needed = step.bytes_to_train if is_fit else step.bytes_to_score
     rows_a_step = trainer.accumulate_grad_batches
     chosen = choose_rows(rows_a_step, step.row_tokens, needed, room_of(device), before)
-    data.batch_size = data.scored_batch_size = chosen.num_rows
-    if is_fit:
-        data.scored_batch_size = step.scored_rows(chosen.num_rows)
+    data.batch_size = chosen.num_rows
     return chosen
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import amazon_desc.model.loss
 from amazon_desc.model.attention import Layout
 from amazon_desc.model.loss import target_loss
 from tests.model.conftest import EXAMPLES, batch_of, gradients
@@ -61,6 +62,23 @@ def test_the_places_in_front_of_targets_give_what_a_mask_of_targets_gives(build)
     assert num_targets == int(is_before.sum())
     for name, gradient in gradients(model).items():
         assert torch.equal(found[name], gradient)
+
+
+def test_without_gradients_the_head_sees_a_part_of_the_targets_at_a_time(
+    build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = build(), batch_of(EXAMPLES, row_tokens=64)
+    loss, num_targets = target_loss(model, batch)
+    assert num_targets > 20
+    sizes = []
+    head = model.get_base_model().get_output_embeddings()
+    head.register_forward_hook(lambda _, inputs, output: sizes.append(len(output)))
+    monkeypatch.setattr(amazon_desc.model.loss, "SCORED_LOGITS", 7 * len(head.weight))
+    with torch.no_grad():
+        in_parts, same_number = target_loss(model, batch)
+    assert same_number == num_targets == sum(sizes)
+    assert max(sizes) == 7
+    torch.testing.assert_close(in_parts, loss.detach(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])

@@ -148,7 +148,7 @@ def test_the_parts_of_a_step() -> None:
         "hidden": 33_554_432,
         "logits": 131_072_000,
         "one_layer": 148_897_792,
-        "scoring": 0,
+        "scoring": 310_286_336,  # 10 x 32,000 x 524, and 2 x 34,816 numbers x 2,048 tokens
         "products": 134_217_728,
     }
     assert needed.loaded == 499_817_472 + 262_328_320 + 50_462_720
@@ -194,12 +194,14 @@ def test_without_4_bits_a_weight_takes_two_bytes_or_four() -> None:
     assert found == [2 * 968_884_224, 4 * 968_884_224]
 
 
-def test_validation_counts_where_it_takes_more_than_training() -> None:
-    little = memory(gemma(), LORA, 256, "parts", num_scored_tokens=2048)
-    assert little.scoring > 10 * 262_208 * 2048
-    assert little.peak == little.scoring
-    much = memory(gemma(), LORA, 8192, "parts", num_scored_tokens=256)
-    assert much.peak > much.scoring > 0
+def test_scores_take_a_part_of_the_logits_at_a_time() -> None:
+    few, many = (memory(gemma(), LORA, n, "layers").scoring for n in (63, 6300))
+    layer = 2 * 63 * (4 * 10_240 + 6 * 2560)
+    assert few == 10 * 262_208 * 63 + layer
+    assert many - few == 99 * layer
+    needed = memory(gemma(), LORA, 2048, "layers")
+    assert needed.peak > 2 * needed.scoring
+    assert memory(gemma(), LORA, 63, "layers").peak == few
 
 
 # Against the tiny base, as transformers, PEFT and bitsandbytes have it

@@ -158,19 +158,13 @@ def test_more_rows_need_more_and_scores_less_than_training():
     assert step(is_fused=True, number_bytes=2).bytes_to_train(4) < needed[2]
 
 
-def test_logits_of_scores_are_kept_small():
-    """The tiny base has 2,048 pieces: 2048 x 2048 logits a row, of 2^27 at most."""
-    assert [step().scored_rows(rows) for rows in (1, 32, 64, 96)] == [1, 32, 32, 32]
-
-
 def test_the_data_serves_what_was_chosen(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(amazon_desc.run.micro_batch, "free_machine_memory", lambda: 1000 * GIB)
     data = DescriptionData(batch_size="auto", row_tokens=64, max_seq_length=64)
-    assert (data.batch_size, data.scored_batch_size) == (1, 1)
+    assert data.batch_size == 1
     trainer = SimpleNamespace(accelerator="cpu", devices=1, accumulate_grad_batches=256)
     chosen = set_batch_size(DescriptionModule(), data, trainer, "32-true", True, None)
-    assert chosen.num_rows == data.batch_size == data.scored_batch_size == 128
-    assert DescriptionData(batch_size=3).scored_batch_size == 3
+    assert chosen.num_rows == data.batch_size == 128
 
 
 def test_this_machine_has_memory():

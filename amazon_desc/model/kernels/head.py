@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from amazon_desc.model.kernels.cross_entropy import cross_entropy_
-from amazon_desc.model.needs import LOGITS
+from amazon_desc.model.needs import LOGITS, positions_at_a_time
 
 
 def head_loss(
@@ -22,7 +22,7 @@ def head_loss(
     """
     chosen = hidden[places]
     grad = torch.empty_like(chosen)
-    size = max(1, LOGITS // len(weight))
+    size = positions_at_a_time(len(weight), LOGITS)
     losses = []
     for start in range(0, len(chosen), size):
         part = slice(start, start + size)

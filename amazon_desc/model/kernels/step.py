@@ -59,8 +59,7 @@ class FusedStep:
 
     def attach_gradients(self) -> None:
         """Gives the LoRA matrices gradients of 0, all in one piece of memory."""
-        self.graphs.clear()  # they would add to the old ones
-        self.pool = None  # it goes with them
+        self.release()  # graphs would add to the old ones
         sizes = [size for linear in self.linears for size in linear.gradient_sizes()]
         sizes = [-(-size // ALIGNED) * ALIGNED for size in sizes]
         self.gradients = torch.zeros(sum(sizes), device=self.head.device)
@@ -68,6 +67,13 @@ class FusedStep:
         for linear in self.linears:
             if linear.pairs:
                 linear.attach_gradients(memory)
+
+    def release(self) -> None:
+        """Gives back the memory that graphs hold between steps; the next steps capture anew."""
+        if self.graphs:
+            self.graphs.clear()
+            self.pool = None  # it goes with them
+            torch.cuda.empty_cache()
 
     def loss(self, batch: RowBatch, seed: int) -> tuple[Tensor, int]:
         """Returns what loss.target_loss does: nats summed over the targets, and their number.
