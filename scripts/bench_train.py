@@ -11,8 +11,8 @@ costs the difference. Peers that are not installed, or fail, are listed with the
 
 Tokens are counted without padding, in the second half of a line's steps. The limit is what the card
 makes of a large matrix product; a token takes 4 flop a weight of the linear layers and the head.
-`ready` counts from the start of the process to the end of the first window of steps at full speed;
-for a peer to the end of its first step. `we are`: by our line of as many tokens a step.
+`ready` counts from the start of the process to the first window of steps at full speed; for a peer
+to the end of its first step. `we are`: by our line of as many tokens a step.
 """
 
 from __future__ import annotations
@@ -218,15 +218,19 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def outcome(windows: Sequence[tuple[float, float]], started: float) -> dict[str, Any]:
-    """Returns the median speed of the later half, and when the first window at that speed ended.
+    """Returns the median speed of the later half, and when the first window at that speed began.
 
     windows = [(107, 10), (108, 90), (109, 100), (110, 102)], started = 100
 
-        tokens_per_second = 101     ready_seconds = 108 - 100 = 8
+        tokens_per_second = 101     ready_seconds = 107 - 100 = 7
+
+    Args:
+        windows: when each one ended, in seconds, and its speed
     """
     speeds = [speed for _, speed in windows]
     speed = median(speeds[len(speeds) // 2 :])
-    ready = next(at for at, found in windows if found >= FULL_SPEED * speed)
+    first = next(i for i, found in enumerate(speeds) if found >= FULL_SPEED * speed)
+    ready, _ = windows[max(0, first - 1)]
     return {"tokens_per_second": speed, "ready_seconds": ready - started}
 
 

@@ -27,6 +27,7 @@ from amazon_desc.cli import main
 from amazon_desc.data.tables import PackedRows
 from amazon_desc.locks import alone
 from amazon_desc.module import DescriptionModule
+from amazon_desc.run.failures import as_user_error
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.scoring import Scoring
 from tests.conftest import load_script
@@ -338,10 +339,19 @@ def test_out_of_memory_says_what_to_lower(
             assert call(command, name) == 6
         err = capfd.readouterr().err
         assert "Traceback" not in err
-        assert f"out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.). {wanted[command]}"
-        assert wanted[command] in err
+        what = "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+        assert f"{what}. {wanted[command]}" in err
         assert call(command, name) == 0
     assert bench.outcome(place / name) == untouched
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_scores_that_run_out_of_memory_name_the_options_that_count(command: str):
+    error = as_user_error(torch.OutOfMemoryError("of 2 GiB"), [command, "--config", "fit"])
+    assert str(error) == (
+        "out of memory (of 2 GiB). Lower --data.batch_size, or --data.generation_batch_size if "
+        "texts are written."
+    )
 
 
 def original(name: str) -> Callable[..., Any]:

@@ -121,7 +121,8 @@ def test_an_unknown_line_is_refused_with_all_names(capsys: pytest.CaptureFixture
 
 def test_speed_is_that_of_the_later_windows_and_ready_the_first_at_that_speed():
     windows = [(107.0, 10.0), (108.0, 90.0), (109.0, 100.0), (110.0, 102.0)]
-    assert bench.outcome(windows, 100.0) == {"tokens_per_second": 101.0, "ready_seconds": 8.0}
+    assert bench.outcome(windows, 100.0) == {"tokens_per_second": 101.0, "ready_seconds": 7.0}
+    assert bench.outcome(windows[2:], 100.0)["ready_seconds"] == 9.0  # no earlier one is known
 
 
 def test_a_line_has_its_share_of_the_limit_and_is_compared_with_as_large_a_step_of_ours():
