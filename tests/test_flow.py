@@ -20,8 +20,8 @@ ORDER = """
     data.prompts data.vocabulary data.words data.tokenizer data.tokens data.pairs data.workers
     data.packing data.selection data.digests data.reading data.tables data.report data.preparing
     data.corpus data.batches data.order data.loaders data.datamodule
-    model.attention model.backbone model.adapter model.card model.schedule model.loss
-    model.window model.finite model.gradients model.recomputation model.shape model.needs
+    model.attention model.backbone model.adapter model.card model.schedule
+    model.window model.finite model.gradients model.recomputation model.shape model.needs model.loss
     model.kernels.known model.kernels.compiling model.kernels.copying
     model.kernels.cross_entropy model.kernels.dropout model.kernels.gate model.kernels.nf4
     model.kernels.norm model.kernels.rotary model.kernels.attention model.kernels.side
