@@ -8,6 +8,7 @@ callbacks' business.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -190,9 +191,12 @@ class DescriptionModule(SteppingModule):
         self, batch: RowBatch | PromptBatch, batch_idx: int, dataloader_idx: int = ROWS
     ) -> None:
         # while training only the tuned weights are measured: the base does not change
-        sides: tuple[Weights, ...] = ("tuned",) if self.trainer.state.fn == "fit" else BOTH
+        is_fit = self.trainer.state.fn == "fit"
+        sides: tuple[Weights, ...] = ("tuned",) if is_fit else BOTH
         if isinstance(batch, RowBatch):
-            self.scoring.add_rows(self.network, batch, sides)
+            fused = self.fused if is_fit else None  # which knows nothing of weights without LoRA
+            loss = partial(target_loss, self.network) if fused is None else fused.score
+            self.scoring.add_rows(self.network, batch, sides, loss)
         else:
             self.scoring.add_prompts(self.network, batch, sides, self.describe)
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from amazon_desc.data.batches import PromptBatch, RowBatch
 from amazon_desc.evaluation.report import Sample
 from amazon_desc.evaluation.scores import TargetLoss, TextScores
 from amazon_desc.generation.describe import Description
-from amazon_desc.model.loss import target_loss
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,10 +39,17 @@ class Scoring(nn.Module):
             metric.reset()
         self.samples = []
 
-    def add_rows(self, model: PeftModel, batch: RowBatch, sides: Iterable[Weights]) -> None:
+    def add_rows(
+        self,
+        model: PeftModel,
+        batch: RowBatch,
+        sides: Iterable[Weights],
+        loss: Callable[[RowBatch], tuple[Tensor, int]],
+    ) -> None:
+        """Has `loss` find that of the batch with the weights of each side."""
         for weights in sides:
             with using(model, weights):
-                self.losses[weights].update(*target_loss(model, batch))
+                self.losses[weights].update(*loss(batch))
 
     def add_prompts(
         self,

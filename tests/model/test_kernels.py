@@ -496,6 +496,35 @@ def test_layers_without_lora_are_left_as_they_are(targets: list[str], fused_of: 
         close(found[name], right, 0.03)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma", "capped gemma"])
+def test_scores_are_those_of_the_plain_path_without_dropout(
+    kind: str, fused_of: Callable[..., Any]
+):
+    model = with_lora(base(kind), 0.1)
+    fused = fused_of(model, captures=True)
+    (batch,) = batches(1)
+
+    def trained() -> float:
+        fused.begin()
+        loss, _ = fused.loss(batch, 7)
+        loss.backward()
+        return float(loss)
+
+    before = trained()
+    for _ in range(2):
+        with torch.no_grad(), torch.autocast("cuda", HALF):
+            wanted, num_targets = target_loss(model.eval(), batch)
+            found, same_number = fused.score(batch)
+        assert num_targets == same_number
+        assert float(found) == pytest.approx(float(wanted), rel=1e-3)
+        assert trained() == before  # under its masks again
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.data.mul_(-30)  # as an optimizer step changes them, behind its copies
+        changed, before = before, trained()
+        assert abs(changed - before) > 0.003 * before
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_captured_steps_are_the_eager_ones_also_of_other_shapes_in_between(
     dropout: float, fused_of: Callable[..., Any]

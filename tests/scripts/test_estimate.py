@@ -104,8 +104,11 @@ def test_a_run_takes_its_steps_and_its_scores() -> None:
     assert found.tokens_a_second == pytest.approx(0.99 * 2048 / found.step_seconds)
     # 4 validations of 42 rows and a batch of texts; scores of base and tuned weights: 16 batches.
     losses, texts = 42 * 22 * 0.0145 / 3, 128 * 22 * 0.002
-    expected = 4 * (losses + texts) + 2 * (losses + 16 * texts)
+    at_the_end = 2 * (losses + 16 * texts)
+    expected = 4 * (42 * found.step_seconds / 3 + texts) + at_the_end
     assert found.scoring_seconds == pytest.approx(expected)
+    plain = script.estimate(run_of(tinyllama()), speeds.CARDS["h100"], is_fused=False)
+    assert plain.scoring_seconds == pytest.approx(4 * (losses + texts) + at_the_end)
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,12 @@ class Decoder:
         sight = Sight(batch.position_ids, len(cos), layer.attention_scale, layer.window)
         return Rotation(cos, sin, batch.position_ids), sight
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Returns the normalised hidden states, (N, H), and keeps what backward needs."""
+    def forward(self, batch: Batch, keeps: bool = True) -> Tensor:
+        """Returns the normalised hidden states, (N, H).
+
+        Args:
+            keeps: what backward() needs
+        """
         h = torch.nn.functional.embedding(batch.input_ids, self.embedding)
         if self.embedding_scale != 1:
             h = h * self.embedding_scale
@@ -76,9 +80,11 @@ class Decoder:
             places = self.places(layer, batch)
             kept, act = layer.forward(x, masked, normed.h, *places, self.recompute)
             h, y = kept.normed.h, layer.down.product(act)
-            self.kept.append((normed, None if self.recompute == "layers" else kept))
-            del x, masked, kept, act  # or they would live as long as the next layer's
-        x, _, self.last_normed = add_norm(h, y, self.last_norm, room=0)
+            if keeps:
+                self.kept.append((normed, None if self.recompute == "layers" else kept))
+            del x, masked, normed, kept, act  # or they would live as long as the next layer's
+        x, _, last_normed = add_norm(h, y, self.last_norm, room=0)
+        self.last_normed = last_normed if keeps else None
         return x
 
     def backward(self, grad: Tensor, batch: Batch) -> None:

@@ -17,6 +17,7 @@ has its own columns of the R.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -238,6 +239,18 @@ class LoraLinear:
             return not self.pairs
         grad = self.pairs[0].a.grad
         return grad is not None and grad.data_ptr() == self.a_grad.data_ptr()
+
+
+@contextmanager
+def without_dropout(linears: list[LoraLinear]) -> Iterator[None]:
+    before = [linear.dropout for linear in linears]
+    for linear in linears:
+        linear.dropout = None
+    try:
+        yield
+    finally:
+        for linear, dropout in zip(linears, before, strict=True):
+            linear.dropout = dropout
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor, scale: float) -> None:

@@ -17,6 +17,7 @@ from amazon_desc.model.kernels.compiling import compiled_together
 from amazon_desc.model.kernels.copying import Copies
 from amazon_desc.model.kernels.decoder import Batch, Decoder
 from amazon_desc.model.kernels.head import head_loss
+from amazon_desc.model.kernels.linear import without_dropout
 
 NUM_EAGER = 2  # micro-batches of a size before it is captured
 ALIGNED = 64  # numbers: products are faster on what begins at a multiple of 256 bytes
@@ -88,6 +89,13 @@ class FusedStep:
         assert isinstance(loss, Tensor)
         return loss, len(batch.before_targets)
 
+    def score(self, batch: RowBatch) -> tuple[Tensor, int]:
+        """Returns what loss() does, without dropout, and without gradients to come."""
+        self.copies.run()
+        with without_dropout(self.linears):
+            hidden = self.decoder.forward(flattened(batch), keeps=False)
+        return self.head_loss(hidden, batch)[0], len(batch.before_targets)
+
     def compile(self, batch: RowBatch) -> None:
         """Compiles all kernels together, with gradients that are 0 before and after it."""
         with compiled_together(self.head.device):
@@ -98,7 +106,7 @@ class FusedStep:
 
     def forward(self, batch: RowBatch) -> tuple[Tensor, Tensor]:
         """Returns the summed loss, and the gradient of the hidden states in front of targets."""
-        flat = Batch(batch.input_ids.flatten(), batch.position_ids.flatten())
+        flat = flattened(batch)
         size = len(flat.input_ids)
         self.num_met[size] += 1
         if self.captures and size not in self.graphs and self.num_met[size] > NUM_EAGER:
@@ -109,7 +117,11 @@ class FusedStep:
             hidden = self.graphs[size].forward(flat)
         else:
             hidden = self.decoder.forward(flat)
-        targets = flat.input_ids[batch.before_targets + 1]
+        return self.head_loss(hidden, batch)
+
+    def head_loss(self, hidden: Tensor, batch: RowBatch) -> tuple[Tensor, Tensor]:
+        """Returns the summed loss, and the gradient of the hidden states in front of targets."""
+        targets = batch.input_ids.flatten()[batch.before_targets + 1]
         return head_loss(hidden, self.head, batch.before_targets, targets, self.cap)
 
     def backward(self, batch: RowBatch, grad: Tensor) -> None:
@@ -125,6 +137,10 @@ class FusedStep:
             full = grad.new_zeros(size, grad.shape[1])
             full[batch.before_targets] = grad
             self.decoder.backward(full, self.flat)
+
+
+def flattened(batch: RowBatch) -> Batch:
+    return Batch(batch.input_ids.flatten(), batch.position_ids.flatten())
 
 
 class _Loss(torch.autograd.Function):
