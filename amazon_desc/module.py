@@ -175,11 +175,6 @@ class DescriptionModule(SteppingModule):
         else:
             gradients.zero(self.gradients(optimizer))
 
-    def on_validation_model_zero_grad(self) -> None:
-        """Keeps them during a validation too: others would have to be captured again."""
-        if self.fused is None:
-            super().on_validation_model_zero_grad()
-
     # Scoring: the same steps for validation and test
 
     def on_validation_epoch_start(self) -> None:
