@@ -28,8 +28,8 @@ layers, keeps when whole layers are made again."""
 
 GIB = 1 << 30
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # a weight, a scale for 64, a scale of 256 scales
-# The head makes at most so many logits at a time: while training on the fused path, 128 MiB in
-# bf16; for scores, beside which there may be little room, 160 MiB in float32 and what it came from.
+# The head makes at most so many logits at a time: on the fused path, 128 MiB in bf16; for scores on
+# the plain path, 160 MiB with their log-softmax, both in float32.
 LOGITS, SCORED_LOGITS = 1 << 26, 1 << 24
 PRODUCTS_BYTES = 128 << 20  # what cuBLAS works in, on the stream and in graphs
 CONTEXT_BYTES = 600 << 20  # CUDA itself, outside of torch's count

@@ -217,8 +217,7 @@ class LoraLinear:
     def gradient_sizes(self) -> list[int]:
         """Returns how many numbers the gradients have that attach_gradients() takes memory for."""
         num_factors = sum(p.rank for p in self.projections)
-        sizes = [num_factors * self.num_inputs, *(pair.b.numel() for pair in self.pairs)]
-        return sizes if self.pairs else []
+        return [num_factors * self.num_inputs, *(pair.b.numel() for pair in self.pairs)]
 
     def attach_gradients(self, memory: Iterator[Tensor]) -> None:
         """Gives the LoRA matrices gradients that stay where they are; A's are one matrix.

@@ -61,13 +61,13 @@ class FusedStep:
     def attach_gradients(self) -> None:
         """Gives the LoRA matrices gradients of 0, all in one piece of memory."""
         self.release()  # graphs would add to the old ones
-        sizes = [size for linear in self.linears for size in linear.gradient_sizes()]
+        trained = [linear for linear in self.linears if linear.pairs]
+        sizes = [size for linear in trained for size in linear.gradient_sizes()]
         sizes = [-(-size // ALIGNED) * ALIGNED for size in sizes]
         self.gradients = torch.zeros(sum(sizes), device=self.head.device)
         memory = iter(self.gradients.split(sizes))
-        for linear in self.linears:
-            if linear.pairs:
-                linear.attach_gradients(memory)
+        for linear in trained:
+            linear.attach_gradients(memory)
 
     def release(self) -> None:
         """Gives back the memory that graphs hold between steps; the next steps capture anew."""
@@ -112,7 +112,6 @@ class FusedStep:
         if self.captures and size not in self.graphs and self.num_met[size] > NUM_EAGER:
             self.pool = self.pool or torch.cuda.graph_pool_handle()
             self.graphs[size] = Graphs(self.decoder, flat, self.pool)
-        self.flat = flat
         if size in self.graphs:
             hidden = self.graphs[size].forward(flat)
         else:
@@ -130,13 +129,14 @@ class FusedStep:
         Args:
             grad: (M, H) of the hidden states in front of targets
         """
-        size = len(self.flat.input_ids)
+        flat = flattened(batch)
+        size = len(flat.input_ids)
         if size in self.graphs:
             self.graphs[size].backward(batch.before_targets, grad)
         else:
             full = grad.new_zeros(size, grad.shape[1])
             full[batch.before_targets] = grad
-            self.decoder.backward(full, self.flat)
+            self.decoder.backward(full, flat)
 
 
 def flattened(batch: RowBatch) -> Batch:
