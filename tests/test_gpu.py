@@ -134,7 +134,7 @@ def test_over_200_steps_the_fused_loss_is_the_plain_one(
     assert float(plain[-20:].mean()) < 0.9 * float(plain[:20].mean())
     apart = fused.view(10, 20).mean(1) / plain.view(10, 20).mean(1) - 1
     assert float(apart.abs().max()) < 0.005, apart
-    assert len(captured) == 1  # a validation leaves what was captured alone
+    assert len(captured) == 3  # anew behind each validation in between, which took their memory
 
 
 @pytest.mark.parametrize(("free_gib", "rows"), [(None, 4), (0.15, 1)])

@@ -522,7 +522,7 @@ def test_scores_are_those_of_the_plain_path_without_dropout(
             if "lora_B" in name:
                 weight.data.mul_(-30)  # as an optimizer step changes them, behind its copies
         changed, before = before, trained()
-        assert abs(changed - before) > 0.003 * before
+        assert abs(changed - before) > 0.002 * before  # twice what scores may be apart
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
