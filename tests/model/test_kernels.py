@@ -120,39 +120,43 @@ def test_the_gate_forward_and_backward(columns: int, is_gelu: bool):
     close(grads[:, : 2 * columns], both64.grad)
 
 
+def rotation_of(positions: Tensor, dim: int) -> Any:
+    from amazon_desc.model.kernels.rotary import Rotation
+
+    angles = torch.rand(int(positions.max()) + 1, dim // 2, device="cuda") * 6
+    return Rotation(angles.cos(), angles.sin(), positions)
+
+
+def rotated_by_torch(x: Tensor, rotation: Any) -> Tensor:
+    """Rotates heads, (N, heads, dim) float64, as transformers does."""
+    cos, sin = (t.double()[rotation.positions].repeat(1, 2)[:, None] for t in rotation[:2])
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
 @pytest.mark.parametrize(("num_q", "num_kv", "dim"), [(32, 4, 64), (6, 2, 32), (8, 4, 256)])
 @pytest.mark.parametrize("has_norms", [False, True])
-def test_rotary_positions_forward_and_backward(num_q: int, num_kv: int, dim: int, has_norms: bool):
-    from amazon_desc.model.kernels.rotary import Heads, Rotation, rotate, rotate_backward
+def test_rotary_positions_and_norms_of_heads(num_q: int, num_kv: int, dim: int, has_norms: bool):
+    from amazon_desc.model.kernels.rotary import Heads, norm_heads_backward, rotate
 
     columns = (num_q + 2 * num_kv) * dim
     norms = (random(dim, scale=0.3), random(dim, scale=0.3)) if has_norms else None
     heads = Heads(num_q, num_kv, dim, norms, 1e-6)
-    angles = torch.rand(90, dim // 2, device="cuda") * 6
-    positions = torch.randint(90, (40,), device="cuda")
-    rotation = Rotation(angles.cos(), angles.sin(), positions)
-    both = random(40, columns)
-    grads = tuple(random(40, n, dim) for n in (num_q, num_kv, num_kv))
+    rotation = rotation_of(torch.randint(90, (40,), device="cuda"), dim)
+    both, grad = random(40, columns), random(40, columns + 8)
     both64 = both.double().requires_grad_()
-
     q, k, v = heads.split(both64)
     if norms is not None:
         q, k = (rms(t, w.double() + 1, 1e-6) for t, w in zip((q, k), norms, strict=True))
-    cos, sin = (t.double()[positions].repeat(1, 2)[:, None] for t in (angles.cos(), angles.sin()))
-    q, k = (
-        t * cos + torch.cat([-t[..., dim // 2 :], t[..., : dim // 2]], -1) * sin for t in (q, k)
-    )
-    torch.autograd.backward([q, k, v], [grad.double() for grad in grads])
-
-    rotated = rotate(both, heads, rotation)
-    for found, wanted in zip(heads.split(rotated), (q, k, v), strict=True):
-        close(found, wanted)
-    found = torch.cat([*(grad.flatten(1) for grad in grads), random(40, 8)], 1)
-    behind = found[:, columns:].clone()
-    rotate_backward(found, both, heads, rotation)
-    assert both64.grad is not None
-    close(found[:, :columns], both64.grad)
-    assert torch.equal(found[:, columns:], behind)
+        torch.autograd.backward([q, k, v], [t.double() for t in heads.split(grad)])
+        assert both64.grad is not None
+        found = grad.clone()
+        norm_heads_backward(found, both, heads)
+        close(found[:, :columns], both64.grad)
+        assert torch.equal(found[:, columns:], grad[:, columns:])
+    wanted = *(rotated_by_torch(t, rotation) for t in (q, k)), v
+    for mine, right in zip(heads.split(rotate(both, heads, rotation)), wanted, strict=True):
+        close(mine, right)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,7 @@ def test_rotary_positions_forward_and_backward(num_q: int, num_kv: int, dim: int
 )
 @pytest.mark.parametrize("window", [None, 40])
 def test_attention_forward_and_backward(num_q: int, num_kv: int, dim: int, window: int | None):
+    """The gradients are those of heads before they were rotated: here, back from where they are."""
     from amazon_desc.model.kernels.attention import Sight, attend, attend_backward
     from amazon_desc.model.kernels.rotary import Heads
 
@@ -168,14 +173,18 @@ def test_attention_forward_and_backward(num_q: int, num_kv: int, dim: int, windo
     examples = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).cuda()
     num_tokens = len(positions)
     heads = Heads(num_q, num_kv, dim)
+    rotation = rotation_of(positions, dim)
     columns = (num_q + 2 * num_kv) * dim
     qkv, grad = random(num_tokens, columns), random(num_tokens, num_q * dim)
     sight = Sight(positions, 256, dim**-0.5, window)
     attended = attend(qkv, heads, sight, room=24)
-    found = attend_backward(grad, qkv, attended, heads, sight, room=8)
+    found = attend_backward(grad, qkv, attended, heads, rotation, sight, room=8)
 
-    qkv64 = qkv.double().requires_grad_()
-    q, k, v = (x.transpose(0, 1) for x in heads.split(qkv64))
+    back = rotation._replace(sin=-rotation.sin)
+    q, k, v = heads.split(qkv.double())
+    before = [t.clone().requires_grad_() for t in (*(rotated_by_torch(t, back) for t in (q, k)), v)]
+    q, k, v = *(rotated_by_torch(t, rotation) for t in before[:2]), before[2]
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
     k, v = (x.repeat_interleave(num_q // num_kv, 0) for x in (k, v))
     places = torch.arange(num_tokens, device="cuda")
     sees = (examples[:, None] == examples) & (places[:, None] >= places)
@@ -183,12 +192,12 @@ def test_attention_forward_and_backward(num_q: int, num_kv: int, dim: int, windo
     scores = (q @ k.transpose(1, 2) * dim**-0.5).masked_fill(~sees, float("-inf"))
     wanted = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
     wanted.backward(grad.double())
-    assert qkv64.grad is not None
     close(attended.output[:, : num_q * dim], wanted)
-    for mine, right in zip(heads.split(found), heads.split(qkv64.grad), strict=True):
-        close(mine, right, 6e-3)
+    for mine, right in zip(heads.split(found), before, strict=True):
+        assert right.grad is not None
+        close(mine, right.grad, 6e-3)
     assert (attended.output.shape[1], found.shape[1]) == (num_q * dim + 24, columns + 8)
-    again = attend_backward(grad, qkv, attended, heads, sight, room=8)
+    again = attend_backward(grad, qkv, attended, heads, rotation, sight, room=8)
     assert torch.equal(found[:, :columns], again[:, :columns])
 
 

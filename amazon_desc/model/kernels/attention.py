@@ -1,10 +1,11 @@
 """Causal attention inside each example, forward and backward, without a mask in memory.
 
-In come queries, keys and values as one projection holds them, side by side, and each token's
-position in its example: these alone say who sees whom. Keys and values may have fewer heads than
-queries. The algorithm is FlashAttention's (Dao 2023, https://arxiv.org/abs/2307.08691), over tokens
-instead of examples: examples that are far shorter than a row cost what they are long, and every sum
-has one order, so a run that is repeated gives the same bits.
+In come queries, keys and values as one projection holds them, side by side, queries and keys
+rotated by their positions, and each token's position in its example: these alone say who sees whom.
+Keys and values may have fewer heads than queries. Out of the backward pass come gradients that are
+rotated back. The algorithm is FlashAttention's (Dao 2023, https://arxiv.org/abs/2307.08691), over
+tokens instead of examples: examples that are far shorter than a row cost what they are long, and
+every sum has one order, so a run that is repeated gives the same bits.
 """
 
 # Triton comes with torch for CUDA only.
@@ -21,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from amazon_desc.model.kernels.compiling import Kernel
-from amazon_desc.model.kernels.rotary import Heads
+from amazon_desc.model.kernels.rotary import Heads, Rotation
 
 # Below every score, and still finite: the difference of two infinities is no number.
 _LOWEST = tl.constexpr(-1e30)
@@ -66,11 +67,25 @@ def _rows(
 
 
 @triton.jit
+def _columns(DIM: tl.constexpr, WIDTH: tl.constexpr):
+    """Returns which columns of a head those of a tile hold, and whether they hold any.
+
+    Half a head fills half a tile, so that halves can be told apart.
+    """
+    column = tl.arange(0, WIDTH)
+    is_column = column < DIM
+    if WIDTH > DIM:
+        is_column = column % (WIDTH // 2) < DIM // 2
+        column = tl.where(column < WIDTH // 2, column, column - (WIDTH - DIM) // 2)
+    return column, is_column
+
+
+@triton.jit
 def _load(source, tokens, heads, is_row, stride, DIM: tl.constexpr, WIDTH: tl.constexpr):
     """Loads a tile of heads, (rows, WIDTH); zeros outside."""
-    column = tl.arange(0, WIDTH)
+    column, is_column = _columns(DIM, WIDTH)
     place = source + (tokens.to(tl.int64) * stride + heads * DIM)[:, None] + column[None, :]
-    return tl.load(place, mask=is_row[:, None] & (column < DIM)[None, :], other=0)
+    return tl.load(place, mask=is_row[:, None] & is_column[None, :], other=0)
 
 
 @triton.jit
@@ -86,10 +101,29 @@ def _keys(
 
 @triton.jit
 def _store(target, values, tokens, heads, is_row, stride, DIM: tl.constexpr, WIDTH: tl.constexpr):
-    column = tl.arange(0, WIDTH)
+    column, is_column = _columns(DIM, WIDTH)
     place = target + (tokens.to(tl.int64) * stride + heads * DIM)[:, None] + column[None, :]
-    is_inside = is_row[:, None] & (column < DIM)[None, :]
+    is_inside = is_row[:, None] & is_column[None, :]
     tl.store(place, values.to(target.dtype.element_ty), mask=is_inside)
+
+
+@triton.jit
+def _store_rotated_back(
+    target, grad, tokens, heads, is_row, stride, positions, cos, sin,
+    DIM: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Stores the gradient of heads before they were rotated."""
+    HALF: tl.constexpr = DIM // 2
+    halves = tl.reshape(grad, (grad.shape[0], 2, WIDTH // 2))
+    a, b = tl.split(tl.permute(halves, (0, 2, 1)))
+    column = tl.arange(0, WIDTH // 2)[None, :]
+    is_inside = is_row[:, None] & (column < HALF)
+    angle = tl.load(positions + tokens, mask=is_row, other=0)[:, None] * HALF + column
+    c = tl.load(cos + angle, mask=is_inside, other=0)
+    s = tl.load(sin + angle, mask=is_inside, other=0)
+    place = target + (tokens.to(tl.int64) * stride + heads * DIM)[:, None] + column
+    tl.store(place, (a * c + b * s).to(target.dtype.element_ty), mask=is_inside)
+    tl.store(place + HALF, (b * c - a * s).to(target.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit
@@ -149,7 +183,7 @@ def _forward(
 @Kernel
 @triton.jit
 def _query_gradients(
-    qkv, positions, out, grad, log_sums, deltas, grads, num_tokens,
+    qkv, positions, cos, sin, out, grad, log_sums, deltas, grads, num_tokens,
     stride, out_stride, grad_stride, grads_stride, scale, slope,
     NUM_Q: tl.constexpr, NUM_KV: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
     WINDOW: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
@@ -173,13 +207,15 @@ def _query_gradients(
         weights = tl.exp2(tl.where(is_seen, scores, _LOWEST))
         d_scores = weights * (tl.dot(d, tl.trans(v)) - delta[:, None])
         dq = tl.dot(d_scores.to(k.dtype), k, dq)
-    _store(grads, dq * slope, m, head, is_row, grads_stride, DIM, WIDTH)
+    _store_rotated_back(
+        grads, dq * slope, m, head, is_row, grads_stride, positions, cos, sin, DIM, WIDTH
+    )
 
 
 @Kernel
 @triton.jit
 def _key_gradients(
-    qkv, positions, grad, log_sums, deltas, grads, num_tokens,
+    qkv, positions, cos, sin, grad, log_sums, deltas, grads, num_tokens,
     stride, grad_stride, grads_stride, scale, slope,
     NUM_Q: tl.constexpr, NUM_KV: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
     WINDOW: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
@@ -213,7 +249,9 @@ def _key_gradients(
         d_scores = weights * (tl.dot(v, tl.trans(d)) - delta[None, :])
         dk = tl.dot(d_scores.to(q.dtype), q, dk)
     is_key = n < num_tokens
-    _store(grads, dk * slope, n, NUM_Q + kv_head, is_key, grads_stride, DIM, WIDTH)
+    _store_rotated_back(
+        grads, dk * slope, n, NUM_Q + kv_head, is_key, grads_stride, positions, cos, sin, DIM, WIDTH
+    )
     _store(grads, dv, n, NUM_Q + NUM_KV + kv_head, is_key, grads_stride, DIM, WIDTH)
 
 
@@ -235,27 +273,35 @@ def attend(qkv: Tensor, heads: Heads, sight: Sight, room: int) -> Attended:
 
 
 def attend_backward(
-    grad: Tensor, qkv: Tensor, attended: Attended, heads: Heads, sight: Sight, room: int
+    grad: Tensor,
+    qkv: Tensor,
+    attended: Attended,
+    heads: Heads,
+    rotation: Rotation,
+    sight: Sight,
+    room: int,
 ) -> Tensor:
     """Returns the gradients of queries, keys and values side by side, `room` columns behind them.
 
     Args:
         grad: (N, num_q * dim) that of the attended values
+        qkv: queries and keys are rotated; the gradients are of what they were before
     """
     num_tokens = len(qkv)
     grads = qkv.new_empty(num_tokens, (heads.num_rotated + heads.num_kv) * heads.dim + room)
     deltas = torch.empty_like(attended.log_sums)
+    rotated = sight.positions, rotation.cos, rotation.sin
     shape = _shape(heads, sight, rows=64)
     scales = (sight.scale * math.log2(math.e), sight.scale)
     _query_gradients[(triton.cdiv(num_tokens, shape["QUERIES"]), heads.num_kv)](
-        qkv, sight.positions, attended.output, grad, attended.log_sums, deltas, grads, num_tokens,
+        qkv, *rotated, attended.output, grad, attended.log_sums, deltas, grads, num_tokens,
         qkv.stride(0), attended.output.stride(0), grad.stride(0), grads.stride(0), *scales, **shape,
     )  # fmt: skip
     shape = _shape(heads, sight, rows=min(128, 8192 // heads.dim))  # more would not fit registers
     reach = sight.longest + shape["KEYS"]  # the last token that sees a key, from the block's first
     most = triton.next_power_of_2(triton.cdiv(reach, shape["QUERIES"]))
     _key_gradients[(triton.cdiv(num_tokens, shape["KEYS"]), heads.num_kv)](
-        qkv, sight.positions, grad, attended.log_sums, deltas, grads, num_tokens,
+        qkv, *rotated, grad, attended.log_sums, deltas, grads, num_tokens,
         qkv.stride(0), grad.stride(0), grads.stride(0), *scales, **shape, MOST=most,
     )  # fmt: skip
     return grads

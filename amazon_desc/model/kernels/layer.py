@@ -16,7 +16,7 @@ from amazon_desc.model.kernels.attention import Attended, Sight, attend, attend_
 from amazon_desc.model.kernels.gate import gated, gated_backward
 from amazon_desc.model.kernels.linear import Input, LoraLinear
 from amazon_desc.model.kernels.norm import Norm, Normed, add_norm, add_norm_backward
-from amazon_desc.model.kernels.rotary import Heads, Rotation, rotate, rotate_backward
+from amazon_desc.model.kernels.rotary import Heads, Rotation, norm_heads_backward, rotate
 from amazon_desc.model.kernels.side import Side
 from amazon_desc.model.recomputation import Recompute
 
@@ -149,9 +149,10 @@ class Layer:
             given = given.or_again(self.out.under_mask(kept.attended.output))
         side.run(partial(self.out.backward_weights, dy, given))
         d_qkv = attend_backward(
-            d_attended, kept.rotated, kept.attended, self.heads, sight, self.qkv.room
+            d_attended, kept.rotated, kept.attended, self.heads, rotation, sight, self.qkv.room
         )
-        rotate_backward(d_qkv, kept.qkv, self.heads, rotation)
+        if self.heads.norms is not None:
+            norm_heads_backward(d_qkv, kept.qkv, self.heads)
         if room_below is None:
             self.qkv.fill_backward(d_qkv)
             x = None if keeps else self.attention_again(normed)

@@ -1,7 +1,8 @@
 """Rotary positions (Su et al. 2021) on queries and keys as one projection holds them.
 
 Half a head is rotated against the other half, as transformers does it. Gemma normalises each head
-before it is rotated. Forward and backward; values pass through untouched.
+before it is rotated. Values pass through untouched. Attention's backward pass rotates gradients
+back; those of the norms are found here.
 """
 
 # Triton comes with torch for CUDA only.
@@ -91,31 +92,25 @@ def _forward(
 
 @Kernel
 @triton.jit
-def _backward(
-    grads, source, cos, sin, positions, q_norm, k_norm, grads_stride, source_stride, eps,
+def _norm_backward(
+    grads, source, q_norm, k_norm, grads_stride, source_stride, eps,
     NUM_Q: tl.constexpr, NUM_ROTATED: tl.constexpr, HALF: tl.constexpr,
-    HAS_NORMS: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
-    mask = (head < NUM_ROTATED) & (column < HALF)
+    mask, is_query = (head < NUM_ROTATED) & (column < HALF), head < NUM_Q
     place = head * 2 * HALF + column
-    c, s = _angles(cos, sin, positions, row, column, mask, HALF)
+    a = _load(source + row * source_stride + place, mask)
+    b = _load(source + row * source_stride + place + HALF, mask)
+    scale = _scale(a, b, eps, HALF)
+    a, b = a * scale, b * scale
     out = grads + row * grads_stride + place
-    a, b = _load(out, mask), _load(out + HALF, mask)
-    da, db = a * c + b * s, b * c - a * s
-    if HAS_NORMS:
-        a = _load(source + row * source_stride + place, mask)
-        b = _load(source + row * source_stride + place + HALF, mask)
-        scale = _scale(a, b, eps, HALF)
-        is_query = head < NUM_Q
-        a, b = a * scale, b * scale
-        da = da * _factors(q_norm, k_norm, is_query, column, mask)
-        db = db * _factors(q_norm, k_norm, is_query, column + HALF, mask)
-        mean = ((tl.sum(da * a, 1) + tl.sum(db * b, 1)) / (2 * HALF))[:, None]
-        da, db = scale * (da - a * mean), scale * (db - b * mean)
-    tl.store(out, da.to(grads.dtype.element_ty), mask=mask)
-    tl.store(out + HALF, db.to(grads.dtype.element_ty), mask=mask)
+    da = _load(out, mask) * _factors(q_norm, k_norm, is_query, column, mask)
+    db = _load(out + HALF, mask) * _factors(q_norm, k_norm, is_query, column + HALF, mask)
+    mean = ((tl.sum(da * a, 1) + tl.sum(db * b, 1)) / (2 * HALF))[:, None]
+    tl.store(out, (scale * (da - a * mean)).to(grads.dtype.element_ty), mask=mask)
+    tl.store(out + HALF, (scale * (db - b * mean)).to(grads.dtype.element_ty), mask=mask)
 
 
 class Rotation(NamedTuple):
@@ -142,18 +137,17 @@ def rotate(both: Tensor, heads: Heads, rotation: Rotation) -> Tensor:
     return target
 
 
-def rotate_backward(grads: Tensor, both: Tensor, heads: Heads, rotation: Rotation) -> None:
-    """Turns the gradient of what was rotated into that of the projection, in place.
+def norm_heads_backward(grads: Tensor, both: Tensor, heads: Heads) -> None:
+    """Turns the gradient of heads that were normalised into that of the projection, in place.
 
     Args:
         grads: (N, at least the projection's columns)
-        both: the projection before it was rotated; only read where heads have norms
+        both: the projection
     """
-    q_norm, k_norm = heads.norms or (both, both)
-    _backward[(grads.shape[0],)](
-        grads, both, *rotation, q_norm, k_norm, grads.stride(0), both.stride(0), heads.eps,
-        NUM_Q=heads.num_q, NUM_ROTATED=heads.num_rotated, HALF=heads.dim // 2,
-        HAS_NORMS=heads.norms is not None, **_shape(heads),
+    assert heads.norms is not None
+    _norm_backward[(grads.shape[0],)](
+        grads, both, *heads.norms, grads.stride(0), both.stride(0), heads.eps,
+        NUM_Q=heads.num_q, NUM_ROTATED=heads.num_rotated, HALF=heads.dim // 2, **_shape(heads),
     )  # fmt: skip
 
 
