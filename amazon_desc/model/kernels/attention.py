@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from amazon_desc.model.kernels.compiling import Kernel
-from amazon_desc.model.kernels.rotary import Heads, Rotation
+from amazon_desc.model.kernels.rotary import Heads, Rotation, angles
 
 # Below every score, and still finite: the difference of two infinities is no number.
 _LOWEST = tl.constexpr(-1e30)
@@ -109,7 +109,7 @@ def _store(target, values, tokens, heads, is_row, stride, DIM: tl.constexpr, WID
 
 @triton.jit
 def _store_rotated_back(
-    target, grad, tokens, heads, is_row, stride, positions, cos, sin,
+    target, grad, tokens, heads, is_row, stride, cos, sin, positions,
     DIM: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Stores the gradient of heads before they were rotated."""
@@ -118,9 +118,8 @@ def _store_rotated_back(
     a, b = tl.split(tl.permute(halves, (0, 2, 1)))
     column = tl.arange(0, WIDTH // 2)[None, :]
     is_inside = is_row[:, None] & (column < HALF)
-    angle = tl.load(positions + tokens, mask=is_row, other=0)[:, None] * HALF + column
-    c = tl.load(cos + angle, mask=is_inside, other=0)
-    s = tl.load(sin + angle, mask=is_inside, other=0)
+    position = tl.load(positions + tokens, mask=is_row, other=0)[:, None]
+    c, s = angles(cos, sin, position, column, is_inside, HALF)
     place = target + (tokens.to(tl.int64) * stride + heads * DIM)[:, None] + column
     tl.store(place, (a * c + b * s).to(target.dtype.element_ty), mask=is_inside)
     tl.store(place + HALF, (b * c - a * s).to(target.dtype.element_ty), mask=is_inside)
@@ -183,7 +182,7 @@ def _forward(
 @Kernel
 @triton.jit
 def _query_gradients(
-    qkv, positions, cos, sin, out, grad, log_sums, deltas, grads, num_tokens,
+    qkv, cos, sin, positions, out, grad, log_sums, deltas, grads, num_tokens,
     stride, out_stride, grad_stride, grads_stride, scale, slope,
     NUM_Q: tl.constexpr, NUM_KV: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
     WINDOW: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
@@ -208,14 +207,14 @@ def _query_gradients(
         d_scores = weights * (tl.dot(d, tl.trans(v)) - delta[:, None])
         dq = tl.dot(d_scores.to(k.dtype), k, dq)
     _store_rotated_back(
-        grads, dq * slope, m, head, is_row, grads_stride, positions, cos, sin, DIM, WIDTH
+        grads, dq * slope, m, head, is_row, grads_stride, cos, sin, positions, DIM, WIDTH
     )
 
 
 @Kernel
 @triton.jit
 def _key_gradients(
-    qkv, positions, cos, sin, grad, log_sums, deltas, grads, num_tokens,
+    qkv, cos, sin, positions, grad, log_sums, deltas, grads, num_tokens,
     stride, grad_stride, grads_stride, scale, slope,
     NUM_Q: tl.constexpr, NUM_KV: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
     WINDOW: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
@@ -250,7 +249,7 @@ def _key_gradients(
         dk = tl.dot(d_scores.to(q.dtype), q, dk)
     is_key = n < num_tokens
     _store_rotated_back(
-        grads, dk * slope, n, NUM_Q + kv_head, is_key, grads_stride, positions, cos, sin, DIM, WIDTH
+        grads, dk * slope, n, NUM_Q + kv_head, is_key, grads_stride, cos, sin, positions, DIM, WIDTH
     )
     _store(grads, dv, n, NUM_Q + NUM_KV + kv_head, is_key, grads_stride, DIM, WIDTH)
 
@@ -290,18 +289,17 @@ def attend_backward(
     num_tokens = len(qkv)
     grads = qkv.new_empty(num_tokens, (heads.num_rotated + heads.num_kv) * heads.dim + room)
     deltas = torch.empty_like(attended.log_sums)
-    rotated = sight.positions, rotation.cos, rotation.sin
     shape = _shape(heads, sight, rows=64)
     scales = (sight.scale * math.log2(math.e), sight.scale)
     _query_gradients[(triton.cdiv(num_tokens, shape["QUERIES"]), heads.num_kv)](
-        qkv, *rotated, attended.output, grad, attended.log_sums, deltas, grads, num_tokens,
+        qkv, *rotation, attended.output, grad, attended.log_sums, deltas, grads, num_tokens,
         qkv.stride(0), attended.output.stride(0), grad.stride(0), grads.stride(0), *scales, **shape,
     )  # fmt: skip
     shape = _shape(heads, sight, rows=min(128, 8192 // heads.dim))  # more would not fit registers
     reach = sight.longest + shape["KEYS"]  # the last token that sees a key, from the block's first
     most = triton.next_power_of_2(triton.cdiv(reach, shape["QUERIES"]))
     _key_gradients[(triton.cdiv(num_tokens, shape["KEYS"]), heads.num_kv)](
-        qkv, *rotated, grad, attended.log_sums, deltas, grads, num_tokens,
+        qkv, *rotation, grad, attended.log_sums, deltas, grads, num_tokens,
         qkv.stride(0), grad.stride(0), grads.stride(0), *scales, **shape, MOST=most,
     )  # fmt: skip
     return grads

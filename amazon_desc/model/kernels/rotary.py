@@ -47,9 +47,9 @@ def _load(place, mask):
 
 
 @triton.jit
-def _angles(cos, sin, positions, row, column, mask, HALF: tl.constexpr):
-    """Loads cosines and sines of a token's position."""
-    place = tl.load(positions + row) * HALF + column
+def angles(cos, sin, position, column, mask, HALF: tl.constexpr):
+    """Loads cosines and sines of tokens' positions, in float32."""
+    place = position * HALF + column
     return _load(cos + place, mask), _load(sin + place, mask)
 
 
@@ -77,7 +77,7 @@ def _forward(
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
     mask = (head < NUM_ROTATED) & (column < HALF)
     place = head * 2 * HALF + column
-    c, s = _angles(cos, sin, positions, row, column, mask, HALF)
+    c, s = angles(cos, sin, tl.load(positions + row), column, mask, HALF)
     a = _load(source + row * source_stride + place, mask)
     b = _load(source + row * source_stride + place + HALF, mask)
     if HAS_NORMS:
