@@ -39,23 +39,24 @@ CARDS = {
     "t4": Card("T4 16 GB", 14.6, 65 * OF_PEAK, 0.32, True, EXTRAPOLATED),
 }
 
-# The fused path: what twelve bare steps measured on an H100 have in common, to 5 %. They were of
+# The fused path: what thirteen bare steps measured on an H100 have in common, to 5 %. They were of
 # 2,048 and 16,384 tokens, TinyLlama's shape and that of Gemma 3 4B, dense and in 4 bits, with all
 # activations kept or made again, with and without dropout.
-PRODUCTS_SHARE = 0.92  # of the speed of large products
-PASSES = 6.0  # over the activations
-DROPOUT_PASSES = 2.4  # more of them
-AGAIN_PASSES = 0.5  # where something is made again
-DENSE_PASSES = 2.5  # over weights that are made dense for a product
-LAYER_SECONDS = 2e-4  # until kernels have begun and ended
+PRODUCTS_SHARE = 0.915  # of the speed of large products
+PASSES = 7.1  # over the activations
+DROPOUT_PASSES = 1.7  # more of them
+AGAIN_PASSES = 1.7  # where something is made again
+DENSE_PASSES = 2.0  # over weights that are made dense for a product
+LAYER_SECONDS = 1e-4  # until kernels have begun and ended
 # The plain path waits for its launches: 6,400 tokens/s of TinyLlama's shape on an H100's host.
 PLAIN_LAYER_SECONDS = 0.0145
 PLAIN_PASSES = 30  # not measured
 PLAIN_SHARE = 0.8  # neither
-# Scores and texts: launches as well. A forward pass is a third of a step; a token that is written
-# was not measured.
-SCORED_LAYER_SECONDS = PLAIN_LAYER_SECONDS / 3
-WRITTEN_LAYER_SECONDS = 0.002
+# Scores and texts wait for launches as well: a forward pass, and a token that is written for 32
+# titles, by TinyLlama's shape and Gemma 3 4B's on an H100's host.
+FUSED_SCORED_LAYER_SECONDS = 0.0009
+PLAIN_SCORED_LAYER_SECONDS = 0.0031
+WRITTEN_LAYER_SECONDS = 0.0024
 
 
 class Work(NamedTuple):
@@ -108,3 +109,10 @@ def plain_seconds(step: Step, work: Work, card: Card) -> float:
     busy = seconds + PLAIN_PASSES * kept / (card.tera_bytes * 1e12)
     launches = shape.num_layers * PLAIN_LAYER_SECONDS * (4 / 3 if again else 1)
     return max(busy, launches)
+
+
+def scored_seconds(step: Step, work: Work, card: Card, is_fused: bool) -> float:
+    """Returns the time of a forward pass alone: half of the products, or its launches."""
+    busy = products_seconds(step, work, card, 0, PLAIN_SHARE) / 2
+    launches = FUSED_SCORED_LAYER_SECONDS if is_fused else PLAIN_SCORED_LAYER_SECONDS
+    return max(busy, shape_of(step.config).num_layers * launches)

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from card_speeds import (
     CARDS,
-    SCORED_LAYER_SECONDS,
     WRITTEN_LAYER_SECONDS,
     Card,
     Work,
     fused_seconds,
     plain_seconds,
+    scored_seconds,
 )
 from estimated_rows import Rows, rows_of
 
@@ -147,7 +147,7 @@ def estimate(run: Run, card: Card, is_fused: bool) -> Estimate:
         run.rows_a_step * step.row_tokens * run.rows.fill / step_seconds,
         num_steps,
         None if num_steps is None else num_steps * step_seconds,
-        None if num_steps is None else scoring_seconds(run, rows, num_steps, seconds, is_fused),
+        None if num_steps is None else scoring_seconds(run, work, card, num_steps, is_fused),
     )
 
 
@@ -159,19 +159,13 @@ def steps_of(run: Run) -> int | None:
     return math.ceil(min(limits) / run.rows_a_step) if limits else None
 
 
-def scoring_seconds(
-    run: Run, batch_size: int, num_steps: int, seconds: float, is_fused: bool
-) -> float:
-    """Returns the time of all validations, and of the scores of base and tuned weights.
-
-    Args:
-        seconds: of a micro-batch that is trained: a third of it is forward
-    """
+def scoring_seconds(run: Run, work: Work, card: Card, num_steps: int, is_fused: bool) -> float:
+    """Returns the time of all validations, and of the scores of base and tuned weights."""
+    num_batches = math.ceil(run.rows.num_scored_tokens / work.num_tokens)
+    fit_losses, losses = (
+        num_batches * scored_seconds(run.step, work, card, path) for path in (is_fused, False)
+    )
     num_layers = shape_of(run.step.config).num_layers
-    num_rows = math.ceil(run.rows.num_scored_tokens / run.step.row_tokens)
-    num_batches = math.ceil(num_rows / batch_size)
-    losses = num_batches * num_layers * SCORED_LAYER_SECONDS
-    fit_losses = num_batches * seconds / 3 if is_fused else losses
     texts = run.max_new_tokens * num_layers * WRITTEN_LAYER_SECONDS
     interval = run.val_check_interval or num_steps
     between = interval if isinstance(interval, int) else max(1, round(interval * num_steps))

@@ -41,18 +41,19 @@ def run_of(config: Any, **changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("config", "num_tokens", "is_dense", "recompute", "dropout", "milliseconds"),
     [
-        (tinyllama, 2048, True, "none", 0.0, 20.4),
-        (tinyllama, 2048, False, "none", 0.0, 24.5),
-        (tinyllama, 2048, False, "parts", 0.0, 26.3),
-        (tinyllama, 2048, False, "products", 0.0, 30.7),
-        (tinyllama, 2048, False, "layers", 0.0, 33.8),
-        (tinyllama, 2048, True, "none", 0.05, 22.7),
+        (tinyllama, 2048, True, "none", 0.0, 19.9),
+        (tinyllama, 2048, False, "none", 0.0, 23.1),
+        (tinyllama, 2048, False, "parts", 0.0, 24.3),
+        (tinyllama, 2048, False, "products", 0.0, 28.7),
+        (tinyllama, 2048, False, "layers", 0.0, 31.8),
+        (tinyllama, 2048, True, "none", 0.05, 21.0),
+        (tinyllama, 2048, False, "products", 0.05, 30.2),
         (tinyllama, 16_384, True, "none", 0.0, 146.9),
-        (tinyllama, 16_384, True, "none", 0.05, 159.8),
-        (gemma, 2048, True, "none", 0.0, 66.9),
-        (gemma, 2048, False, "parts", 0.0, 76.3),
-        (gemma, 2048, False, "products", 0.0, 89.4),
-        (gemma, 2048, False, "layers", 0.0, 97.2),
+        (tinyllama, 16_384, True, "none", 0.05, 154.2),
+        (gemma, 2048, True, "none", 0.0, 66.7),
+        (gemma, 2048, False, "parts", 0.0, 75.8),
+        (gemma, 2048, False, "products", 0.0, 89.6),
+        (gemma, 2048, False, "layers", 0.0, 98.5),
     ],
 )
 def test_the_fused_path_is_as_fast_as_was_measured_on_an_h100(
@@ -67,12 +68,30 @@ def test_the_fused_path_is_as_fast_as_was_measured_on_an_h100(
     work = speeds.Work(num_tokens, target_share=0.75, mean_context=64.0)
     given = step(config())._replace(lora=LoraSettings(dropout=dropout))
     seconds = speeds.fused_seconds(given, work, speeds.CARDS["h100"], is_dense, recompute)
-    assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.06)
+    assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.05)
 
 
 def test_the_plain_path_is_as_fast_as_was_measured_on_an_h100() -> None:
     seconds = speeds.plain_seconds(step(tinyllama()), WORK, speeds.CARDS["h100"])
     assert 2048 / seconds == pytest.approx(6_400, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("config", "is_fused", "milliseconds"),
+    [
+        (tinyllama, True, 18.5),
+        (tinyllama, False, 65.9),
+        (gemma, True, 33.9),
+        (gemma, False, 110.5),
+    ],
+)
+def test_scores_are_as_fast_as_was_measured_on_an_h100(
+    config: Any, is_fused: bool, milliseconds: float
+) -> None:
+    """A forward pass of a row on either path."""
+    work = speeds.Work(2048, target_share=0.75, mean_context=64.0)
+    seconds = speeds.scored_seconds(step(config()), work, speeds.CARDS["h100"], is_fused)
+    assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.1)
 
 
 def test_weights_that_are_made_dense_take_time() -> None:
@@ -81,7 +100,7 @@ def test_weights_that_are_made_dense_take_time() -> None:
         for is_dense in (True, False)
     )
     read_and_written = 2 * 968_884_224 * (0.5 + 1 / 64 + 1 / 4096 + 2)
-    assert lean - dense == pytest.approx(2.5 * read_and_written / 3.35e12)
+    assert lean - dense == pytest.approx(2 * read_and_written / 3.35e12)
 
 
 def test_what_was_not_measured_is_said_to_be_extrapolated() -> None:
@@ -103,9 +122,9 @@ def test_a_run_takes_its_steps_and_its_scores() -> None:
     assert found.training_seconds == pytest.approx(2000 * found.step_seconds)
     assert found.tokens_a_second == pytest.approx(0.99 * 2048 / found.step_seconds)
     # 4 validations of 42 rows and a batch of texts; scores of base and tuned weights: 16 batches.
-    losses, texts = 42 * 22 * 0.0145 / 3, 128 * 22 * 0.002
+    losses, texts = 42 * 22 * 0.0031, 128 * 22 * 0.0024
     at_the_end = 2 * (losses + 16 * texts)
-    expected = 4 * (42 * found.step_seconds / 3 + texts) + at_the_end
+    expected = 4 * (42 * 22 * 0.0009 + texts) + at_the_end
     assert found.scoring_seconds == pytest.approx(expected)
     plain = script.estimate(run_of(tinyllama()), speeds.CARDS["h100"], is_fused=False)
     assert plain.scoring_seconds == pytest.approx(4 * (losses + texts) + at_the_end)
