@@ -12,9 +12,11 @@ for name, value in (
 
 import importlib.util
 import sys
+import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from amazon_desc.data.records import Product
+    from tests.hub_stand_in import StandInHub
 
 torch.set_num_threads(1)
 
@@ -118,6 +121,49 @@ def toy_tokenizer_folder(
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").touch()
     return folder
+
+
+@pytest.fixture
+def stand_in_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[StandInHub]":
+    """A hub on this machine, from which this process downloads, into an empty cache."""
+    from huggingface_hub import close_session
+
+    from amazon_desc import hub
+    from tests.hub_stand_in import StandInHub
+
+    with StandInHub(tmp_path / "hf_home") as stand_in:
+        talk_to(stand_in, monkeypatch)
+        hub.download.cache_clear()
+        close_session()
+        yield stand_in
+        close_session()
+        hub.download.cache_clear()
+
+
+def talk_to(stand_in: "StandInHub", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets what huggingface_hub and we read once from the environment; waits are short."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
+    url = stand_in.endpoint
+    short = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(seconds / 100)})
+    for name, value in (
+        ("constants.ENDPOINT", url),
+        ("constants.HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"),
+        ("hf_api.api.endpoint", url),  # of the functions, such as huggingface_hub.model_info
+        ("constants.HF_HUB_OFFLINE", False),
+        ("constants.HF_HUB_CACHE", str(stand_in.home / "hub")),
+        ("constants.HF_TOKEN_PATH", str(stand_in.home / "token")),
+        ("constants.HF_HUB_DISABLE_XET", True),
+        ("constants.HF_HUB_DISABLE_TELEMETRY", True),
+        ("constants.HF_HUB_DOWNLOAD_TIMEOUT", 1),
+        ("file_download._ETAG_RETRY_TIMEOUT", 1),  # of a HEAD's second try, else 60 s
+        ("file_download.time", short),
+        ("utils._http.time", short),
+    ):
+        monkeypatch.setattr(f"huggingface_hub.{name}", value)
+    monkeypatch.setattr("amazon_desc.hub.HUB_SECONDS", 1)
 
 
 @pytest.fixture(scope="session")
