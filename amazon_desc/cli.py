@@ -42,6 +42,7 @@ from amazon_desc.run.predictions import PredictionFile, PredictionFiles, predict
 from amazon_desc.run.progress import ProgressLine
 from amazon_desc.run.refusals import (
     check_adapter,
+    check_base,
     check_resumed,
     find_weights,
     only_fit_in,
@@ -188,6 +189,7 @@ class DescriptionCLI(LightningCLI):
 
     def fit(self, model: DescriptionModule, **kwargs: Any) -> None:
         data = self.datamodule
+        check_base(model, data)
         model.settings = self.settings(model, data)
         if self.run.is_finished():
             record = self.run.read_record().get("settings")
@@ -197,9 +199,9 @@ class DescriptionCLI(LightningCLI):
         if self.checkpoint:
             precision = str(self.trainer.precision)
             say(check_resumed(self.checkpoint, model, data, precision, self.run))
-        if model.adapter is not None:
-            check_adapter(Path(model.adapter), model, data, keys=["base_sha256"])
-            for line in adapters.overruled(Path(model.adapter), model.lora):
+        if model.adapter_folder is not None:
+            check_adapter(model.adapter_folder, model, data, keys=["base_sha256"])
+            for line in adapters.overruled(model.adapter_folder, model.lora):
                 say(line)
         refuse_optimizer(model)
         self.trainer.fit(model, data, ckpt_path=self.checkpoint, weights_only=True)
@@ -221,12 +223,14 @@ class DescriptionCLI(LightningCLI):
         say(WHERE.format(run=self.run.path, config=self.run.config))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
+        check_base(model, self.datamodule)
         find_weights(self.run, self.checkpoint, model, self.datamodule)
         self.trainer.validate(
             model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
         )
 
     def test(self, model: DescriptionModule, **kwargs: Any) -> None:
+        check_base(model, self.datamodule)
         find_weights(self.run, self.checkpoint, model, self.datamodule)
         self.trainer.test(
             model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
@@ -235,13 +239,14 @@ class DescriptionCLI(LightningCLI):
     def predict(self, model: DescriptionModule, **kwargs: Any) -> None:
         data = self.datamodule
         assert isinstance(data, DescriptionData)
+        check_base(model, data)
         num_titles = len(data.product_titles)
         find_weights(self.run, self.checkpoint, model, data)
         files = PredictionFiles.of(self.run, data.titles_file)
         with storage(files.path.parent):
             self.held.enter_context(empty_folder_removed(files.path.parent))
         self.held.enter_context(alone(files.path, "written"))
-        weights = self.checkpoint or Path(str(model.adapter)) / adapters.WEIGHTS_FILE
+        weights = self.checkpoint or (model.adapter_folder or Path()) / adapters.WEIGHTS_FILE
         settings = prediction_settings(model, data, self.trainer.precision, weights)
         num_done = files.begin(settings, data.generation_batch_size, num_titles)
         if num_done is None:

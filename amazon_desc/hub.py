@@ -1,18 +1,23 @@
-"""Turns a backbone's name into a folder on this machine: `tiny`, a folder, or a hub id.
+"""Turns a model's name into a folder on this machine: `tiny`, a folder, or a hub id.
 
 Everything after this works on folders only, so there is one place that can meet the network. A hub
 token is read from the environment (HF_TOKEN) and from nowhere else; it is never an option here,
 because options are written to `config.yaml`. Nothing is loaded into memory here.
 """
 
+import errno
 import functools
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from amazon_desc.errors import UserError
-from amazon_desc.files import read_json
+from amazon_desc import layouts
+from amazon_desc.errors import StorageError, UserError
+from amazon_desc.files import free_space, read_json
+from amazon_desc.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from amazon_desc.printing import TOKEN
 from amazon_desc.resources import TINY_BASE
 
@@ -20,10 +25,6 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 # How long the hub may take to answer before what is in the local cache has to do.
 HUB_SECONDS = 5
-
-# Never pickles: weights come from safetensors only.
-SMALL_FILES = ["*.json", "*.model", "*.jinja"]
-WANTED_FILES = ["*.safetensors", *SMALL_FILES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,80 +45,215 @@ def find_backbone(
     """Returns the folder that holds the base `name`, downloading it from the hub if need be.
 
     Args:
-        needs_weights: False: its configuration suffices
+        needs_weights: False: its configuration and tokenizer suffice
 
     Raises:
-        UserError: it is neither a folder with a config.json nor a hub id that can be had.
+        UserError: it is neither a folder with a base nor a hub id that can be had, or something
+            else than a base; the message says what.
     """
     path = TINY_BASE if name == "tiny" else Path(name).expanduser()
     if path.is_dir():
-        check_folder(path, needs_weights)
+        check_folder(path, str(path), needs_weights)
         return Backbone(path.resolve(), str(path.resolve()))
-    if path.exists() or not HUB_ID.fullmatch(name) or name.startswith("."):
+    if path.suffix == ".gguf":
+        raise UserError(layouts.gguf(name))
+    if path.exists() or not is_hub_id(name):
         raise UserError(
-            f"--model.backbone {name}: wanted `tiny`, a folder with config.json and safetensors, "
-            f"or a hub id such as TinyLlama/TinyLlama_v1.1; found "
+            f"--model.backbone {name}: wanted `tiny`, a folder with config.json, weights and "
+            f"tokenizer, or a hub id such as TinyLlama/TinyLlama_v1.1; found "
             f"{'a file' if path.exists() else 'no such folder'}."
         )
-    return download(name, revision, needs_weights)
+    folder = download_base(name, revision, needs_weights)
+    return Backbone(folder, name, folder.name)
 
 
-def check_folder(folder: Path, needs_weights: bool) -> None:
-    """Refuses a folder that lacks what a base needs, naming what is missing."""
-    missing = [] if (folder / "config.json").is_file() else ["config.json"]
-    if needs_weights and not any(folder.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    if needs_weights and not any(
-        (folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")
-    ):
-        missing.append("tokenizer.json or tokenizer.model")
-    if missing:
-        found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-        raise UserError(
-            f"--model.backbone {folder}: the folder is incomplete: missing {'; '.join(missing)}; "
-            f"found {found}. Copy the base's files there, or name its hub id."
-        )
-    read_json(folder / "config.json")
-    for index in folder.glob("*.index.json"):
-        refuse_pickles(index)
+def find_adapter(name: str) -> Path:
+    """Returns the folder of an adapter: as it is named, or fetched where the name is a hub id.
+
+    Raises:
+        UserError: it is no folder, and cannot be had from the hub.
+    """
+    path = Path(name).expanduser()
+    return path if path.exists() or not is_hub_id(name) else download_adapter(name)
 
 
-def refuse_pickles(index: Path) -> None:
-    """Refuses an index of weights that names other files than safetensors, which may hold code."""
-    names = read_json(index).get("weight_map", {}).values()
-    if pickled := sorted({str(name) for name in names if not str(name).endswith(".safetensors")}):
-        raise UserError(
-            f"--model.backbone {index.parent}: {index.name} names weights that are no safetensors "
-            f"({pickled[0]}), which are never loaded. Convert them, or name another base."
-        )
+def is_hub_id(name: str) -> bool:
+    return bool(HUB_ID.fullmatch(name)) and not name.startswith(".")
+
+
+def check_folder(folder: Path, place: str, needs_weights: bool) -> None:
+    """Refuses a folder that does not hold a base, or lacks what a base needs."""
+    names = {path.name for path in folder.iterdir()}
+    if ADAPTER_CONFIG in names and CONFIG not in names:
+        layouts.refuse_adapter(place, folder / ADAPTER_CONFIG)
+    layouts.check_base(place, names, needs_weights)
+    small = [folder / name for name in layouts.small_files(names)]
+    layouts.refuse_pointers(place, small)
+    read_json(folder / CONFIG)
+    if needs_weights:
+        weights = layouts.weight_files(folder)
+        if lost := [file.name for file in weights if not file.exists()]:
+            raise UserError(layouts.incomplete(place, ", ".join(lost), names))
+        layouts.refuse_pointers(place, weights)
+
+
+# The hub
 
 
 @functools.cache
-def download(name: str, revision: str | None, needs_weights: bool) -> Backbone:
-    """Fetches the files of a hub id, or takes them from the local cache when the hub is away."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError
+def download_base(name: str, revision: str | None, needs_weights: bool) -> Path:
+    """Fetches a base's files, or takes them from the local cache when the hub is away.
 
-    refusal = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else hub_refusal(name, revision)
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=WANTED_FILES if needs_weights else SMALL_FILES,
-            etag_timeout=HUB_SECONDS,
-            token=hub_token(),
-            local_files_only=bool(refusal),
-        )
-    except (OSError, HFValidationError) as error:
-        place = f"{name}@{revision}" if revision else name
+    What it is shows by the names of its files, before one of them is fetched. Of weights in several
+    forms one is fetched: safetensors, or else PyTorch's pickles.
+    """
+    hub = repository("--model.backbone", name, revision)
+    if hub.names is None:
+        folder = hub.cached(CONFIG)
+    else:
+        if ADAPTER_CONFIG in hub.names and CONFIG not in hub.names:
+            layouts.refuse_adapter(name, hub.fetch([ADAPTER_CONFIG]) / ADAPTER_CONFIG)
+        layouts.check_base(name, hub.names, needs_weights)
+        folder = hub.fetch(layouts.small_files(hub.names))
+        entry = layouts.weights_entry(hub.names)
+        if needs_weights and entry:
+            folder = hub.fetch(layouts.weight_names(folder, entry), commit=folder.name)
+    check_folder(folder, name, needs_weights)
+    return folder
+
+
+@functools.cache
+def download_adapter(name: str) -> Path:
+    """Fetches an adapter's files, or takes them from the local cache when the hub is away."""
+    hub = repository("--model.adapter", name, None)
+    if hub.names is None:
+        return hub.cached(ADAPTER_CONFIG)
+    if ADAPTER_CONFIG not in hub.names:
         raise UserError(
-            f"--model.backbone {place}: it is not in the local cache and could not be had from the "
-            f"hub ({refusal or first_line(error)}). Check the name and the network (a gated model "
-            f"also needs HF_TOKEN in the environment), fetch it once with `hf download {name}`, or "
-            f"name a folder that holds it."
-        ) from None
-    check_folder(Path(folder), needs_weights)
-    return Backbone(Path(folder), name, Path(folder).name)
+            f"--model.adapter {name}: it is no adapter: it has no {ADAPTER_CONFIG}. Name one that "
+            f"PEFT saved{'; a base is named with --model.backbone' if CONFIG in hub.names else ''}."
+        )
+    return hub.fetch([*layouts.small_files(hub.names), ADAPTER_WEIGHTS])
+
+
+@functools.cache
+def repository(option: str, name: str, revision: str | None) -> "Repository":
+    return Repository(option, name, revision)
+
+
+class Repository:
+    """A repository of the hub, for an option that names it."""
+
+    def __init__(self, option: str, name: str, revision: str | None) -> None:
+        self.option, self.name, self.revision = option, name, revision
+        self.refusal = ""
+
+    @functools.cached_property
+    def names(self) -> Collection[str] | None:
+        """The names of its files, or None where the hub does not say.
+
+        Asked ahead of a download, which would wait for ever for a hub that does not answer.
+        """
+        from huggingface_hub import HfApi, constants
+
+        if constants.HF_HUB_OFFLINE:
+            self.refusal = "HF_HUB_OFFLINE is set"
+            return None
+        try:
+            found = HfApi().model_info(
+                self.name, revision=self.revision, timeout=HUB_SECONDS, token=hub_token()
+            )
+        except hub_errors() as error:
+            self.refusal = self.reason(error)
+            return None
+        return [file.rfilename for file in found.siblings or []]
+
+    def fetch(self, names: Collection[str], commit: str | None = None) -> Path:
+        """Fetches files that are not in the local cache yet; returns the folder that holds them.
+
+        Args:
+            commit: of the revision, where it is known: it may have moved on since
+        """
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = snapshot_download(
+                self.name,
+                revision=commit or self.revision,
+                allow_patterns=[glob_of(name) for name in names],
+                etag_timeout=HUB_SECONDS,
+                token=hub_token(),
+            )
+        except hub_errors() as error:
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageError(self.without_room()) from None
+            raise UserError(
+                f"{self.place}: it could not be fetched from the hub: {self.reason(error)}. Files "
+                f"that are whole are kept: run the same command again."
+            ) from None
+        return Path(folder)
+
+    def cached(self, name: str) -> Path:
+        """Returns the folder of the local cache that holds the file `name`."""
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            found = try_to_load_from_cache(self.name, name, revision=self.revision)
+        except HFValidationError:
+            found = None
+        if not isinstance(found, str):
+            raise UserError(
+                f"{self.place}: it is not in the local cache and could not be had from the hub: "
+                f"{self.refusal}. Check the name and the network (there is no folder of that name "
+                f"either), fetch it once with `hf download {self.name}`, or name a folder that "
+                f"holds it."
+            )
+        return Path(found).parent
+
+    @property
+    def place(self) -> str:
+        return f"{self.option} {self.name}{f'@{self.revision}' if self.revision else ''}"
+
+    def without_room(self) -> str:
+        from huggingface_hub import constants
+
+        cache = Path(constants.HF_HUB_CACHE)
+        return (
+            f"{self.place}: {cache} cannot hold it: No space left on device{free_space(cache)}. "
+            f"Make room there, or set HF_HOME to a folder on another disk."
+        )
+
+    def reason(self, error: Exception) -> str:
+        """Returns why the hub does not hand something out, and what a user can do about it."""
+        from huggingface_hub import constants
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        # What the hub answered stands behind the news that nothing is in the local cache.
+        error = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
+        page = f"{constants.ENDPOINT}/{self.name}"
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, GatedRepoError) and status == 401:
+            return (
+                f"it is gated: accept its terms on {page}, and set HF_TOKEN in the environment to "
+                f"a token of that account"
+            )
+        if isinstance(error, GatedRepoError) or status == 403:
+            return f"the account of HF_TOKEN may not read it yet: accept its terms on {page}"
+        if isinstance(error, RevisionNotFoundError):
+            return f"it has no --model.revision {self.revision}"
+        if isinstance(error, RepositoryNotFoundError):
+            return "there is no such model, or it is private and HF_TOKEN is not that of its owner"
+        if status == 401:
+            return "HF_TOKEN in the environment is no valid token"
+        kind = "" if isinstance(error, HFValidationError) else "no answer, or not all of it: "
+        return f"{kind}{first_line(error)}"
 
 
 def hub_token() -> str | bool:
@@ -125,24 +261,20 @@ def hub_token() -> str | bool:
     return os.environ.get(TOKEN) or False
 
 
-def hub_refusal(name: str, revision: str | None) -> str | None:
-    """Returns why the hub does not hand out `name`, or None where it does.
-
-    Asked ahead of the download, which would wait for ever for a hub that does not answer.
-    """
-    from huggingface_hub import HfApi
+def hub_errors() -> tuple[Any, ...]:
+    """Returns what can be raised on the way to the hub and back."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     # The errors of httpx or httpx2, whichever huggingface_hub is built on.
-    http_error = HfHubHTTPError.__bases__[0]
-    try:
-        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS, token=hub_token())
-    except (http_error, OSError, HFValidationError) as error:  # pyright: ignore
-        return first_line(error)
-    return None
+    return (HfHubHTTPError.__bases__[0], OSError, HFValidationError)
 
 
-def first_line(error: Exception) -> str:
+def glob_of(name: str) -> str:
+    """Returns the pattern that matches this name alone."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, short enough for one sentence."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -21,7 +21,7 @@ from amazon_desc.data.batches import PromptBatch, RowBatch
 from amazon_desc.data.datamodule import ROWS, DescriptionData
 from amazon_desc.evaluation.report import Sample
 from amazon_desc.generation.describe import Description, describe
-from amazon_desc.hub import find_backbone
+from amazon_desc.hub import find_adapter, find_backbone
 from amazon_desc.identity import Identity, check_identity
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model import gradients
@@ -53,8 +53,9 @@ class DescriptionModule(SteppingModule):
         revision: commit, tag or branch of a hub id; null: its main branch
         quantization: how the base is kept: in 4 bits (`nf4`, double quantisation) or not (`none`)
         lora: the low-rank matrices that are trained
-        adapter: folder of a trained adapter (ours, PEFT's or TRL's): fit starts from it, with its
-            rank, scale and layers; validate, test and predict use it instead of the run's own
+        adapter: folder or hub id of a trained adapter (ours, PEFT's or TRL's): fit starts from it,
+            with its rank, scale and layers; validate, test and predict use it instead of the run's
+            own
         optimizer: class and arguments of the optimizer
         warmup_fraction: share of all steps over which the learning rate rises to its peak
         final_lr_fraction: share of the peak learning rate that remains at the last step
@@ -109,11 +110,16 @@ class DescriptionModule(SteppingModule):
             return
         base = find_backbone(self.backbone, self.revision)
         model = load_backbone(base, self.quantization, self.compute_dtype, self.device)
-        if self.adapter is not None:
-            self.network = adapters.load(model, Path(self.adapter), self.lora.dropout)
+        if self.adapter_folder is not None:
+            self.network = adapters.load(model, self.adapter_folder, self.lora.dropout)
         else:
             self.network = adapters.attach(model, self.lora)
         self.train()
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        """The folder of `self.adapter`, which is fetched where that is a hub id."""
+        return None if self.adapter is None else find_adapter(self.adapter)
 
     def use_adapter(self, folder: Path) -> None:
         """Has the next command load base and adapter from their files, as a new process would."""

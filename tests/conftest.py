@@ -128,16 +128,23 @@ def stand_in_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[S
     """A hub on this machine, from which this process downloads, into an empty cache."""
     from huggingface_hub import close_session
 
-    from amazon_desc import hub
     from tests.hub_stand_in import StandInHub
 
     with StandInHub(tmp_path / "hf_home") as stand_in:
         talk_to(stand_in, monkeypatch)
-        hub.download.cache_clear()
+        forget_downloads()
         close_session()
         yield stand_in
         close_session()
-        hub.download.cache_clear()
+        forget_downloads()
+
+
+def forget_downloads() -> None:
+    """What one test looks up on the hub is not remembered for the next."""
+    from amazon_desc import hub
+
+    for remembered in (hub.download_base, hub.download_adapter, hub.repository):
+        remembered.cache_clear()
 
 
 def talk_to(stand_in: "StandInHub", monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,13 @@ PACKAGE = Path(amazon_desc.__file__).parent
 # A file may import only from files that stand before it.
 ORDER = """
     errors printing files locks resources options
-    hub
+    layouts hub
     data.sources data.formats data.records data.rules data.language data.cleaning data.splits
     data.prompts data.vocabulary data.words data.tokenizer data.tokens data.pairs data.workers
     data.packing data.selection data.digests data.reading data.tables data.report data.preparing
     data.corpus data.batches data.order data.loaders data.datamodule
-    model.attention model.backbone model.adapter model.card model.schedule
+    model.attention model.suitability model.conversion model.backbone model.adapter model.card
+    model.schedule
     model.window model.finite model.gradients model.recomputation model.shape model.needs model.loss
     model.kernels.known model.kernels.compiling model.kernels.copying
     model.kernels.cross_entropy model.kernels.dropout model.kernels.gate model.kernels.nf4

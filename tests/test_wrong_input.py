@@ -22,6 +22,7 @@ import amazon_desc.module
 from amazon_desc.cli import main
 from amazon_desc.resources import PACKAGE, TINY_BASE
 from amazon_desc.run.checkpoints import write_checkpoint
+from tests import published_layouts
 
 SECRET = "hf_neverToBeShown0123456789"
 SMALL = (
@@ -232,16 +233,25 @@ TITLE_FILES = [
 BASES = [
     Case("no folder", "./nowhere", 2, ("--model.backbone ./nowhere: wanted", "no such folder")),
     Case("a file", "titles.txt", 2, ("--model.backbone titles.txt: wanted", "found a file")),
-    Case("empty folder", "bases/empty", 2, ("incomplete: missing config.json; *.safetensors",)),
-    Case("pickle only", "bases/pickle", 2, ("missing *.safetensors", "found config.json", "Copy")),
-    Case("no tokenizer", "bases/mute", 2, ("missing tokenizer.json or tokenizer.model", "Copy")),
+    Case("empty folder", "bases/empty", 2, ("it is incomplete: missing config.json; a tok",)),
+    Case("no pickle", "bases/pickle", 2, ("pytorch_model.bin cannot be read", "damaged", "Copy")),
+    Case("no tokenizer", "bases/mute", 2, ("missing a tokenizer (tokenizer.json or", "Put")),
     Case("config damaged", "bases/config", 2, ("config.json is damaged: wanted JSON", "line 1")),
     Case("tokenizer damaged", "bases/tokenizer", 2, ("bases/tokenizer", "tokenizer", "Copy")),
+    Case("an adapter", "bases/adapter", 2, ("it holds an adapter, not a base", "on: some/base.")),
+    Case("GGUF", "bases/gguf", 2, ("GGUF files are for running a model, not for training it",)),
+    Case("a GGUF file", "base.gguf", 2, ("base.gguf: GGUF files are for running a model",)),
+    Case("LFS pointer", "bases/pointer", 2, ("model.safetensors is a Git LFS pointer", "lfs pull")),
+    Case("encoder-decoder", "bases/t5", 2, ("bases/t5: it is an encoder-decoder (t5)",)),
+    Case("not causal", "bases/bloom", 2, ("bases/bloom: bloom is not causal here", "Name a base")),
+    Case("quantised", "bases/gptq", 2, ("its weights are quantised already (gptq)",)),
+    Case("few positions", "bases/gpt2", 2, ("--data.max_seq_length 256", "has learnt 128 posit")),
+    Case("runs code", "bases/code", 2, ("pytorch_model.bin asks to run code when it is read",)),
     Case("not on the hub", "someone/nothing", 2, ("HF_HUB_OFFLINE is set", "`hf download some")),
 ]
 
 ADAPTERS = [
-    Case("missing", "adapters/none", 2, ("adapters/none: no such folder. Wanted", "--model.adapt")),
+    Case("missing", "adapters/none", 2, ("--model.adapter adapters/none: it is not", "no folder")),
     Case("no config", "adapters/empty", 2, ("has no adapter_config.json. Wanted a folder that",)),
     Case("pickle only", "adapters/pickle", 2, ("no adapter_model.safetensors (pickled .bin",)),
     Case("not LoRA", "adapters/ia3", 2, ("wanted a LoRA adapter", "found IA3", "Train or name")),
@@ -418,9 +428,10 @@ def test_single_bad_titles_are_skipped_and_reported_with_their_lines(
 
 def make_bases(folder: Path) -> None:
     """Bases that lack something, each in a folder named after it."""
-    for name in ("empty", "pickle", "mute", "config", "tokenizer"):
+    whole = ("pickle", "mute", "config", "tokenizer", "pointer", "t5", "bloom", "gptq", "gpt2")
+    for name in ("empty", "adapter", "gguf", *whole):
         (folder / name).mkdir(parents=True)
-    for name in ("pickle", "mute", "config", "tokenizer"):
+    for name in whole:
         for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             shutil.copy(TINY_BASE / file, folder / name)
         weights = "pytorch_model.bin" if name == "pickle" else "model.safetensors"
@@ -428,12 +439,30 @@ def make_bases(folder: Path) -> None:
     (folder / "mute" / "tokenizer.json").unlink()
     (folder / "config" / "config.json").write_text("{model_type:")
     (folder / "tokenizer" / "tokenizer.json").write_text('{"version": "1.0"')
+    record = {"peft_type": "LORA", "base_model_name_or_path": "some/base"}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(record))
+    (folder / "gguf" / "base.Q4_K_M.gguf").touch()
+    (folder / "pointer" / "model.safetensors").write_bytes(published_layouts.lfs_pointer(b"w"))
+    for name, settings in (
+        ("t5", {"model_type": "t5", "is_encoder_decoder": True}),
+        ("bloom", {"model_type": "bloom", "hidden_size": 32, "n_head": 2}),
+        ("gpt2", {"model_type": "gpt2", "n_embd": 32, "n_head": 2, "n_positions": 128}),
+        ("gptq", json.loads((TINY_BASE / "config.json").read_text())),
+    ):
+        settings |= {"quantization_config": {"quant_method": "gptq"}} if name == "gptq" else {}
+        (folder / name / "config.json").write_text(json.dumps(settings))
+    published_layouts.bin_that_runs_code(folder / "code", folder / "code" / "created")
 
 
 @table(BASES)
-def test_unusable_base_is_refused(case: Case, place: Path, refused: Refused):
+def test_unusable_base_is_refused(
+    case: Case, place: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+):
     make_bases(place / "bases")
-    refused(case, ["--model.backbone", case.options])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place.parent / "hub"))
+    err = refused(case, ["--model.backbone", case.options])
+    assert "amazon_desc_packed" not in err
+    assert not (place / "bases" / "code" / "created").exists()
 
 
 def make_adapters(folder: Path, trained: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import amazon_desc
-from amazon_desc.data.digests import Verify, describe_file, remember, sha256_of
+from amazon_desc.data.digests import KNOWN_FILES, Verify, describe_file, remember, sha256_of
 from amazon_desc.data.packing import Row, packed_rows
 from amazon_desc.data.preparing import CorpusSettings, Preparation
 from amazon_desc.data.report import summarize
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 # Raise it whenever the same files and settings would give other tables.
 FORMAT_VERSION = 2
 
-KNOWN_FILES = "known_files.json"
 # This process, which reads, keeps no more of them busy; and PartBound wants fewer than its DELAY.
 MAX_PREPARING_PROCESSES = 8
 

@@ -29,7 +29,7 @@ from amazon_desc.data.selection import RepeatedTitles
 from amazon_desc.data.tokenizer import load_tokenizer
 from amazon_desc.data.tokens import Encoder
 from amazon_desc.errors import UserError
-from amazon_desc.hub import find_backbone
+from amazon_desc.hub import Backbone, find_backbone
 from amazon_desc.options import Fraction, NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
@@ -150,7 +150,12 @@ class DescriptionData(L.LightningDataModule):
 
     @functools.cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(find_backbone(self.backbone, self.revision).folder)
+        return load_tokenizer(self.base.folder)
+
+    @property
+    def base(self) -> Backbone:
+        """The base whose tokenizer is used; its weights need not be there."""
+        return find_backbone(self.backbone, self.revision, needs_weights=False)
 
     @functools.cached_property
     def cleaner(self) -> Cleaner:
@@ -176,7 +181,7 @@ class DescriptionData(L.LightningDataModule):
         if stage != "predict" and self.corpus is None:
             self.corpus = open_or_prepare(
                 self.settings,
-                find_backbone(self.backbone, self.revision).folder,
+                self.base.folder,
                 self.corpora_folder,
                 verify=self.verify,
                 num_processes=self.prepare_workers,

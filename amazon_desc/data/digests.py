@@ -17,6 +17,7 @@ from amazon_desc.files import write_text
 Verify = Literal["changed", "always"]
 Use = Literal["train", "test"]
 
+KNOWN_FILES = "known_files.json"
 KEPT = ("path", "bytes", "mtime_ns", "sha256")
 
 
@@ -32,16 +33,33 @@ def describe_file(path: Path, use: Use, known_files: Path, verify: Verify) -> di
         DataError: there is no such file.
     """
     check_is_file(path, use)
-    stat = path.stat()
-    facts = {"path": str(path.absolute()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    known = read_known(known_files)
-    sha256 = next((k["sha256"] for k in known if facts.items() <= k.items()), None)
+    facts = facts_of(path)
+    sha256 = known_sha256(facts, known_files)
     if sha256 is None or verify == "always":
         try:
             sha256 = sha256_of(path)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}. Check the file.") from error
     return {"use": use, **facts, "sha256": sha256}
+
+
+def remembered_sha256(path: Path, folder: Path) -> str:
+    """Returns the sha256 of a file of any kind, computed once and then remembered in `folder`."""
+    facts, known_files = facts_of(path), folder / KNOWN_FILES
+    sha256 = known_sha256(facts, known_files) or sha256_of(path)
+    remember([{**facts, "sha256": sha256}], known_files)
+    return sha256
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Returns what a file that has not changed still has."""
+    stat = path.stat()
+    return {"path": str(path.absolute()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def known_sha256(facts: dict[str, Any], known_files: Path) -> str | None:
+    known = read_known(known_files)
+    return next((k["sha256"] for k in known if facts.items() <= k.items()), None)
 
 
 def remember(files: list[dict[str, Any]], known_files: Path) -> None:

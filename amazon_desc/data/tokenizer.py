@@ -29,8 +29,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     except Exception as error:  # of what class is up to tokenizers, which raises Exception itself
         raise UserError(
-            f"--model.backbone {folder}: its tokenizer cannot be read ({first_line(error)}). Copy "
-            f"or download the base again."
+            f"--model.backbone {folder}: its tokenizer cannot be read by the transformers that is "
+            f"installed ({first_line(error)}). Copy its files again if they are damaged, or name "
+            f"another base."
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -43,7 +44,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def tokenizer_fingerprint(folder: Path) -> str:
     """Returns a sha256 over the files that decide what a text's ids are."""
     digest = hashlib.sha256()
-    for pattern in ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"):
+    patterns = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"]
+    if not (folder / "tokenizer.json").is_file():  # older forms: what it would be made of
+        patterns += ["vocab.*", "merges.txt", "s*.model", "*.tiktoken"]
+    for pattern in patterns:
         for file in sorted(folder.glob(pattern)):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()

@@ -17,15 +17,21 @@ import torch
 
 from amazon_desc.errors import UserError
 from amazon_desc.hub import Backbone, first_line
+from amazon_desc.layouts import weight_files
 from amazon_desc.model import attention
+from amazon_desc.model.conversion import as_safetensors
+from amazon_desc.model.suitability import (
+    NO_CODE,
+    read_config,
+    refuse_family,
+    refuse_loaded,
+    unknown_attention,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 Quantization = Literal["nf4", "none"]
-
-# Left open, transformers would ask on the terminal whether to run code that comes with a base.
-NO_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 # Of each weight file this many blocks of this size, evenly spread, go into the fingerprint: it must
 # tell two bases apart in well under a second, also where they have several gigabytes.
@@ -38,29 +44,50 @@ def load_backbone(
     """Loads the base onto `device`, frozen; `dtype` is that of its computations.
 
     Raises:
-        UserError: the files do not hold every weight of the model, or cannot be read.
+        UserError: the files do not hold every weight of the model, or cannot be read, or the model
+            is none that can be trained here.
     """
     from safetensors import SafetensorError
-    from transformers import AutoConfig
 
+    config, folder = read_config(base), weights_folder(base)
     try:
-        config = AutoConfig.from_pretrained(base.folder, **NO_CODE)
-        model, report = load_weights(base.folder, config, quantization, dtype, device)
-    except (SafetensorError, OSError, KeyError, ValueError, struct.error) as error:
+        model, report = load_weights(folder, config, quantization, dtype, device)
+    except (SafetensorError, OSError, struct.error) as error:
         raise UserError(
             f"--model.backbone {base.name}: its files cannot be read ({first_line(error)}). "
             f"Copy or download them again."
+        ) from error
+    except (KeyError, ValueError, ImportError, AttributeError) as error:
+        if attention.NAME in str(error) or "attention" in str(error):
+            raise UserError(unknown_attention(base.name, config.model_type)) from error
+        raise UserError(
+            f"--model.backbone {base.name}: transformers cannot load it here "
+            f"({first_line(error)}). Name another base."
         ) from error
     missing = [*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])]
     if missing:
         raise UserError(
             f"--model.backbone {base.name}: {len(missing)} weights of the model are not in its "
             f"files, or have another shape (first: {missing[0]}), and would have been random. "
-            f"Copy or download the base again."
+            f"Take config.json and weights from one place, or name another base."
         )
     keep_quantized_layout(model)
+    if not refuse_family(base):
+        refuse_loaded(base, model)
     # transformers returns eval mode and Lightning keeps what it finds: layers would stay in it.
     return model.requires_grad_(False).train()
+
+
+def weights_folder(base: Backbone) -> Path:
+    """Returns the folder that holds the base's weights as safetensors; pickles are converted once.
+
+    Raises:
+        UserError: the weights cannot be read, or ask for code.
+        StorageError: there is no room to convert them.
+    """
+    files = weight_files(base.folder)
+    is_pickled = files[0].suffix == ".bin"
+    return as_safetensors(files, base.name) if is_pickled else base.folder
 
 
 def load_weights(
@@ -71,7 +98,7 @@ def load_weights(
     device: torch.device,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Calls transformers; returns the model and its report on missing weights."""
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -79,6 +106,8 @@ def load_weights(
         "attn_implementation": attention.register(),
         "use_safetensors": True,
         "output_loading_info": True,
+        # every text has settings of ours; without these a folder of weights alone cannot be loaded
+        "generation_config": GenerationConfig(),
         **NO_CODE,
     }
     if quantization == "nf4":
@@ -129,9 +158,12 @@ def keep_quantized_layout(model: PreTrainedModel) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Returns a sha256 that tells bases apart: shapes, names, sizes and a spread of their bytes."""
+    """Returns a sha256 that tells bases apart: names, sizes and some bytes of the weight files.
+
+    Of pickles it is that of the files as they were published, not of what was made of them.
+    """
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in weight_files(folder):
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         step = max(FINGERPRINT_BLOCK_BYTES, size // FINGERPRINT_BLOCKS)

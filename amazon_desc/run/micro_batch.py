@@ -8,7 +8,6 @@ last bits are not, so a run that goes on keeps the rows it had as long as they f
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from amazon_desc.model.kernels.known import LINEARS, config_obstacle
 from amazon_desc.model.needs import GIB, SHARE_OF_CARD, How, Memory, memory
 from amazon_desc.model.paths import device_obstacle, dtype_of
 from amazon_desc.model.recomputation import RecomputeOption
+from amazon_desc.model.suitability import read_config
 from amazon_desc.module import DescriptionModule
 
 # A machine without a card gains nothing from larger micro-batches, and has others to serve.
@@ -156,12 +156,9 @@ def step_of_options(
     Args:
         needs_weights: False: they need not even be there
     """
-    from transformers import AutoConfig
-
     base = find_backbone(model.backbone, model.revision, needs_weights=needs_weights)
-    config = AutoConfig.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
     return Step(
-        config.get_text_config(decoder=True),
+        read_config(base).get_text_config(decoder=True),
         lora_of(model),
         model.quantization,
         data.row_tokens,
@@ -182,9 +179,9 @@ def path_obstacle(config: Any, lora: LoraSettings) -> str | None:
 
 def lora_of(model: DescriptionModule) -> LoraSettings:
     """Returns the settings of LoRA: an adapter that a fit starts from brings its own."""
-    if model.adapter is None:
+    if model.adapter_folder is None:
         return model.lora
-    found = check_folder(Path(model.adapter))
+    found = check_folder(model.adapter_folder)
     targets = found.get("target_modules")
     return LoraSettings(
         r=found.get("r", model.lora.r),

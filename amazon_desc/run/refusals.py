@@ -14,15 +14,41 @@ from typing import Any
 import torch
 
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.tokens import MIN_DESCRIPTION_TOKENS
 from amazon_desc.errors import UserError
 from amazon_desc.files import empty_folder_removed, refuse_unwritable, storage
+from amazon_desc.hub import find_backbone
 from amazon_desc.identity import OPTIONS, check_identity, read_record
 from amazon_desc.locks import alone
 from amazon_desc.model import adapter as adapters
+from amazon_desc.model.backbone import weights_folder
+from amazon_desc.model.suitability import (
+    read_config,
+    refuse_family,
+    refuse_quantized,
+    refuse_too_long,
+)
 from amazon_desc.module import DescriptionModule
+from amazon_desc.printing import say
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.settings import refuse_other_settings
+
+
+def check_base(model: DescriptionModule, data: DescriptionData) -> None:
+    """Refuses a base that cannot be trained, before data is prepared or its weights are fetched.
+
+    Pickled weights are converted here, so that what is wrong with them shows before all else.
+    """
+    base = find_backbone(model.backbone, model.revision, needs_weights=False)
+    config = read_config(base)
+    refuse_quantized(base, config, model.quantization)
+    most_written = data.max_seq_length - MIN_DESCRIPTION_TOKENS + model.max_new_tokens
+    warning = refuse_too_long(base, config, data.max_seq_length, most_written)
+    if warning is not None:
+        say(warning)
+    refuse_family(base)
+    weights_folder(find_backbone(model.backbone, model.revision))
 
 
 def check_adapter(
@@ -32,10 +58,12 @@ def check_adapter(
     keys: Collection[str] = tuple(OPTIONS),
 ) -> None:
     """Refuses an adapter that does not belong to this base and prompt; PEFT's own say nothing."""
-    adapters.check_folder(folder)
+    config = adapters.check_folder(folder)
     record = read_record(folder)
     if record is not None:
         check_identity(record, model.identity(data), f"the adapter {folder}", keys)
+    elif (own := config.get("base_model_name_or_path")) and not is_named(model.backbone, own):
+        say(f"The adapter {folder} was trained on the base {own}, this run has {model.backbone}.")
 
 
 def check_checkpoint(path: Path, model: DescriptionModule, data: DescriptionData) -> None:
@@ -87,7 +115,13 @@ def find_weights(
                 f"name weights with --model.adapter FOLDER or --ckpt_path FILE."
             )
         model.adapter = str(run.adapter)
-    check_adapter(Path(model.adapter), model, data)
+    assert model.adapter_folder is not None
+    check_adapter(model.adapter_folder, model, data)
+
+
+def is_named(backbone: str, name: str) -> bool:
+    """Whether a base has that name, as a hub id or as the path of its folder."""
+    return backbone == name or Path(backbone).expanduser().resolve() == Path(name).resolve()
 
 
 @contextmanager

@@ -7,11 +7,11 @@ one of the lists below.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from amazon_desc.data.digests import sha256_of
 from amazon_desc.errors import UserError
+from amazon_desc.hub import find_adapter
 from amazon_desc.model.adapter import WEIGHTS_FILE
 from amazon_desc.run.derived import rows_a_step
 from amazon_desc.run.folder import RunFolder
@@ -99,7 +99,7 @@ def settings_record(
     record[ROWS_A_STEP] = rows_a_step(accumulated, config["data"]["batch_size"])
     record["--model.backbone"] = content(config["model"]["backbone"], base_sha256)
     record["--model.adapter"] = adapter = config["model"]["adapter"]
-    if adapter is not None and (weights := Path(adapter) / WEIGHTS_FILE).is_file():
+    if adapter is not None and (weights := find_adapter(adapter) / WEIGHTS_FILE).is_file():
         record["--model.adapter"] = content(adapter, sha256_of(weights))
     for use in ("train", "test"):
         record[f"--data.{use}_file"] = [

@@ -269,6 +269,9 @@ def test_the_fingerprint_is_that_of_the_tokenizers_files(tmp_path: Path):
         fingerprint("special_tokens_map.json", "z"),
     ]
     assert len({first, *others}) == 5
+    assert fingerprint("merges.txt", "a b") == others[-1]  # tokenizer.json holds what it decides
+    (tmp_path / "tokenizer.json").unlink()
+    assert fingerprint("merges.txt", "a b") != fingerprint("merges.txt", "b a")
 
 
 # The real tokenizer
