@@ -25,6 +25,7 @@ from amazon_desc.cli import main
 from amazon_desc.model.adapter import WEIGHTS_FILE
 from amazon_desc.module import DescriptionModule
 from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
 from amazon_desc.run.folder import RunFolder
 from tests.conftest import load_script
 
@@ -144,7 +145,9 @@ DECIDING = [
     ("--model.lora.dropout 0", "--model.lora.dropout: 0.1, now 0.0"),
     ("--model.optimizer.lr 0.1", "--model.optimizer.init_args.lr: 0.004, now 0.1"),
     ("--model.optimizer torch.optim.SGD", "class_path: 'torch.optim.AdamW', now 'torch.optim.SGD'"),
+    ("--model.schedule linear", "--model.schedule: 'cosine', now 'linear'"),
     ("--model.warmup_fraction 0.5", "--model.warmup_fraction: 0.03, now 0.5"),
+    ("--model.warmup_steps 5", "--model.warmup_steps: None, now 5"),
     ("--model.final_lr_fraction 0.5", "--model.final_lr_fraction: 0.1, now 0.5"),
     ("--data.row_tokens 512", "--data.row_tokens: 256, now 512"),
     ("--data.max_seq_length 128", "--data.max_seq_length: 256, now 128"),
@@ -271,6 +274,43 @@ def test_a_checkpoint_named_from_another_folder_is_refused_too(
     assert call("fit", "from_there", *given) == 2
     assert "--model.optimizer.init_args.lr: 0.004, now 0.1" in capfd.readouterr().err
     assert not (place / "from_there").exists()
+
+
+# A run that was begun before there was such an option had what is the default now
+
+NEWER = ["--model.schedule", "--model.warmup_steps"]
+
+
+@pytest.fixture
+def older(stopped: RunFolder, copied: Callable[..., str], place: Path) -> RunFolder:
+    """The stopped run, as it was written before there were these options."""
+    run = RunFolder(place / copied(stopped))
+    for path in run.checkpoint_files():
+        checkpoint = read_checkpoint(path)
+        for option in NEWER:
+            del checkpoint["settings"][option]
+        write_checkpoint(checkpoint, path)
+    return run
+
+
+def test_a_run_from_before_there_was_an_option_goes_on_and_ends_the_same(
+    older: RunFolder, call: Call, place: Path, untouched: dict[str, str]
+):
+    name = str(older.path.relative_to(place))
+    assert call("fit", name) == 0
+    assert call("predict", name) == 0
+    assert bench.outcome(older.path) == untouched
+
+
+@pytest.mark.parametrize(
+    ("options", "change"), [case for case in DECIDING if case[0].split(" ")[0] in NEWER]
+)
+def test_a_run_from_before_there_was_an_option_is_not_gone_on_with_under_it(
+    options: str, change: str, older: RunFolder, refusal: Callable[..., str]
+):
+    said = refusal("fit", older, options)
+    (line,) = [line for line in said.splitlines() if ", now " in line]
+    assert change in line
 
 
 # Taken: how, where and how fast

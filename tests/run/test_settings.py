@@ -15,6 +15,7 @@ from amazon_desc.cli import DescriptionCLI, build
 from amazon_desc.errors import UserError
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.settings import (
+    BEFORE,
     BY_CONTENT,
     DECIDING,
     FOLLOWING,
@@ -206,6 +207,8 @@ def test_the_same_options_out_of_the_saved_config_give_the_same_record(
             "--model.optimizer torch.optim.SGD",
             "--model.optimizer.class_path: 'torch.optim.AdamW', now 'torch.optim.SGD'",
         ),
+        ("--model.schedule constant", "--model.schedule: 'cosine', now 'constant'"),
+        ("--model.warmup_steps 0", "--model.warmup_steps: None, now 0"),
         ("--data.cleaning.tags false", "--data.cleaning.tags: True, now False"),
         ("--data.prompt.template {title}:", "--data.prompt.template: 'Write a description for the"),
         ("--data.batch_size 2", f"{ROWS_A_STEP}: 1, now 2"),
@@ -247,6 +250,17 @@ def test_all_changes_are_shown_in_the_order_of_the_options():
 
 def test_what_another_version_did_not_know_is_not_compared():
     assert changes({"--old": 1, "--a": 1}, {"--new": 2, "--a": 1}) == []
+
+
+def test_what_runs_had_before_there_was_an_option_is_compared(record: Callable[..., Record]):
+    now = record()
+    assert {option: now[option] for option in BEFORE} == BEFORE, "the defaults of today"
+    older = {option: value for option, value in now.items() if option not in BEFORE}
+    assert len(now) - len(older) == 2
+    assert changes(older, now) == []
+    assert changes(older, record("--model.schedule", "linear")) == [
+        "  --model.schedule: 'cosine', now 'linear'"
+    ]
 
 
 def test_a_file_is_known_by_its_content():
