@@ -143,6 +143,8 @@ DECIDING = [
     ("--trainer.precision bf16-mixed", ", now 'bf16-mixed'"),
     ("--model.lora.alpha 64", "--model.lora.alpha: 32, now 64"),
     ("--model.lora.dropout 0", "--model.lora.dropout: 0.1, now 0.0"),
+    ("--model.lora.use_rslora true", "--model.lora.use_rslora: False, now True"),
+    ("--model.lora.use_dora true", "--model.lora.use_dora: False, now True"),
     ("--model.optimizer.lr 0.1", "--model.optimizer.init_args.lr: 0.004, now 0.1"),
     ("--model.optimizer torch.optim.SGD", "class_path: 'torch.optim.AdamW', now 'torch.optim.SGD'"),
     ("--model.schedule linear", "--model.schedule: 'cosine', now 'linear'"),
@@ -192,7 +194,7 @@ def refusal(
 
 
 # Where these are changed, the trained weights do not fit.
-SHAPES = ("--model.backbone", "--model.lora.r", "--model.lora.alpha")
+SHAPES = ("--model.backbone", "--model.lora.r", "--model.lora.alpha", "--model.lora.use_")
 
 
 def assert_the_way_out_is_named(said: str, run: RunFolder, options: str = "") -> None:
@@ -278,7 +280,8 @@ def test_a_checkpoint_named_from_another_folder_is_refused_too(
 
 # A run that was begun before there was such an option had what is the default now
 
-NEWER = ["--model.schedule", "--model.warmup_steps"]
+NEWER = ["--model.schedule", "--model.warmup_steps", "--model.lora.use_rslora"]
+NEWER += ["--model.lora.use_dora"]
 
 
 @pytest.fixture
@@ -521,12 +524,13 @@ def test_the_way_out_takes_a_new_dropout_and_says_that_rank_and_scale_are_the_ad
     finished: RunFolder, call: Call, place: Path, capfd: pytest.CaptureFixture[str]
 ):
     given = ["--model.adapter", str(finished.adapter), "--model.lora.dropout", "0"]
-    given += ["--model.lora.alpha", "64", "--model.lora.r", "8"]
+    given += ["--model.lora.alpha", "64", "--model.lora.r", "8", "--model.lora.use_dora", "true"]
     given += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
     assert call("fit", "changed_dropout", *given) == 0
     said = capfd.readouterr().out
     assert f"--model.lora.r is 4, as the adapter {finished.adapter} has it, not 8." in said
     assert f"--model.lora.alpha is 32, as the adapter {finished.adapter} has it, not 64." in said
+    assert f"--model.lora.use_dora is False, as the adapter {finished.adapter} has it" in said
     config = json.loads((place / "changed_dropout/adapter/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 32, 0.0)
 

@@ -62,6 +62,8 @@ FOLLOWING = ["data.backbone", "data.revision", "data.num_epochs", "data.max_rows
 BEFORE = {
     "--model.schedule": "cosine",
     "--model.warmup_steps": None,
+    "--model.lora.use_rslora": False,
+    "--model.lora.use_dora": False,
 }
 
 ROWS_A_STEP = "--data.batch_size x --trainer.accumulate_grad_batches"
@@ -69,7 +71,7 @@ ROWS_A_STEP = "--data.batch_size x --trainer.accumulate_grad_batches"
 # Where one of these is changed, weights that were trained before cannot be started from.
 SHAPES = {
     *("--model.backbone", "--model.lora.r", "--model.lora.alpha"),
-    "--model.lora.target_modules",
+    *("--model.lora.target_modules", "--model.lora.use_rslora", "--model.lora.use_dora"),
 }
 
 
