@@ -29,8 +29,8 @@ from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.paths import Kernels, choose_path, dtype_of
 from amazon_desc.model.recomputation import RecomputeOption
-from amazon_desc.model.schedule import schedule
-from amazon_desc.options import Fraction, PositiveInt
+from amazon_desc.model.schedule import Schedule, learning_rates, length_of_warmup
+from amazon_desc.options import Fraction, NonNegativeInt, PositiveInt
 from amazon_desc.scoring import BOTH, Scoring, Weights
 from amazon_desc.stepping import SteppingModule
 
@@ -57,8 +57,12 @@ class DescriptionModule(SteppingModule):
             with its rank, scale and layers; validate, test and predict use it instead of the run's
             own
         optimizer: class and arguments of the optimizer
+        schedule: how the learning rate goes on after its warm-up: it falls along half a `cosine`,
+            falls as a line (`linear`), or stays (`constant`)
         warmup_fraction: share of all steps over which the learning rate rises to its peak
-        final_lr_fraction: share of the peak learning rate that remains at the last step
+        warmup_steps: the same as a number of steps, which wins over the share; null: the share
+            decides. A run of fewer steps ends before the peak
+        final_lr_fraction: share of the peak learning rate that it falls to at the end
         max_new_tokens: most tokens that are written for a title
         kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
             or `auto`: fused where they are known to be right
@@ -77,7 +81,9 @@ class DescriptionModule(SteppingModule):
         optimizer: OptimizerCallable = lambda params: AdamW(
             params, lr=2e-4, weight_decay=0.0, fused=True
         ),
+        schedule: Schedule = "cosine",
         warmup_fraction: Fraction = 0.03,
+        warmup_steps: NonNegativeInt | None = None,
         final_lr_fraction: Fraction = 0.1,
         max_new_tokens: PositiveInt = 128,
         kernels: Kernels = "auto",
@@ -90,7 +96,9 @@ class DescriptionModule(SteppingModule):
         self.lora = lora
         self.adapter = adapter
         self.optimizer = optimizer
+        self.schedule: Schedule = schedule
         self.warmup_fraction = warmup_fraction
+        self.warmup_steps = warmup_steps
         self.final_lr_fraction = final_lr_fraction
         self.max_new_tokens = max_new_tokens
         self.kernels: Kernels = kernels
@@ -132,7 +140,10 @@ class DescriptionModule(SteppingModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         num_steps = int(self.trainer.estimated_stepping_batches)
-        rates = schedule(optimizer, num_steps, self.warmup_fraction, self.final_lr_fraction)
+        num_warmup = length_of_warmup(num_steps, self.warmup_fraction, self.warmup_steps)
+        rates = learning_rates(
+            optimizer, self.schedule, num_steps, num_warmup, self.final_lr_fraction
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": rates, "interval": "step"},

@@ -25,6 +25,7 @@ from amazon_desc.cli import main
 from amazon_desc.model.adapter import WEIGHTS_FILE
 from amazon_desc.module import DescriptionModule
 from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
 from amazon_desc.run.folder import RunFolder
 from tests.conftest import load_script
 
@@ -142,9 +143,13 @@ DECIDING = [
     ("--trainer.precision bf16-mixed", ", now 'bf16-mixed'"),
     ("--model.lora.alpha 64", "--model.lora.alpha: 32, now 64"),
     ("--model.lora.dropout 0", "--model.lora.dropout: 0.1, now 0.0"),
+    ("--model.lora.use_rslora true", "--model.lora.use_rslora: False, now True"),
+    ("--model.lora.use_dora true", "--model.lora.use_dora: False, now True"),
     ("--model.optimizer.lr 0.1", "--model.optimizer.init_args.lr: 0.004, now 0.1"),
     ("--model.optimizer torch.optim.SGD", "class_path: 'torch.optim.AdamW', now 'torch.optim.SGD'"),
+    ("--model.schedule linear", "--model.schedule: 'cosine', now 'linear'"),
     ("--model.warmup_fraction 0.5", "--model.warmup_fraction: 0.03, now 0.5"),
+    ("--model.warmup_steps 5", "--model.warmup_steps: None, now 5"),
     ("--model.final_lr_fraction 0.5", "--model.final_lr_fraction: 0.1, now 0.5"),
     ("--data.row_tokens 512", "--data.row_tokens: 256, now 512"),
     ("--data.max_seq_length 128", "--data.max_seq_length: 256, now 128"),
@@ -189,7 +194,7 @@ def refusal(
 
 
 # Where these are changed, the trained weights do not fit.
-SHAPES = ("--model.backbone", "--model.lora.r", "--model.lora.alpha")
+SHAPES = ("--model.backbone", "--model.lora.r", "--model.lora.alpha", "--model.lora.use_")
 
 
 def assert_the_way_out_is_named(said: str, run: RunFolder, options: str = "") -> None:
@@ -271,6 +276,44 @@ def test_a_checkpoint_named_from_another_folder_is_refused_too(
     assert call("fit", "from_there", *given) == 2
     assert "--model.optimizer.init_args.lr: 0.004, now 0.1" in capfd.readouterr().err
     assert not (place / "from_there").exists()
+
+
+# A run that was begun before there was such an option had what is the default now
+
+NEWER = ["--model.schedule", "--model.warmup_steps", "--model.lora.use_rslora"]
+NEWER += ["--model.lora.use_dora"]
+
+
+@pytest.fixture
+def older(stopped: RunFolder, copied: Callable[..., str], place: Path) -> RunFolder:
+    """The stopped run, as it was written before there were these options."""
+    run = RunFolder(place / copied(stopped))
+    for path in run.checkpoint_files():
+        checkpoint = read_checkpoint(path)
+        for option in NEWER:
+            del checkpoint["settings"][option]
+        write_checkpoint(checkpoint, path)
+    return run
+
+
+def test_a_run_from_before_there_was_an_option_goes_on_and_ends_the_same(
+    older: RunFolder, call: Call, place: Path, untouched: dict[str, str]
+):
+    name = str(older.path.relative_to(place))
+    assert call("fit", name) == 0
+    assert call("predict", name) == 0
+    assert bench.outcome(older.path) == untouched
+
+
+@pytest.mark.parametrize(
+    ("options", "change"), [case for case in DECIDING if case[0].split(" ")[0] in NEWER]
+)
+def test_a_run_from_before_there_was_an_option_is_not_gone_on_with_under_it(
+    options: str, change: str, older: RunFolder, refusal: Callable[..., str]
+):
+    said = refusal("fit", older, options)
+    (line,) = [line for line in said.splitlines() if ", now " in line]
+    assert change in line
 
 
 # Taken: how, where and how fast
@@ -481,12 +524,13 @@ def test_the_way_out_takes_a_new_dropout_and_says_that_rank_and_scale_are_the_ad
     finished: RunFolder, call: Call, place: Path, capfd: pytest.CaptureFixture[str]
 ):
     given = ["--model.adapter", str(finished.adapter), "--model.lora.dropout", "0"]
-    given += ["--model.lora.alpha", "64", "--model.lora.r", "8"]
+    given += ["--model.lora.alpha", "64", "--model.lora.r", "8", "--model.lora.use_dora", "true"]
     given += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
     assert call("fit", "changed_dropout", *given) == 0
     said = capfd.readouterr().out
     assert f"--model.lora.r is 4, as the adapter {finished.adapter} has it, not 8." in said
     assert f"--model.lora.alpha is 32, as the adapter {finished.adapter} has it, not 64." in said
+    assert f"--model.lora.use_dora is False, as the adapter {finished.adapter} has it" in said
     config = json.loads((place / "changed_dropout/adapter/adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 32, 0.0)
 

@@ -47,6 +47,14 @@ def test_a_config_that_is_not_on_disk_is_the_shipped_one(
     assert with_shipped_configs(given) == [argument.replace("X", shipped) for argument in arguments]
 
 
+def test_the_page_beside_the_configs_is_not_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (ROOT / "configs" / "README.md").is_file()
+    assert with_shipped_configs(["--config", "README.md"]) == ["--config", "README.md"]
+
+
 def test_a_config_on_disk_wins_over_the_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from amazon_desc.cli import DescriptionCLI, main
+from amazon_desc.cli import DescriptionCLI, build, main
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.module import DescriptionModule
 
@@ -112,6 +113,9 @@ def test_a_misspelt_key_in_a_config_is_refused_by_name(
         ("--model.lora.r", "-1"),
         ("--model.lora.alpha", "0"),
         ("--model.max_new_tokens", "0"),
+        ("--model.schedule", "exponential"),
+        ("--model.warmup_steps", "-1"),
+        ("--model.lora.use_dora", "maybe"),
         ("--model.quantization", "int8"),
         ("--checkpoint.every_n_steps", "0"),
         ("--trainer.max_epochs", "0"),
@@ -132,6 +136,100 @@ def test_an_abbreviated_or_misspelt_option_is_refused_by_name(
 ):
     message = refused(["fit", "--config", str(QUICKSTART), option, "1"], capsys)
     assert option.removeprefix("--") in message
+
+
+# configs/README.md
+
+PAGE = (ROOT / "configs" / "README.md").read_text("utf-8")
+NOTEBOOKS = """
+    num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate
+    lr_scheduler_type warmup_steps warmup_ratio weight_decay max_grad_norm optim bf16 fp16
+    logging_steps save_steps save_total_limit eval_steps seed output_dir report_to
+    gradient_checkpointing packing max_seq_length max_length dataset_text_field completion_only_loss
+    train_on_responses_only neftune_noise_alpha resume_from_checkpoint r lora_alpha lora_dropout
+    target_modules use_rslora use_dora load_in_4bit bnb_4bit_quant_type bnb_4bit_compute_dtype
+    bnb_4bit_use_double_quant
+""".split()  # noqa: SIM905 (a list to read)
+
+
+def rows_of_page() -> list[list[str]]:
+    """Returns the cells of the table of what notebooks set: there, here, what differs."""
+    table = PAGE.split("| there | here | what differs |\n|---|---|---|\n")[1].split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
+
+
+def options_in(cell: str) -> list[tuple[str, str]]:
+    """Returns the options of a cell with their values. `--a 1 --b 2` -> [("a", "1"), ("b", "2")]"""
+    words = shlex.split(cell.strip("`"))
+    assert len(words) % 2 == 0, cell
+    assert all(name.startswith("--") for name in words[::2]), cell
+    return [(name.removeprefix("--"), value) for name, value in zip(*[iter(words)] * 2)]  # noqa: B905
+
+
+def printed_value(printed: dict, name: str) -> object:
+    for part in name.split("."):
+        printed = printed[part]
+    return printed.get("class_path", printed) if isinstance(printed, dict) else printed
+
+
+@pytest.fixture(scope="module")
+def printed() -> Callable[[list[str]], dict]:
+    """Returns a function that returns the config of the quickstart with further options."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DescriptionCLI, "instantiate_classes", lambda self: None)
+        parser = build(["--config", str(QUICKSTART)], run=False).parser
+
+    def printed(options: list[str]) -> dict:
+        config = parser.parse_args(["--config", str(QUICKSTART), *options])
+        return yaml.safe_load(parser.dump(config))
+
+    return printed
+
+
+def test_what_the_page_says_to_write_is_taken_and_does_what_it_says(
+    printed: Callable[[list[str]], dict],
+):
+    num_options = 0
+    for there, here, _ in rows_of_page():
+        if not here.startswith("`"):
+            assert here in ("none", "none needed"), there
+            continue
+        options = options_in(here)
+        found = printed([word for name, value in options for word in (f"--{name}", value)])
+        for name, value in options:
+            assert printed_value(found, name) == yaml_value(value), (there, name)
+            num_options += 1
+    assert num_options > 45
+
+
+def yaml_value(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def test_the_page_knows_what_notebooks_set_and_says_why_what_has_no_option_has_none():
+    rows = rows_of_page()
+    named = {name for there, _, _ in rows for name in re.findall(r"\w+(?==|`|\()", there)}
+    assert set(NOTEBOOKS) - named == set()
+    without = [(there, why) for there, here, why in rows if here.startswith("none")]
+    assert {there for there, _ in without} >= {"`packing=True`", "`neftune_noise_alpha=5`"}
+    assert [there for there, why in without if not why] == []
+
+
+def test_the_page_has_a_line_for_every_config():
+    for config in CONFIGS:
+        assert f"| `{config.name}` | " in PAGE
+    assert len(PAGE.splitlines()) < 150
+
+
+def test_the_line_for_8_bit_adamw_is_taken(printed: Callable[[list[str]], dict]):
+    section = PAGE.split("## 8-bit AdamW")[1]
+    (line,) = re.findall(r"```\n(--model\.optimizer.*?)```", section, re.DOTALL)
+    optimizer = printed(shlex.split(line.replace("\\\n", " ")))["model"]["optimizer"]
+    assert optimizer["class_path"] == "bitsandbytes.optim.AdamW8bit"
+    assert (optimizer["init_args"]["lr"], optimizer["init_args"]["weight_decay"]) == (2e-4, 0.0)
 
 
 def test_the_quickstart_is_found_outside_of_a_checkout(tmp_path: Path):

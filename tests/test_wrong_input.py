@@ -280,6 +280,19 @@ CHECKPOINTS = [
     Case("template", "ckpt/template.ckpt", 2, ("--data.prompt.template 'Say {title}'", "Set --da")),
     Case("chat", "ckpt/is_chat.ckpt", 2, ("--data.prompt.chat True, this run has False. Set",)),
     Case("rank", f"{CHECKPOINT} --model.lora.r 3", 2, ("--model.lora.r 16, this run has 3", "Set")),
+    Case("scale", f"{CHECKPOINT} --model.lora.alpha 3", 2, ("alpha 32, this run has 3", "Set")),
+    Case(
+        "kind of scale",
+        f"{CHECKPOINT} --model.lora.use_rslora true",
+        2,
+        ("--model.lora.use_rslora False, this run has True", "Set"),
+    ),
+    Case(
+        "kind of LoRA",
+        f"{CHECKPOINT} --model.lora.use_dora true",
+        2,
+        ("--model.lora.use_dora False, this run has True", "Set"),
+    ),
 ]
 
 

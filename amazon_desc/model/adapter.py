@@ -34,12 +34,17 @@ class LoraSettings:
         alpha: scale: the product of the matrices is multiplied by alpha / r
         dropout: share of a layer's inputs to LoRA that is zeroed in training, from 0 to below 1
         target_modules: names of the linear layers that get LoRA; all-linear: all but the head
+        use_rslora: multiply by alpha / sqrt(r) instead (rsLoRA, arXiv 2312.03732)
+        use_dora: train the norm of each row of a layer's weights as well (DoRA, arXiv 2402.09353);
+            on the plain path only, which takes more memory and time for it
     """
 
     r: PositiveInt = 16
     alpha: PositiveInt = 32
     dropout: Fraction = 0.05
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
 
 
 def attach(model: "PreTrainedModel", lora: LoraSettings) -> "PeftModel":
@@ -59,6 +64,8 @@ def attach(model: "PreTrainedModel", lora: LoraSettings) -> "PeftModel":
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
@@ -87,6 +94,8 @@ def overruled(folder: Path, lora: LoraSettings) -> Iterator[str]:
     for option, found, asked in (
         ("r", config.get("r"), lora.r),
         ("alpha", config.get("lora_alpha"), lora.alpha),
+        ("use_rslora", config.get("use_rslora", False), lora.use_rslora),
+        ("use_dora", config.get("use_dora", False), lora.use_dora),
     ):
         if found != asked:
             yield f"--model.lora.{option} is {found}, as the adapter {folder} has it, not {asked}."
@@ -182,5 +191,5 @@ def check_shapes(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
     if shapes != {name: tensor.shape for name, tensor in wanted.items()}:
         raise UserError(
             "the checkpoint's LoRA matrices have other names or shapes than this run's: "
-            "--model.lora was changed. Set r and target_modules back to what they were."
+            "--model.lora was changed. Set r, target_modules and use_dora back to what they were."
         )

@@ -99,9 +99,10 @@ class Memory(NamedTuple):
     lora_copies: int
     """LoRA in the precision of the products"""
     dense: int
-    """the frozen matrices once more, if they are kept dense beside their 4 bits"""
+    """the frozen matrices once more, if they are kept dense beside their 4 bits, as DoRA under
+    dropout keeps them for the backward pass"""
     workspace: int
-    """the largest matrix, dense, if they are not"""
+    """the largest matrix, dense, if they are not, and what DoRA finds its norms with"""
     activations: int
     """what is kept from the forward pass for the backward pass"""
     hidden: int
@@ -170,7 +171,9 @@ def memory(
         dense = shape.num_layers * 2 * sum(b.matrix for b in blocks)
         workspace = 2 * max(b.matrix for b in blocks)
     else:
-        copies, dense, workspace = lora_bytes * number_bytes // 4, 0, number_bytes * largest
+        copies, workspace = lora_bytes * number_bytes // 4, number_bytes * largest
+        dense = dora_dense_bytes(shape, lora, how, number_bytes)
+        workspace += dora_workspace_bytes(shape, lora)
     return Memory(
         linears=round(shape.num_linear_weights * weight_bytes),
         tables=shape.num_other_weights * number_bytes,
@@ -178,13 +181,13 @@ def memory(
         gradients=lora_bytes,
         optimizer=2 * lora_bytes,
         lora_copies=0 if is_fused and is_dense else copies,
-        dense=dense if is_dense else 0,
+        dense=0 if is_fused and not is_dense else dense,
         workspace=0 if is_fused and is_dense else workspace,
         activations=activations,
         hidden=2 * (num_tokens + targets) * shape.hidden * number_bytes,
         logits=logit_bytes(shape, targets, how),
         one_layer=one_layer_bytes(shape, num_tokens, how, number_bytes),
-        scoring=scoring_bytes(shape, num_tokens, number_bytes),
+        scoring=scoring_bytes(shape, num_tokens, 4 if lora.use_dora else number_bytes),
         products=PRODUCTS_BYTES,
     )
 
@@ -230,7 +233,7 @@ def layer_numbers(shape: Shape, lora: LoraSettings, how: How) -> int:
 
 def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int) -> int:
     """Returns what autograd keeps of a token in a layer of transformers and PEFT."""
-    trained = trained_linears(shape, lora).values()
+    trained = list(trained_linears(shape, lora).values())
     norms = 4 * (4 if shape.has_outer_norms else 2) * shape.hidden  # in float32
     if shape.has_outer_norms:
         norms += 4 * (shape.queries + shape.keys)
@@ -241,7 +244,32 @@ def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int) -> int:
     # pad by half.
     attention = 3 * number_bytes * 4 * shape.queries // 2
     gate = 3 * number_bytes * shape.inner
-    return norms + inputs + attention + gate
+    # DoRA scales what a projection gives, and what LoRA adds, by a norm that is trained.
+    outputs = 8 * sum(rows for rows, _ in trained) if lora.use_dora else 0
+    return norms + inputs + attention + gate + outputs
+
+
+def dora_dense_bytes(shape: Shape, lora: LoraSettings, how: How, number_bytes: int) -> int:
+    """Returns what DoRA keeps of the frozen matrices: under dropout PEFT multiplies by them again.
+
+    Where layers are made again, one at a time is kept.
+    """
+    if not (lora.use_dora and lora.dropout):
+        return 0
+    numbers = sum(rows * columns for rows, columns in trained_linears(shape, lora).values())
+    return number_bytes * numbers * (1 if how.endswith("layers") else shape.num_layers)
+
+
+def dora_workspace_bytes(shape: Shape, lora: LoraSettings) -> int:
+    """Returns what PEFT finds the norms of the largest matrix with, in float32.
+
+    The product of LoRA's pair is found by way of an identity; the matrix, the product, the product
+    scaled, and their sum are there at a time.
+    """
+    if not lora.use_dora:
+        return 0
+    sizes = trained_linears(shape, lora).values()
+    return max(4 * columns * (columns + 4 * rows) for rows, columns in sizes)
 
 
 def logit_bytes(shape: Shape, num_targets: int, how: How) -> int:

@@ -155,7 +155,14 @@ def lora_of(model: PeftModel) -> LoraSettings:
     config: Any = model.peft_config[known.ADAPTER]
     # PEFT turns all-linear into the names of all modules.
     targets = sorted({name.rsplit(".", 1)[-1] for name in config.target_modules})
-    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout, targets)
+    return LoraSettings(
+        r=config.r,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        target_modules=targets,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+    )
 
 
 class Way(NamedTuple):

@@ -85,8 +85,11 @@ def trained_linears(shape: Shape, lora: LoraSettings) -> dict[str, tuple[int, in
 
 
 def num_lora_weights(shape: Shape, lora: LoraSettings) -> int:
+    """Returns how many numbers are trained: LoRA's pairs, and with DoRA a norm for each row."""
     sizes = trained_linears(shape, lora).values()
-    return shape.num_layers * lora.r * sum(rows + columns for rows, columns in sizes)
+    pairs = lora.r * sum(rows + columns for rows, columns in sizes)
+    norms = sum(rows for rows, _ in sizes) if lora.use_dora else 0
+    return shape.num_layers * (pairs + norms)
 
 
 class Block(NamedTuple):

@@ -63,7 +63,7 @@ class Step(NamedTuple):
 
     def bytes_to_score(self, num_rows: int) -> int:
         needed = self.memory(num_rows)
-        return needed.loaded + needed.scoring
+        return needed.loaded + needed.workspace + needed.scoring
 
 
 class Room(NamedTuple):
@@ -174,7 +174,8 @@ def path_obstacle(config: Any, lora: LoraSettings) -> str | None:
     others = [name for name in named if name.rsplit(".", 1)[-1] not in LINEARS]
     if others:
         return f"they have no LoRA on {others[0]}"
-    return config_obstacle(config.get_text_config(decoder=True))
+    no_dora = "they have no DoRA" if lora.use_dora else None
+    return config_obstacle(config.get_text_config(decoder=True)) or no_dora
 
 
 def lora_of(model: DescriptionModule) -> LoraSettings:
@@ -185,8 +186,11 @@ def lora_of(model: DescriptionModule) -> LoraSettings:
     targets = found.get("target_modules")
     return LoraSettings(
         r=found.get("r", model.lora.r),
+        alpha=found.get("lora_alpha", model.lora.alpha),
         dropout=model.lora.dropout,
         target_modules=targets if isinstance(targets, list) else "all-linear",
+        use_rslora=found.get("use_rslora", False),
+        use_dora=found.get("use_dora", False),
     )
 
 

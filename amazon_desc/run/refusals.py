@@ -67,7 +67,7 @@ def check_adapter(
 
 
 def check_checkpoint(path: Path, model: DescriptionModule, data: DescriptionData) -> None:
-    """Refuses a checkpoint of another base, quantisation, prompt or rank."""
+    """Refuses a checkpoint of another base, quantisation or prompt, or of other LoRA."""
     check_weights(read_checkpoint(path), path, model, data)
 
 
@@ -76,13 +76,28 @@ def check_weights(
 ) -> None:
     """Refuses what check_checkpoint does, of a checkpoint that was read from `path`."""
     check_identity(checkpoint["identity"], model.identity(data), f"the checkpoint {path}")
-    ranks = {len(w) for name, w in checkpoint["state_dict"].items() if "lora_A" in name}
-    if model.adapter is None and ranks != {model.lora.r}:
-        raise UserError(
-            f"the checkpoint {path} was trained with --model.lora.r "
-            f"{', '.join(map(str, sorted(ranks))) or 'none'}, this run has "
-            f"{model.lora.r}. Set --model.lora.r to what it was trained with."
-        )
+    if model.adapter is None:
+        check_lora(checkpoint, path, model.lora)
+
+
+def check_lora(checkpoint: dict[str, Any], path: Path, lora: adapters.LoraSettings) -> None:
+    """Refuses LoRA of another rank or kind, or of another scale, which would fit unnoticed."""
+    weights, settings = checkpoint["state_dict"], checkpoint.get("settings")
+    ranks = {len(w) for name, w in weights.items() if "lora_A" in name}
+    found = {
+        "r": lora.r if ranks == {lora.r} else ", ".join(map(str, sorted(ranks))) or "none",
+        "use_dora": any("lora_magnitude_vector" in name for name in weights),
+    }
+    # one that was started from an adapter has that one's scale
+    if isinstance(settings, dict) and settings.get("--model.adapter") is None:
+        scale = {"alpha": lora.alpha, "use_rslora": False}
+        found |= {name: settings.get(f"--model.lora.{name}", scale[name]) for name in scale}
+    for name, value in found.items():
+        if value != getattr(lora, name):
+            raise UserError(
+                f"the checkpoint {path} was trained with --model.lora.{name} {value}, this run has "
+                f"{getattr(lora, name)}. Set --model.lora.{name} to what it was trained with."
+            )
 
 
 def check_resumed(

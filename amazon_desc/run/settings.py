@@ -24,8 +24,8 @@ DECIDING = """
     trainer.limit_train_batches trainer.limit_val_batches trainer.overfit_batches
     trainer.val_check_interval trainer.check_val_every_n_epoch trainer.gradient_clip_val
     trainer.gradient_clip_algorithm
-    model.quantization model.lora model.optimizer model.warmup_fraction
-    model.final_lr_fraction
+    model.quantization model.lora model.optimizer model.schedule model.warmup_fraction
+    model.warmup_steps model.final_lr_fraction
     data.title_column data.description_column data.cleaning data.repeated_titles data.num_products
     data.validation_fraction data.test_fraction data.num_scored data.prompt data.max_seq_length
     data.row_tokens data.loss_on
@@ -58,12 +58,20 @@ OPERATIONAL = """
 # Set by another option, which is in one of the lists above.
 FOLLOWING = ["data.backbone", "data.revision", "data.num_epochs", "data.max_rows", "data.seed"]
 
+# What runs had that were begun before there were such options, of which their records say nothing.
+BEFORE = {
+    "--model.schedule": "cosine",
+    "--model.warmup_steps": None,
+    "--model.lora.use_rslora": False,
+    "--model.lora.use_dora": False,
+}
+
 ROWS_A_STEP = "--data.batch_size x --trainer.accumulate_grad_batches"
 
 # Where one of these is changed, weights that were trained before cannot be started from.
 SHAPES = {
     *("--model.backbone", "--model.lora.r", "--model.lora.alpha"),
-    "--model.lora.target_modules",
+    *("--model.lora.target_modules", "--model.lora.use_rslora", "--model.lora.use_dora"),
 }
 
 
@@ -139,19 +147,21 @@ def refuse_other_settings(found: Any, wanted: dict[str, Any], owner: str, run: R
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns the options in which two records differ.
 
-    What one of them lacks is not compared: it was written by another version.
+    What one of them lacks is not compared, since it was written by another version, unless it is
+    known what that version did.
     """
+    known = BEFORE | found
     return [
         option
         for option in wanted
-        if option in found and identifying(found[option]) != identifying(wanted[option])
+        if option in known and identifying(known[option]) != identifying(wanted[option])
     ]
 
 
 def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns what two records do not have in common, a line each, old and new side by side."""
     return [
-        f"  {option}: {shown(found[option])}, now {shown(wanted[option])}"
+        f"  {option}: {shown((BEFORE | found)[option])}, now {shown(wanted[option])}"
         for option in differing(found, wanted)
     ]
 

@@ -1,10 +1,13 @@
 """LoRA alone is trained, in float32; a folder is loaded whole or refused."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file, save_file
 
 from amazon_desc.errors import UserError
@@ -37,18 +40,62 @@ def test_only_lora_is_trained_and_frozen_weights_stay_bit_equal(build) -> None:
     assert len(after) > len(lora)
 
 
+def test_dora_trains_a_norm_for_each_row_as_well_and_nothing_else() -> None:
+    model = adapter.attach(tiny_base(), adapter.LoraSettings(r=4, use_dora=True))
+    trainable = adapter.trainable_state(model)
+    kinds = Counter(name.split("lora_")[1].split(".")[0] for name in trainable)
+    assert kinds == {"A": 28, "B": 28, "magnitude_vector": 28}
+    assert {tensor.dtype for tensor in trainable.values()} == {torch.float32}
+    norms = model.get_base_model().model.layers[0].mlp.down_proj.lora_magnitude_vector["default"]
+    assert norms.weight.shape == (128,)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_dora_is_what_its_paper_says(quantization: Any, use_rslora: bool) -> None:
+    """y = x (m / |V| V)', V = W + scale B A, whose norm is a constant to autograd."""
+    base = load_backbone(find_backbone("tiny"), quantization, torch.float32, torch.device("cpu"))
+    settings = adapter.LoraSettings(r=4, alpha=8, dropout=0.0, use_rslora=use_rslora, use_dora=True)
+    layer: Any = adapter.attach(base, settings).get_base_model().model.layers[1].mlp.down_proj
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    norms = layer.lora_magnitude_vector["default"].weight
+    torch.manual_seed(1)
+    torch.nn.init.normal_(b, std=0.05)
+    norms.data *= 1.1
+    dense = dequantize_module_weight(layer.base_layer).detach()
+    x = torch.randn(5, 384, requires_grad=True)
+
+    def outcome(y: torch.Tensor) -> list[torch.Tensor]:
+        return [y, *torch.autograd.grad(y.square().sum(), [x, a, b, norms])]
+
+    turned = dense + {False: 2.0, True: 4.0}[use_rslora] * (b @ a)
+    wanted = x @ ((norms / turned.norm(dim=1).detach())[:, None] * turned).T
+    for found, expected in zip(outcome(layer(x)), outcome(wanted), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_rslora_divides_by_the_root_of_the_rank() -> None:
+    """The fused path reads the scale where this does."""
+    for use_rslora, scale in ((False, 32 / 16), (True, 32 / 4)):
+        model = adapter.attach(tiny_base(), adapter.LoraSettings(use_rslora=use_rslora))
+        scales = {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A")}
+        assert scales == {scale}
+
+
 def test_lora_matrices_are_float32_and_the_head_has_none(build) -> None:
     trainable = adapter.trainable_state(build())
     assert {tensor.dtype for tensor in trainable.values()} == {torch.float32}
     assert not any("lm_head" in name or "embed" in name for name in trainable)
 
 
-def test_a_fresh_adapter_changes_nothing() -> None:
+@pytest.mark.parametrize(("use_dora", "within"), [(False, 0.0), (True, 1e-4)])
+def test_a_fresh_adapter_changes_nothing(use_dora: bool, within: float) -> None:
+    """DoRA's norms are found anew in each pass, with a rounding of their own."""
     ids = torch.arange(50, 70).unsqueeze(0)
-    model = adapter.attach(tiny_base(), adapter.LoraSettings(dropout=0.0))
+    model = adapter.attach(tiny_base(), adapter.LoraSettings(dropout=0.0, use_dora=use_dora))
     tuned = model(input_ids=ids).logits
     with model.disable_adapter():
-        assert torch.equal(model(input_ids=ids).logits, tuned)
+        torch.testing.assert_close(model(input_ids=ids).logits, tuned, rtol=0, atol=within)
 
 
 def test_a_target_that_matches_nothing_is_refused_though_another_matches() -> None:
@@ -67,6 +114,38 @@ def test_a_saved_adapter_loads_bit_equal(build, tmp_path: Path) -> None:
     saved = adapter.trainable_state(model)
     assert set(loaded) == set(saved)
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize("lacking", ["lora_A", "lora_magnitude_vector"])
+def test_a_dora_adapter_loads_with_its_own_settings_and_whole(lacking: str, tmp_path: Path) -> None:
+    settings = adapter.LoraSettings(r=4, alpha=8, use_rslora=True, use_dora=True)
+    model = adapter.attach(tiny_base(), settings)
+    for tensor in adapter.trainable_state(model).values():
+        tensor += 0.01
+    adapter.save(model, tmp_path, "some/base", None)
+    loaded = adapter.load(tiny_base(), tmp_path, dropout=0.1)
+    saved = adapter.trainable_state(model)
+    assert len(saved) == 84
+    found = adapter.trainable_state(loaded)
+    assert all(torch.equal(found[name], saved[name]) for name in saved)
+    layer: Any = loaded.get_base_model().model.layers[0].self_attn.q_proj
+    assert layer.scaling == {"default": 8 / 4**0.5}
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    weights.pop(next(name for name in sorted(weights) if lacking in name))
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="does not fit the base: 1 matrices missing"):
+        adapter.load(tiny_base(), tmp_path, dropout=0.1)
+
+
+def test_an_adapter_overrules_what_decides_its_shape_and_scale(tmp_path: Path) -> None:
+    adapter.save(adapter.attach(tiny_base(), adapter.LoraSettings(use_dora=True)), tmp_path, "", "")
+    assert list(adapter.overruled(tmp_path, adapter.LoraSettings(use_dora=True))) == []
+    asked = adapter.LoraSettings(r=4, dropout=0.3, use_rslora=True)
+    assert list(adapter.overruled(tmp_path, asked)) == [
+        f"--model.lora.r is 16, as the adapter {tmp_path} has it, not 4.",
+        f"--model.lora.use_rslora is False, as the adapter {tmp_path} has it, not True.",
+        f"--model.lora.use_dora is True, as the adapter {tmp_path} has it, not False.",
+    ]
 
 
 def test_an_adapter_that_lacks_a_matrix_is_refused(build, tmp_path: Path) -> None:

@@ -372,11 +372,18 @@ def base(kind: str) -> Any:
     return model
 
 
-def with_lora(model: Any, dropout: float, targets: Any = "all-linear") -> Any:
+def with_lora(
+    model: Any, dropout: float, targets: Any = "all-linear", use_rslora: bool = False
+) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=16, lora_alpha=32, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
+        r=16,
+        lora_alpha=32,
+        lora_dropout=dropout,
+        target_modules=targets,
+        use_rslora=use_rslora,
+        task_type="CAUSAL_LM",
     )
     model = get_peft_model(model, config)
     for name, weight in model.named_parameters():
@@ -494,9 +501,14 @@ def test_loss_and_gradients_are_as_near_to_float64_as_the_plain_ones(
             assert float((of_fused[name] - right).norm() / right.norm()) < ALLOWED * near, name
 
 
-@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["down_proj", "k_proj", "up_proj"]])
-def test_layers_without_lora_are_left_as_they_are(targets: list[str], fused_of: Callable[..., Any]):
-    model = with_lora(base("llama"), 0.0, targets)
+@pytest.mark.parametrize(
+    ("targets", "use_rslora"),
+    [(["q_proj", "v_proj"], True), (["down_proj", "k_proj", "up_proj"], False)],
+)
+def test_layers_without_lora_are_left_as_they_are_and_the_scale_is_taken(
+    targets: list[str], use_rslora: bool, fused_of: Callable[..., Any]
+):
+    model = with_lora(base("llama"), 0.0, targets, use_rslora)
     fused = fused_of(model)
     (batch,) = batches(1)
     wanted, found = of_both_paths(model, fused, batch)

@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from amazon_desc.data.batches import RowBatch, collate_rows
+from amazon_desc.hub import find_backbone
 from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.model.loss import target_loss
@@ -76,9 +80,10 @@ def small(family: str) -> Any:
 
 @pytest.mark.parametrize("family", ["llama", "tied llama", "gemma"])
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]], ids=["all", "two"])
-def test_weights_are_those_of_the_model(family: str, targets: Any) -> None:
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
+def test_weights_are_those_of_the_model(family: str, targets: Any, use_dora: bool) -> None:
     model = small(family)
-    lora = LoraSettings(r=4, target_modules=targets)
+    lora = LoraSettings(r=4, target_modules=targets, use_dora=use_dora)
     shape = shape_of(model.config)
     linears = sum(p.numel() for n, p in model.named_parameters() if "_proj" in n)
     others = sum(p.numel() for p in model.parameters()) - linears
@@ -204,13 +209,31 @@ def test_scores_take_a_part_of_the_logits_at_a_time() -> None:
     assert memory(gemma(), LORA, 63, "layers").peak == few
 
 
+def test_dora_takes_norms_outputs_and_what_it_finds_norms_with() -> None:
+    lora, dora = (
+        memory(tinyllama(), LoraSettings(dropout=0.0, use_dora=use_dora), 2048, "plain")
+        for use_dora in (False, True)
+    )
+    num_outputs = 2048 + 256 + 256 + 2048 + 5632 + 5632 + 2048
+    assert dora.lora - lora.lora == 4 * 22 * num_outputs
+    assert dora.activations - lora.activations == 8 * 22 * num_outputs * 2048
+    assert dora.workspace - lora.workspace == 4 * 5632 * (5632 + 4 * 2048)
+    assert (lora.dense, dora.dense) == (0, 0)
+
+
+def test_dora_under_dropout_keeps_dense_weights() -> None:
+    whole, again = (
+        memory(tinyllama(), LoraSettings(dropout=0.1, use_dora=True), 2048, how).dense
+        for how in ("plain", "plain layers")
+    )
+    assert (whole, again) == (2 * 968_884_224, 2 * 44_040_192)
+
+
 # Against the tiny base, as transformers, PEFT and bitsandbytes have it
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
-    from amazon_desc.hub import find_backbone
-
     base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
     return attach(base, LoraSettings(dropout=0.1))
 
@@ -246,3 +269,40 @@ def test_the_plain_path_keeps_no_more_than_is_counted(tiny: Any) -> None:
         target_loss(tiny, batch)
     counted = activation_bytes(shape_of(tiny.config), LoraSettings(), 256, "plain", 4)
     assert counted / 2 < sum(kept.values()) < counted
+
+
+class Allocated(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made and not yet gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.sizes:
+                    self.sizes[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.sizes.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self.sizes.values()))
+        return made
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_step_with_dora_takes_what_is_counted(dropout: float) -> None:
+    """Beyond what is loaded; few tokens, so that the matrices are most of it."""
+    lora = LoraSettings(dropout=dropout, use_dora=True)
+    base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
+    model = attach(base, lora)
+    row: Any = {"input_ids": [5] * 32, "lengths": [20, 12], "prompt_lengths": [2, 2]}
+    batch = collate_rows([row], 32, 0, "completion")
+    with Allocated() as allocated:
+        target_loss(model, batch)[0].backward()
+    needed = memory(model.config, lora, 32, "plain", number_bytes=4)
+    counted = needed.gradients + needed.dense + needed.workspace + needed.peak
+    assert needed.workspace > 0.15 * counted
+    assert (needed.dense > 0.2 * counted) == (dropout > 0)
+    assert 0.8 * counted < allocated.peak < 1.1 * counted

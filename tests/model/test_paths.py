@@ -6,23 +6,24 @@ import pytest
 import torch
 
 from amazon_desc.errors import UserError
+from amazon_desc.model import paths
 from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.kernels.known import obstacle
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.needs import GIB
-from amazon_desc.model.paths import Kernels, Way, choose_path, fastest_way, lora_of
+from amazon_desc.model.paths import Kernels, Path, Way, choose_path, fastest_way, lora_of
+from amazon_desc.run.micro_batch import path_obstacle
 from tests.conftest import tinyllama_config
 from tests.model.conftest import EXAMPLES, batch_of
 
 
-def llama(dropout: float = 0.05, **changes: Any) -> Any:
+def llama(dropout: float = 0.05, lora: LoraSettings | None = None, **changes: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return attach(
-        LlamaForCausalLM(LlamaConfig(**{**shape, **changes})), LoraSettings(dropout=dropout)
-    )
+    lora = lora or LoraSettings(dropout=dropout)
+    return attach(LlamaForCausalLM(LlamaConfig(**{**shape, **changes})), lora)
 
 
 def choose(kernels: Kernels) -> Any:
@@ -98,8 +99,29 @@ def test_other_families_and_lora_elsewhere_are_not_taken_for_known():
     assert obstacle(get_peft_model(llama().unload(), dora)) == "they have no DoRA"
 
 
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_dora_trains_on_the_plain_path_and_why_is_said(
+    use_dora: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """As on a card that has the kernels."""
+    monkeypatch.setattr(paths, "device_obstacle", lambda device, dtype: None)
+    monkeypatch.setattr(paths, "fused_path", lambda *_: Path(None, "fused"))
+    model = llama(lora=LoraSettings(use_rslora=True, use_dora=use_dora))
+    arguments: Any = (torch.device("cpu"), torch.bfloat16, 256, 2048)
+    found = choose_path(model, "auto", *arguments).reason
+    assert found == ("Kernels: plain: they have no DoRA." if use_dora else "fused")
+    if use_dora:
+        with pytest.raises(UserError, match=r"kernels fused: they have no DoRA\. Set it to auto"):
+            choose_path(model, "fused", *arguments)
+    config = model.get_base_model().config
+    assert path_obstacle(config, lora_of(model)) == obstacle(model), "the same before it is loaded"
+
+
 def test_the_settings_of_attached_lora_are_read_back():
     assert lora_of(llama()).r == 16
+    other = LoraSettings(r=4, alpha=7, use_rslora=True, use_dora=True)
+    found = lora_of(llama(lora=other))
+    assert (found.r, found.alpha, found.use_rslora, found.use_dora) == (4, 7, True, True)
     linears = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert lora_of(llama()) == LoraSettings(16, 32, 0.05, linears)
 

@@ -129,17 +129,24 @@ def test_lora_where_the_fused_path_knows_none_is_counted_as_plain():
     assert path_obstacle(LlamaConfig(), LoraSettings()) is None
     other = LoraSettings(target_modules=["q_proj", "lm_head"])
     assert path_obstacle(LlamaConfig(), other) == "they have no LoRA on lm_head"
+    assert path_obstacle(LlamaConfig(), LoraSettings(use_rslora=True)) is None
+    assert path_obstacle(LlamaConfig(), LoraSettings(use_dora=True)) == "they have no DoRA"
     assert (
         path_obstacle(GPT2Config(), LoraSettings()) == "they have no layers of gpt2 with gelu_new"
     )
 
 
-def test_an_adapter_brings_its_rank(tmp_path: Path):
+def test_an_adapter_brings_its_rank_and_kind(tmp_path: Path):
     (tmp_path / WEIGHTS_FILE).touch()
     config = {"peft_type": "LORA", "r": 64, "target_modules": ["q_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     found = lora_of(DescriptionModule(adapter=str(tmp_path)))
-    assert (found.r, found.target_modules) == (64, ["q_proj"])
+    assert found == LoraSettings(r=64, target_modules=["q_proj"])
+    config |= {"lora_alpha": 8, "use_dora": True, "use_rslora": True}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert lora_of(DescriptionModule(adapter=str(tmp_path))) == LoraSettings(
+        r=64, alpha=8, target_modules=["q_proj"], use_rslora=True, use_dora=True
+    )
 
 
 def step(**changes: Any) -> Any:
@@ -155,6 +162,9 @@ def test_more_rows_need_more_and_scores_less_than_training():
     assert needed == sorted(needed)
     assert needed[2] - needed[1] == pytest.approx(2 * (needed[1] - needed[0]), rel=0.01)
     assert 0 < tiny.bytes_to_score(2) < needed[1]
+    dora = step(lora=LoraSettings(use_dora=True))
+    assert dora.bytes_to_train(2) > 1.2 * needed[1]
+    assert dora.bytes_to_score(2) > tiny.bytes_to_score(2)
     assert step(is_fused=True, number_bytes=2).bytes_to_train(4) < needed[2]
 
 

@@ -15,6 +15,7 @@ from amazon_desc.cli import DescriptionCLI, build
 from amazon_desc.errors import UserError
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.settings import (
+    BEFORE,
     BY_CONTENT,
     DECIDING,
     FOLLOWING,
@@ -130,7 +131,7 @@ def test_every_option_that_decides_is_recorded_also_when_it_is_not_given(
     for entry in DECIDING:
         assert any(name == entry or name.startswith(f"{entry}.") for name in names), entry
     leaves = [o for o in options if o.startswith(("model.lora.", "data.cleaning.", "data.prompt."))]
-    assert len(leaves) == 16
+    assert len(leaves) == 18
     assert set(leaves) <= names
     assert found["--model.optimizer.init_args.lr"] == 2e-4
     assert not names & set(OPERATIONAL)
@@ -206,6 +207,10 @@ def test_the_same_options_out_of_the_saved_config_give_the_same_record(
             "--model.optimizer torch.optim.SGD",
             "--model.optimizer.class_path: 'torch.optim.AdamW', now 'torch.optim.SGD'",
         ),
+        ("--model.lora.use_rslora true", "--model.lora.use_rslora: False, now True"),
+        ("--model.lora.use_dora true", "--model.lora.use_dora: False, now True"),
+        ("--model.schedule constant", "--model.schedule: 'cosine', now 'constant'"),
+        ("--model.warmup_steps 0", "--model.warmup_steps: None, now 0"),
         ("--data.cleaning.tags false", "--data.cleaning.tags: True, now False"),
         ("--data.prompt.template {title}:", "--data.prompt.template: 'Write a description for the"),
         ("--data.batch_size 2", f"{ROWS_A_STEP}: 1, now 2"),
@@ -247,6 +252,17 @@ def test_all_changes_are_shown_in_the_order_of_the_options():
 
 def test_what_another_version_did_not_know_is_not_compared():
     assert changes({"--old": 1, "--a": 1}, {"--new": 2, "--a": 1}) == []
+
+
+def test_what_runs_had_before_there_was_an_option_is_compared(record: Callable[..., Record]):
+    now = record()
+    assert {option: now[option] for option in BEFORE} == BEFORE, "the defaults of today"
+    older = {option: value for option, value in now.items() if option not in BEFORE}
+    assert len(now) - len(older) == 4
+    assert changes(older, now) == []
+    assert changes(older, record("--model.schedule", "linear")) == [
+        "  --model.schedule: 'cosine', now 'linear'"
+    ]
 
 
 def test_a_file_is_known_by_its_content():
