@@ -55,7 +55,7 @@ from amazon_desc.run.resuming import Position, ResumeCheckpoint
 from amazon_desc.run.scores import ScoreReport
 from amazon_desc.run.settings import refuse_other_settings, settings_record
 from amazon_desc.run.signals import Signals, StopOnSignal
-from amazon_desc.run.terminal import FINISHED, WHERE, quiet, with_shipped_configs
+from amazon_desc.run.terminal import FINISHED, quiet, where, with_shipped_configs
 
 COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -218,7 +218,7 @@ class DescriptionCLI(LightningCLI):
         model.use_adapter(self.run.adapter)
         self.trainer.validate(model, datamodule=self.datamodule, verbose=False)
         self.run.write_finish(self.trainer.global_step)
-        say(WHERE.format(run=self.run.path, config=self.run.config))
+        say(where(self.run))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
         find_weights(self.run, self.checkpoint, model, self.datamodule)

@@ -8,6 +8,7 @@ one of the lists below.
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from amazon_desc.data.digests import sha256_of
@@ -126,8 +127,8 @@ def refuse_other_settings(found: Any, wanted: dict[str, Any], owner: str, run: R
     if changed := differing(found, wanted):
         differences = "\n".join(changes(found, wanted))
         further = (
-            f"; with --model.adapter {run.adapter} as well, from the weights that are trained "
-            f"already"
+            f"; with --model.adapter {quote(str(run.adapter))} as well, from the weights that are "
+            f"trained already"
         )
         raise UserError(
             f"{owner} was trained with other settings; going on would give neither the one run nor "

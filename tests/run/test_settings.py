@@ -303,3 +303,10 @@ def test_what_says_nothing_of_its_settings_is_refused(found: Any, run: RunFolder
         refuse_other_settings(found, {"--a": 1}, "the checkpoint X", run)
     assert "the checkpoint X does not say which settings it was trained with" in str(refused.value)
     assert "Start anew in another --trainer.default_root_dir" in str(refused.value)
+def test_the_way_out_can_be_copied_where_a_folder_has_a_space(tmp_path: Path):
+    run = RunFolder(tmp_path / "my run")
+    with pytest.raises(UserError) as refused:
+        refuse_other_settings({"--a": 1}, {"--a": 2}, "the checkpoint X", run)
+    assert f"with --model.adapter '{run.adapter}' as well" in str(refused.value)
+
+
