@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.errors import UserError
 from amazon_desc.files import empty_folder_removed, storage, write_text
 from amazon_desc.locks import alone
@@ -136,6 +137,9 @@ class DescriptionCLI(LightningCLI):
         """Takes no option from a checkpoint: they would silently beat YAML and command line."""
 
     def before_instantiate_classes(self) -> None:
+        prompt = self._get(self.config, "data").prompt
+        for name, value in vars(PromptSettings(**vars(prompt))).items():
+            prompt[name] = value  # as it is recorded, however it was typed
         trainer = self._get(self.config, "trainer")
         self.run = RunFolder(Path(trainer.default_root_dir))
         refuse_file(self.run.path)

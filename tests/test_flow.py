@@ -17,7 +17,7 @@ ORDER = """
     errors printing files locks resources options
     hub
     data.sources data.formats data.records data.rules data.language data.cleaning data.splits
-    data.prompts data.vocabulary data.words data.tokenizer data.tokens data.pairs data.workers
+    data.tokenizer data.prompts data.vocabulary data.words data.tokens data.pairs data.workers
     data.packing data.selection data.digests data.reading data.tables data.report data.preparing
     data.corpus data.batches data.order data.loaders data.datamodule
     model.attention model.backbone model.adapter model.card model.schedule

@@ -70,6 +70,8 @@ class CorpusSettings:
         settings = dataclasses.asdict(self)
         for name in ("train_files", "test_file", "max_bad_records"):
             del settings["sources"][name]
+        if self.prompt.system is None:  # as it was before there was such an option
+            del settings["prompt"]["system"]
         return settings
 
     @property

@@ -56,6 +56,9 @@ OPERATIONAL = """
     checkpoint
 """.split()  # noqa: SIM905
 
+# What is meant by a record that was written before there was such an option.
+BEFORE = {"--data.prompt.system": None}
+
 # Set by another option, which is in one of the lists above.
 FOLLOWING = ["data.backbone", "data.revision", "data.num_epochs", "data.max_rows", "data.seed"]
 
@@ -140,8 +143,10 @@ def refuse_other_settings(found: Any, wanted: dict[str, Any], owner: str, run: R
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns the options in which two records differ.
 
-    What one of them lacks is not compared: it was written by another version.
+    What one of them lacks is not compared: it was written by another version. Of BEFORE it is
+    known what such a version did.
     """
+    found = BEFORE | found
     return [
         option
         for option in wanted
@@ -151,6 +156,7 @@ def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns what two records do not have in common, a line each, old and new side by side."""
+    found = BEFORE | found
     return [
         f"  {option}: {shown(found[option])}, now {shown(wanted[option])}"
         for option in differing(found, wanted)

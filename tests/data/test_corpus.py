@@ -16,7 +16,7 @@ import pytest
 
 from amazon_desc.data import preparing
 from amazon_desc.data.cleaning import CleaningSettings
-from amazon_desc.data.corpus import FORMAT_VERSION, Corpus, open_or_prepare
+from amazon_desc.data.corpus import FORMAT_VERSION, Corpus, find_prepared, open_or_prepare
 from amazon_desc.data.packing import pack
 from amazon_desc.data.preparing import CorpusSettings
 from amazon_desc.data.prompts import PromptSettings
@@ -242,6 +242,7 @@ def test_prepared_anew_the_tables_are_the_same_to_the_byte(
         {"max_seq_length": 39},
         {"row_tokens": 256},
         {"prompt": PromptSettings(template="a: {title}")},
+        {"prompt": PromptSettings(template="describe: {title} {title}")},
         {"num_products": 90},
         {"repeated_titles": "all"},
         {"cleaning": CleaningSettings(tags=False)},
@@ -259,6 +260,22 @@ def test_a_changed_setting_gives_another_folder_beside_the_first(
     second = prepare(settings_of(train_file, **change), toy_tokenizer_folder, corpora)
     assert folders(corpora) == sorted({first.fingerprint, second.fingerprint})
     assert first.fingerprint != second.fingerprint
+
+
+def test_two_spellings_of_a_prompt_are_one_corpus(
+    train_file: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    """From a shell a line end comes as a backslash and an n."""
+    typed, meant = (
+        settings_of(train_file, prompt=PromptSettings(template=template))
+        for template in ("describe: {title}\\n", "describe: {title}\n")
+    )
+    first = prepare(typed, toy_tokenizer_folder, corpora)
+    assert find_prepared(meant, toy_tokenizer_folder, corpora) == first
+    assert prepare(meant, toy_tokenizer_folder, corpora) == first
+    assert folders(corpora) == [first.fingerprint]
+    assert first.manifest["settings"]["prompt"]["template"] == "describe: {title}\n"
+    assert {ids[5] for ids in trained_on(first)} == {6}  # <s> ▁describe : ▁mug ▁w7 and a line end
 
 
 def test_changed_bytes_or_another_tokenizer_give_another_corpus(
