@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.markers import warn_of_markers
 from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.errors import UserError
 from amazon_desc.files import empty_folder_removed, storage, write_text
@@ -206,6 +207,7 @@ class DescriptionCLI(LightningCLI):
             for line in adapters.overruled(Path(model.adapter), model.lora):
                 say(line)
         refuse_optimizer(model)
+        warn_of_markers(data.encoder)
         self.trainer.fit(model, data, ckpt_path=self.checkpoint, weights_only=True)
         self.finish(model)
 
@@ -226,12 +228,14 @@ class DescriptionCLI(LightningCLI):
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
         find_weights(self.run, self.checkpoint, model, self.datamodule)
+        warn_of_markers(self.datamodule.encoder)
         self.trainer.validate(
             model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
         )
 
     def test(self, model: DescriptionModule, **kwargs: Any) -> None:
         find_weights(self.run, self.checkpoint, model, self.datamodule)
+        warn_of_markers(self.datamodule.encoder)
         self.trainer.test(
             model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
         )
@@ -253,6 +257,7 @@ class DescriptionCLI(LightningCLI):
             return
         if num_done:
             say(f"Going on behind title {num_done} of {num_titles} in {files.partial}")
+        warn_of_markers(data.encoder)
         data.num_predicted = num_done
         self.trainer.predict(
             model,

@@ -17,9 +17,9 @@ ORDER = """
     errors printing files locks resources options
     hub
     data.sources data.formats data.records data.rules data.language data.cleaning data.splits
-    data.tokenizer data.prompts data.vocabulary data.words data.tokens data.pairs data.workers
-    data.packing data.selection data.digests data.reading data.tables data.report data.preparing
-    data.corpus data.batches data.order data.loaders data.datamodule
+    data.tokenizer data.prompts data.vocabulary data.words data.tokens data.markers data.pairs
+    data.workers data.packing data.selection data.digests data.reading data.tables data.report
+    data.preparing data.corpus data.batches data.order data.loaders data.datamodule
     model.attention model.backbone model.adapter model.card model.schedule
     model.window model.finite model.gradients model.recomputation model.shape model.needs model.loss
     model.kernels.known model.kernels.compiling model.kernels.copying
@@ -31,9 +31,9 @@ ORDER = """
     evaluation.scores evaluation.report evaluation.description_scores.description_scores
     identity guard scoring stepping
     module
-    run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming run.adapters
-    run.logger run.board run.progress run.predictions run.scores run.refusals run.signals
-    run.failures run.terminal
+    run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming
+    run.adapters run.logger run.board run.progress run.predictions run.scores
+    run.refusals run.signals run.failures run.terminal
     cli
     __main__
 """
