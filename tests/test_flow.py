@@ -32,7 +32,7 @@ ORDER = """
     identity guard scoring stepping
     module
     run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming
-    run.adapters run.logger run.board run.progress run.predictions run.scores
+    run.model_card run.adapters run.logger run.board run.progress run.predictions run.scores
     run.refusals run.signals run.failures run.terminal
     cli
     __main__
