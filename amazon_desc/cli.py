@@ -18,6 +18,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.markers import warn_of_markers
+from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.errors import UserError
 from amazon_desc.files import empty_folder_removed, storage, write_text
 from amazon_desc.locks import alone
@@ -56,7 +58,7 @@ from amazon_desc.run.resuming import Position, ResumeCheckpoint
 from amazon_desc.run.scores import ScoreReport
 from amazon_desc.run.settings import refuse_other_settings, settings_record
 from amazon_desc.run.signals import Signals, StopOnSignal
-from amazon_desc.run.terminal import FINISHED, WHERE, quiet, with_shipped_configs
+from amazon_desc.run.terminal import FINISHED, quiet, where, with_shipped_configs
 
 COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -137,6 +139,9 @@ class DescriptionCLI(LightningCLI):
         """Takes no option from a checkpoint: they would silently beat YAML and command line."""
 
     def before_instantiate_classes(self) -> None:
+        prompt = self._get(self.config, "data").prompt
+        for name, value in vars(PromptSettings(**vars(prompt))).items():
+            prompt[name] = value  # as it is recorded, however it was typed
         trainer = self._get(self.config, "trainer")
         self.run = RunFolder(Path(trainer.default_root_dir))
         refuse_file(self.run.path)
@@ -204,6 +209,7 @@ class DescriptionCLI(LightningCLI):
             for line in adapters.overruled(model.adapter_folder, model.lora):
                 say(line)
         refuse_optimizer(model)
+        warn_of_markers(data.encoder)
         self.trainer.fit(model, data, ckpt_path=self.checkpoint, weights_only=True)
         self.finish(model)
 
@@ -220,11 +226,12 @@ class DescriptionCLI(LightningCLI):
         model.use_adapter(self.run.adapter)
         self.trainer.validate(model, datamodule=self.datamodule, verbose=False)
         self.run.write_finish(self.trainer.global_step)
-        say(WHERE.format(run=self.run.path, config=self.run.config))
+        say(where(self.run))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
         check_base(model, self.datamodule)
         find_weights(self.run, self.checkpoint, model, self.datamodule)
+        warn_of_markers(self.datamodule.encoder)
         self.trainer.validate(
             model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
         )
@@ -232,6 +239,7 @@ class DescriptionCLI(LightningCLI):
     def test(self, model: DescriptionModule, **kwargs: Any) -> None:
         check_base(model, self.datamodule)
         find_weights(self.run, self.checkpoint, model, self.datamodule)
+        warn_of_markers(self.datamodule.encoder)
         self.trainer.test(
             model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
         )
@@ -254,6 +262,7 @@ class DescriptionCLI(LightningCLI):
             return
         if num_done:
             say(f"Going on behind title {num_done} of {num_titles} in {files.partial}")
+        warn_of_markers(data.encoder)
         data.num_predicted = num_done
         self.trainer.predict(
             model,

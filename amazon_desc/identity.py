@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from amazon_desc.data.prompts import with_line_ends
 from amazon_desc.errors import UserError
 from amazon_desc.files import read_json, write_text
 
@@ -22,7 +23,11 @@ OPTIONS = {
     "quantization": "--model.quantization",
     "template": "--data.prompt.template",
     "is_chat": "--data.prompt.chat",
+    "system": "--data.prompt.system",
 }
+
+# What is meant by a record that was written before there was such an option.
+BEFORE = {"system": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class Identity:
     quantization: str
     template: str
     is_chat: bool
+    system: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,7 +57,8 @@ def check_identity(
     Raises:
         UserError: `owner`, the option, what it holds and what this run has.
     """
-    if not isinstance(found, dict) or not set(OPTIONS) <= set(found):
+    found = {**BEFORE, **found} if isinstance(found, dict) else {}
+    if not set(OPTIONS) <= set(found):
         raise UserError(
             f"{owner} was not written by amazon_desc: wanted a record of the base and prompt that "
             f"it is for, found none. Name weights that amazon_desc fit has written."
@@ -64,9 +71,11 @@ def check_identity(
                 theirs, ours = (
                     f"{r.get('backbone')} (sha256 {str(r[key])[:12]})" for r in (found, mine)
                 )
+            remedy = f"Set {option} to what it was trained with."
+            if key == "template" and with_line_ends(str(theirs)) != theirs:
+                remedy = "Its \\n was learnt as text, and is a line end now: train it again."
             raise UserError(
-                f"{owner} was trained with {option} {theirs!r}, this run has {ours!r}. "
-                f"Set {option} to what it was trained with."
+                f"{owner} was trained with {option} {theirs!r}, this run has {ours!r}. {remedy}"
             )
 
 

@@ -267,6 +267,7 @@ class DescriptionModule(SteppingModule):
             quantization=self.quantization,
             template=data.settings.prompt.template,
             is_chat=data.encoder.prompter.is_chat,
+            system=data.settings.prompt.system,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

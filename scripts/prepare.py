@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from amazon_desc.cli import build
 from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.markers import warn_of_markers
 from amazon_desc.printing import printable, say
 from amazon_desc.run.failures import errors_in_a_sentence
 
@@ -31,6 +32,7 @@ def prepare(arguments: list[str], num_shown: int) -> None:
     data = cli.datamodule
     assert isinstance(data, DescriptionData)
     data.trainer = cli.trainer
+    warn_of_markers(data.encoder)
     data.setup("fit")
     say(f"The report, with histograms: {data.opened.folder / 'data_report.json'}")
     for number, batch in enumerate(examples(data, num_shown), start=1):

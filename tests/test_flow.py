@@ -17,9 +17,9 @@ ORDER = """
     errors printing files locks resources options
     layouts hub
     data.sources data.formats data.records data.rules data.language data.cleaning data.splits
-    data.prompts data.vocabulary data.words data.tokenizer data.tokens data.pairs data.workers
-    data.packing data.selection data.digests data.reading data.tables data.report data.preparing
-    data.corpus data.batches data.order data.loaders data.datamodule
+    data.tokenizer data.prompts data.vocabulary data.words data.tokens data.markers data.pairs
+    data.workers data.packing data.selection data.digests data.reading data.tables data.report
+    data.preparing data.corpus data.batches data.order data.loaders data.datamodule
     model.attention model.suitability model.conversion model.backbone model.adapter model.card
     model.schedule
     model.window model.finite model.gradients model.recomputation model.shape model.needs model.loss
@@ -32,9 +32,9 @@ ORDER = """
     evaluation.scores evaluation.report evaluation.description_scores.description_scores
     identity guard scoring stepping
     module
-    run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming run.adapters
-    run.logger run.board run.progress run.predictions run.scores run.refusals run.signals
-    run.failures run.terminal
+    run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming
+    run.model_card run.adapters run.logger run.board run.progress run.predictions run.scores
+    run.refusals run.signals run.failures run.terminal
     cli
     __main__
 """

@@ -1,6 +1,7 @@
 """Weights meet only the base, quantisation and prompt that they were trained with."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ MINE = Identity(
     quantization="nf4",
     template="Title: {title}",
     is_chat=False,
+    system="Be brief.",
 )
 
 
@@ -28,6 +30,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
         "quantization": "nf4",
         "template": "Title: {title}",
         "is_chat": False,
+        "system": "Be brief.",
     }
     record = read_record(tmp_path)
     assert record == MINE.as_dict()
@@ -70,12 +73,35 @@ def test_the_same_base_under_another_name_fits():
             "the adapter a was trained with --data.prompt.chat True, this run has False. "
             "Set --data.prompt.chat to what it was trained with.",
         ),
+        (
+            "system",
+            None,
+            "the adapter a was trained with --data.prompt.system None, this run has 'Be brief.'. "
+            "Set --data.prompt.system to what it was trained with.",
+        ),
+        (
+            "template",
+            "Title: {title}\\nText:",
+            "the adapter a was trained with --data.prompt.template 'Title: {title}\\\\nText:', "
+            "this run has 'Title: {title}'. Its \\n was learnt as text, and is a line end now: "
+            "train it again.",
+        ),
     ],
 )
 def test_a_mismatch_is_refused_with_both_values_and_the_option(key: str, value: Any, message: str):
     with pytest.raises(UserError) as error:
         check_identity({**MINE.as_dict(), key: value}, MINE, "the adapter a")
     assert str(error.value) == message
+
+
+def test_a_record_from_before_there_were_system_messages_has_none():
+    found = MINE.as_dict()
+    del found["system"]
+    check_identity(found, replace(MINE, system=None), "the adapter")
+    with pytest.raises(
+        UserError, match=r"with --data\.prompt\.system None, this run has 'Be brief"
+    ):
+        check_identity(found, MINE, "the adapter")
 
 
 def test_only_what_is_asked_for_is_compared():
@@ -92,7 +118,7 @@ def test_what_is_no_record_is_refused(found: Any):
 
 
 def test_every_compared_key_belongs_to_the_record():
-    assert list(OPTIONS) == ["base_sha256", "quantization", "template", "is_chat"]
+    assert list(OPTIONS) == ["base_sha256", "quantization", "template", "is_chat", "system"]
     assert set(OPTIONS) < set(MINE.as_dict())
 
 

@@ -314,7 +314,7 @@ def test_the_lines_of_the_model_card_load_the_adapter_with_our_logits(
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     monkeypatch.chdir(tmp_path)  # from any directory
     names: dict = {}
-    exec(code.replace('folder = "."', f"folder = {str(run.adapter)!r}"), names)
+    exec(code, names)
     ours = adapter.load(
         load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu")),
         run.adapter,

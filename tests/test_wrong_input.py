@@ -133,7 +133,25 @@ OPTIONS = [
         "template without title",
         "--data.prompt.template Describe:",
         2,
-        ("--data.prompt.template: wanted {title}", "exactly once", "got 'Describe:'", "Write"),
+        ("--data.prompt.template: wanted {title}", "at least once", "in 'Describe:'", "Write"),
+    ),
+    Case(
+        "another place to fill",
+        "--data.prompt.template {title}:{content}",
+        2,
+        ("wanted no place to fill but {title}", "found {content} in '{title}:{", "Leave it out"),
+    ),
+    Case(
+        "system without a chat template",
+        "--data.prompt.system Brief.",
+        2,
+        ("--data.prompt.system: only a chat template", "this base has none", "name a chat model"),
+    ),
+    Case(
+        "title in the system message",
+        "--data.prompt.system {title}.",
+        2,
+        ("--data.prompt.system: wanted a text that is the same", "Put the title into --data.pro"),
     ),
     Case(
         "chat without template",
@@ -279,6 +297,7 @@ CHECKPOINTS = [
     Case("quantisation", "ckpt/quantization.ckpt", 2, ("--model.quantization 'none', this run",)),
     Case("template", "ckpt/template.ckpt", 2, ("--data.prompt.template 'Say {title}'", "Set --da")),
     Case("chat", "ckpt/is_chat.ckpt", 2, ("--data.prompt.chat True, this run has False. Set",)),
+    Case("system", "ckpt/system.ckpt", 2, ("--data.prompt.system 'Be brief.', this run has None",)),
     Case("rank", f"{CHECKPOINT} --model.lora.r 3", 2, ("--model.lora.r 16, this run has 3", "Set")),
     Case("scale", f"{CHECKPOINT} --model.lora.alpha 3", 2, ("alpha 32, this run has 3", "Set")),
     Case(
@@ -516,6 +535,7 @@ def make_checkpoints(folder: Path, checkpoint: Path) -> None:
         ("quantization", "none"),
         ("template", "Say {title}"),
         ("is_chat", True),
+        ("system", "Be brief."),
     ):
         content = torch.load(checkpoint, weights_only=True)
         content["identity"] |= {key: value}

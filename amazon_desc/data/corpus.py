@@ -186,7 +186,7 @@ def write(
                 "python": platform.python_version(),
             },
             "tables": tables,
-            "counts": {name: value for name, value in report.items() if name != "refused_examples"},
+            "counts": {name: value for name, value in report.items() if "example" not in name},
             "lengths": {name: {q: of[q] for q in quantiles} for name, of in lengths.items()},
         }
         report = {**report, "lengths": lengths}

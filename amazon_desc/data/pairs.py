@@ -17,6 +17,8 @@ from amazon_desc.data.splits import HASH_RANGE, SPLITS, split_at, text_hash
 from amazon_desc.data.tokens import Encoder
 
 NUM_REFUSALS_SHOWN = 3
+# Titles repeat words of their descriptions, but hardly so many characters in a row.
+LEAK_CHARACTERS = 50
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 ENDINGS = ("whole", "shortened", "cut")
 
@@ -33,6 +35,7 @@ PAIR = np.dtype(
         ("description_characters", "i4"),
         ("num_tokens", "i4"),  # prompt, description and end token
         ("num_prompt_tokens", "i4"),
+        ("is_leak", "?"),  # the title holds its own description
     ]
 )
 
@@ -75,6 +78,9 @@ class PairBatch:
     """numbers, in the RecordBatch, of the first refused records of each reason"""
     titles: np.ndarray = field(default_factory=lambda: np.empty(0, "u8"))
     """hashes of all titles of a batch of the test file, those of refused records too"""
+    leak: tuple[int, int] | None = None
+    """of the first pair whose title holds its description: its number among the pairs, and that of
+    its record in the RecordBatch"""
 
 
 @dataclass
@@ -92,6 +98,7 @@ class PairMaker:
         made = PairBatch(np.empty(0, PAIR), np.empty(0, self.token_type), [])
         products: list[Product] = []
         known: list[tuple[str, int, int]] = []
+        numbers: list[int] = []
         for number, (title, text) in enumerate(zip(batch.titles, batch.descriptions, strict=True)):
             product = self.cleaner(Product(title, text))
             if isinstance(product, Refusal):
@@ -105,10 +112,14 @@ class PairMaker:
                 made.refused["beyond num_products"] += 1
                 continue
             products.append(product)
+            numbers.append(number)
             known.append((normal, part, self.split(normal, batch.is_tested)))
         if batch.is_tested:
             made.titles = self.title_hashes(batch.titles)
         self.encode(made, products, known, batch.is_tested)
+        leaks = np.flatnonzero(made.pairs["is_leak"])
+        if len(leaks):
+            made.leak = (int(leaks[0]), numbers[leaks[0]])
         return made
 
     def split(self, normal_title: str, is_tested: bool) -> int:
@@ -144,6 +155,7 @@ class PairMaker:
                     len(product.description),
                     len(example.input_ids),
                     example.num_prompt_tokens,
+                    holds_description(product.title, product.description),
                 )
             )
             if split == TRAIN:
@@ -160,3 +172,19 @@ class PairMaker:
                 )
         made.pairs = np.array(pairs, PAIR)
         made.train_ids = np.fromiter(chain.from_iterable(train_ids), self.token_type)
+
+
+def holds_description(title: str, description: str) -> bool:
+    """Says whether a cleaned title holds its own description, behind other words, in any case.
+
+    It does if the description's first LEAK_CHARACTERS characters, or all of a shorter one, stand
+    in it, as they do when a title column is made as "{title} - {content}", even if that is cut
+    behind them. A title that a description begins with holds nothing: there it comes first.
+
+        title "Red Mug - A MUG OF CLAY", description "A mug of clay"        -> True
+        title "Red Mug", description "Red Mug: a mug of clay"               -> False
+    """
+    beginning = description[:LEAK_CHARACTERS]
+    if len(title) <= len(beginning):  # most of them
+        return False
+    return title.lower().find(beginning.lower()) > 0

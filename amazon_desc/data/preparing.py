@@ -22,7 +22,7 @@ from amazon_desc.data.packing import pack
 from amazon_desc.data.pairs import PAIR, TRAIN, PairBatch, PairMaker
 from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.data.reading import RecordReader, Sources
-from amazon_desc.data.report import Report
+from amazon_desc.data.report import Report, shown
 from amazon_desc.data.selection import NO_TITLES, PartBound, RepeatedTitles, choose, is_in
 from amazon_desc.data.splits import SPLITS
 from amazon_desc.data.tables import (
@@ -70,6 +70,8 @@ class CorpusSettings:
         settings = dataclasses.asdict(self)
         for name in ("train_files", "test_file", "max_bad_records"):
             del settings["sources"][name]
+        if self.prompt.system is None:  # as it was before there was such an option
+            del settings["prompt"]["system"]
         return settings
 
     @property
@@ -98,6 +100,7 @@ class Preparation:
         self.pairs: list[np.ndarray] = [np.empty(0, PAIR)]
         self.orders: list[int] = []
         self.test_titles = [NO_TITLES]
+        self.leaks: list[tuple[int, str]] = []  # numbers among the pairs, and how they are shown
         self.num_pairs = 0
 
     def run(self, num_workers: int) -> Report:
@@ -125,7 +128,11 @@ class Preparation:
 
     def note(self, made: PairBatch) -> None:
         """Takes in what one batch says of its records."""
-        self.report.add_refusals(made.refused, made.refused_at, self.reader.waiting.popleft())
+        products = self.reader.waiting.popleft()
+        self.report.add_refusals(made.refused, made.refused_at, products)
+        if made.leak is not None:
+            number, record = made.leak
+            self.leaks.append((self.num_pairs + number, shown(products[record])))
         self.pairs.append(made.pairs)
         self.orders += [record.order for record in made.held_out]
         if len(made.titles):
@@ -170,7 +177,8 @@ class Preparation:
                     self.folder / "held_out.arrow", ordered, self.folder / f"{split}.arrow"
                 )
         (self.folder / "held_out.arrow").unlink()
-        report.add_pairs(chosen, len(rows), settings.row_tokens)
+        leak = next((line for number, line in self.leaks if kept[number]), None)
+        report.add_pairs(chosen, len(rows), settings.row_tokens, leak)
 
 
 def refuse_empty_splits(settings: CorpusSettings, report: Report, splits: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from amazon_desc.data.splits import SPLITS
 from amazon_desc.printing import printable
 
 CHARACTERS_SHOWN = 80
+# Of 8,368 real products, whose titles nobody has made, 34 hold their (mostly short) description.
+MANY_LEAKS = 0.05
 NUM_BINS = 50
 
 
@@ -79,6 +81,12 @@ class Report:
     splits: dict[str, int] = field(default_factory=dict)
     endings: dict[str, int] = field(default_factory=dict)
     """pairs whose description is whole, shortened to whole sentences, or cut"""
+    num_leaks: int = 0
+    """pairs whose title holds its own description"""
+    leak_share: float = 0.0
+    """of the pairs"""
+    leak_example: str | None = None
+    """one of them, with its place"""
     num_tokens: int = 0
     """to train on, prompts and end tokens included"""
     num_target_tokens: int = 0
@@ -99,7 +107,13 @@ class Report:
             for number in numbers[: NUM_REFUSALS_SHOWN - len(examples)]:
                 examples.append(shown(products[number]))
 
-    def add_pairs(self, pairs: np.ndarray, num_rows: int, row_tokens: int) -> None:
+    def add_pairs(
+        self,
+        pairs: np.ndarray,
+        num_rows: int,
+        row_tokens: int,
+        leak_example: str | None = None,
+    ) -> None:
         """Takes in the pairs that are kept, and how those of train were packed."""
         trained = pairs[pairs["split"] == TRAIN]
         self.num_pairs = len(pairs)
@@ -107,6 +121,9 @@ class Report:
         self.endings = counted(pairs["ending"], ENDINGS)
         self.num_tokens = int(trained["num_tokens"].sum())
         self.num_target_tokens = self.num_tokens - int(trained["num_prompt_tokens"].sum())
+        self.num_leaks = int(pairs["is_leak"].sum())
+        self.leak_share = self.num_leaks / len(pairs)
+        self.leak_example = leak_example
         self.num_rows = num_rows
         self.fill = self.num_tokens / (num_rows * row_tokens)
         lengths = {
@@ -149,6 +166,7 @@ def summarize(report: dict[str, Any], row_tokens: int) -> str:
         f"({report['fill']:.1%} filled)",
         f"      descriptions shortened to whole sentences: {shortened:.1%}, cut: {cut:.1%}",
     ]
+    lines += leaks(report)
     left_out = sorted(report["refused"].items(), key=lambda item: (-item[1], item[0]))
     for reason, number in left_out:
         lines.append(f"      left out: {number:,} × {reason}")
@@ -158,3 +176,16 @@ def summarize(report: dict[str, Any], row_tokens: int) -> str:
     for reason, number in report["bad"].items():
         lines.append(f"      cannot be read: {number:,} × {reason}")
     return "\n".join([*lines, *(f"          {fault}" for fault in report["faults"])])
+
+
+def leaks(report: dict[str, Any]) -> Iterator[str]:
+    """Yields what is said of titles that hold their description; old reports know of none."""
+    if not report.get("num_leaks"):
+        return
+    number, share = report["num_leaks"], report["leak_share"]
+    yield f"      titles that hold their own description: {number:,} ({share:.1%})"
+    if report["leak_example"]:
+        yield f"          {report['leak_example']}"
+    if share >= MANY_LEAKS:
+        yield "          The model learns to copy from such a title, and scores say nothing. Name a"
+        yield "          column of bare titles with --data.title_column."

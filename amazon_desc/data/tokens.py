@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from amazon_desc.data.prompts import Prompter, PromptSettings, PromptText
+from amazon_desc.data.prompts import TITLE, Prompter, PromptSettings, PromptText
 from amazon_desc.data.records import Product
 from amazon_desc.data.tokenizer import backend_of, control_strings, pieces_by_id
 from amazon_desc.data.words import WordTokenizer, completed
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # A prompt always leaves room for at least this many tokens of description and its end.
 MIN_DESCRIPTION_TOKENS = 16
-# The room a title must have beside the template before a sequence length is worth training on.
+# The room a title must have, wherever the template puts it, before a sequence length is worth
+# training on.
 MIN_TITLE_TOKENS = 8
 # English text has about four characters a token; what lies beyond this many is cut off unread.
 MAX_CHARACTERS_PER_TOKEN = 6
@@ -84,12 +85,14 @@ class Encoder:
         pad_id = tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad_id is None else pad_id  # pyright: ignore
         num_template_tokens = len(self.prompt_ids(""))
-        shortest = num_template_tokens + MIN_TITLE_TOKENS + MIN_DESCRIPTION_TOKENS
+        num_title_tokens = MIN_TITLE_TOKENS * prompt.template.count(TITLE)
+        shortest = num_template_tokens + num_title_tokens + MIN_DESCRIPTION_TOKENS
         if max_seq_length < shortest:
             raise UserError(
                 f"--data.max_seq_length {max_seq_length}: too short for the prompt, whose template "
                 f"alone has {num_template_tokens} tokens; wanted at least {shortest} tokens. "
-                f"Raise --data.max_seq_length or shorten --data.prompt.template."
+                f"Raise --data.max_seq_length or shorten --data.prompt.template"
+                f"{'' if prompt.system is None else ' or --data.prompt.system'}."
             )
 
     def examples(self, products: Sequence[Product]) -> list[Example]:

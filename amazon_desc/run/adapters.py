@@ -15,10 +15,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.files import replacing_folder, storage
-from amazon_desc.identity import Identity, write_record
+from amazon_desc.identity import write_record
 from amazon_desc.model import adapter as adapters
 from amazon_desc.module import DescriptionModule
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.model_card import model_card
 
 
 class BestAdapter(Callback):
@@ -57,69 +58,5 @@ def save_adapter(trainer: L.Trainer, module: L.LightningModule) -> None:
         adapters.save(module.network, folder, identity.backbone, identity.revision)
         module.data.tokenizer.save_pretrained(str(folder))
         write_record(folder, identity)
-        (folder / "README.md").write_text(model_card(identity, module), encoding="utf-8")
-
-
-def model_card(identity: Identity, module: DescriptionModule) -> str:
-    """Returns the README of the adapter folder: what it is, and the lines that load it."""
-    dtype = str(module.compute_dtype).removeprefix("torch.")
-    options = ["    folder,", f"    dtype=torch.{dtype},", '    device_map="auto",']
-    quantization = ""
-    if identity.quantization == "nf4":
-        quantization = QUANTIZATION.format(dtype=dtype)
-        options.append("    quantization_config=quantization,")
-    if identity.revision:
-        options.append(f'    revision="{identity.revision}",  # of the base')
-    return CARD.format(
-        base=identity.backbone,
-        prompt=identity.template,
-        chat=" as the user's turn of the tokenizer's chat template" if identity.is_chat else "",
-        quantization=quantization,
-        options="\n".join(options),
-        imports=", BitsAndBytesConfig" if quantization else "",
-    )
-
-
-CARD = """\
----
-base_model: {base}
-library_name: peft
-pipeline_tag: text-generation
-tags: [lora, product-descriptions]
----
-
-# Product descriptions from titles
-
-LoRA matrices for `{base}`, trained by amazon_desc. The prompt{chat}:
-
-```text
-{prompt}
-```
-
-Load it with the base in the form that it was trained on; in another form the texts differ:
-
-```python
-import torch
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer{imports}
-{quantization}
-folder = "."  # this folder
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoPeftModelForCausalLM.from_pretrained(
-{options}
-)
-# On a CPU, or bitsandbytes repacks the weights of some of them and loses precision:
-for layer in model.modules():
-    if hasattr(layer, "support_avx512bf16_for_cpu"):
-        layer.support_avx512bf16_for_cpu = False
-```
-"""
-
-QUANTIZATION = """
-quantization = BitsAndBytesConfig(
-    load_in_4bit=True,
-    bnb_4bit_quant_type="nf4",
-    bnb_4bit_use_double_quant=True,
-    bnb_4bit_compute_dtype=torch.{dtype},
-)
-"""
+        card = model_card(identity, module, adapter)
+        (folder / "README.md").write_text(card, encoding="utf-8")

@@ -139,6 +139,7 @@ def prediction_settings(
         **{f"--data.cleaning.{rule}": value for rule, value in cleaning.items()},
         "--data.prompt.template": identity.template,
         "--data.prompt.chat": identity.is_chat,
+        "--data.prompt.system": identity.system,
         "--data.max_seq_length": data.max_seq_length,
         "--model.backbone": content(identity.backbone, identity.base_sha256),
         "--model.quantization": identity.quantization,

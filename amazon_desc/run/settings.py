@@ -7,6 +7,7 @@ one of the lists below.
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 from amazon_desc.data.digests import sha256_of
@@ -60,6 +61,7 @@ FOLLOWING = ["data.backbone", "data.revision", "data.num_epochs", "data.max_rows
 
 # What runs had that were begun before there were such options, of which their records say nothing.
 BEFORE = {
+    "--data.prompt.system": None,
     "--model.schedule": "cosine",
     "--model.warmup_steps": None,
     "--model.lora.use_rslora": False,
@@ -134,8 +136,8 @@ def refuse_other_settings(found: Any, wanted: dict[str, Any], owner: str, run: R
     if changed := differing(found, wanted):
         differences = "\n".join(changes(found, wanted))
         further = (
-            f"; with --model.adapter {run.adapter} as well, from the weights that are trained "
-            f"already"
+            f"; with --model.adapter {quote(str(run.adapter))} as well, from the weights that are "
+            f"trained already"
         )
         raise UserError(
             f"{owner} was trained with other settings; going on would give neither the one run nor "
@@ -147,21 +149,22 @@ def refuse_other_settings(found: Any, wanted: dict[str, Any], owner: str, run: R
 def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns the options in which two records differ.
 
-    What one of them lacks is not compared, since it was written by another version, unless it is
-    known what that version did.
+    What one of them lacks is not compared: it was written by another version. Of BEFORE it is
+    known what such a version did.
     """
-    known = BEFORE | found
+    found = BEFORE | found
     return [
         option
         for option in wanted
-        if option in known and identifying(known[option]) != identifying(wanted[option])
+        if option in found and identifying(found[option]) != identifying(wanted[option])
     ]
 
 
 def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns what two records do not have in common, a line each, old and new side by side."""
+    found = BEFORE | found
     return [
-        f"  {option}: {shown((BEFORE | found)[option])}, now {shown(wanted[option])}"
+        f"  {option}: {shown(found[option])}, now {shown(wanted[option])}"
         for option in differing(found, wanted)
     ]
 

@@ -7,8 +7,10 @@ here, and errors are put into words in failures.py.
 import logging
 import warnings
 from pathlib import Path
+from shlex import quote
 
 from amazon_desc.resources import find_config
+from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.refusals import refuse_other_encoding
 
 
@@ -26,6 +28,12 @@ def with_shipped_configs(arguments: list[str]) -> list[str]:
         elif Path(name).is_file():
             refuse_other_encoding(Path(name))
     return replaced
+
+
+def where(run: RunFolder) -> str:
+    """Returns what is said at the end of a fit; its commands can be copied as they stand."""
+    folder, config = quote(str(run.path)), quote(str(run.config))
+    return WHERE.format(run=run.path, folder=folder, config=config)
 
 
 def quiet() -> None:
@@ -55,7 +63,7 @@ WHERE = """
 Everything is in {run}:
   adapter/       the best weights, a PEFT folder
   metrics.json   scores of base and tuned weights
-  tensorboard/   curves and text samples:    tensorboard --logdir {run}
+  tensorboard/   curves and text samples:    tensorboard --logdir {folder}
   checkpoints/   to go on from
   config.yaml    all options of the run
 

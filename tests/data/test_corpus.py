@@ -16,7 +16,7 @@ import pytest
 
 from amazon_desc.data import preparing
 from amazon_desc.data.cleaning import CleaningSettings
-from amazon_desc.data.corpus import FORMAT_VERSION, Corpus, open_or_prepare
+from amazon_desc.data.corpus import FORMAT_VERSION, Corpus, find_prepared, open_or_prepare
 from amazon_desc.data.packing import pack
 from amazon_desc.data.preparing import CorpusSettings
 from amazon_desc.data.prompts import PromptSettings
@@ -242,6 +242,7 @@ def test_prepared_anew_the_tables_are_the_same_to_the_byte(
         {"max_seq_length": 39},
         {"row_tokens": 256},
         {"prompt": PromptSettings(template="a: {title}")},
+        {"prompt": PromptSettings(template="describe: {title} {title}")},
         {"num_products": 90},
         {"repeated_titles": "all"},
         {"cleaning": CleaningSettings(tags=False)},
@@ -259,6 +260,65 @@ def test_a_changed_setting_gives_another_folder_beside_the_first(
     second = prepare(settings_of(train_file, **change), toy_tokenizer_folder, corpora)
     assert folders(corpora) == sorted({first.fingerprint, second.fingerprint})
     assert first.fingerprint != second.fingerprint
+
+
+def test_two_spellings_of_a_prompt_are_one_corpus(
+    train_file: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    """From a shell a line end comes as a backslash and an n."""
+    typed, meant = (
+        settings_of(train_file, prompt=PromptSettings(template=template))
+        for template in ("describe: {title}\\n", "describe: {title}\n")
+    )
+    first = prepare(typed, toy_tokenizer_folder, corpora)
+    assert find_prepared(meant, toy_tokenizer_folder, corpora) == first
+    assert prepare(meant, toy_tokenizer_folder, corpora) == first
+    assert folders(corpora) == [first.fingerprint]
+    assert first.manifest["settings"]["prompt"]["template"] == "describe: {title}\n"
+    assert {ids[5] for ids in trained_on(first)} == {6}  # <s> ▁describe : ▁mug ▁w7 and a line end
+
+
+def test_titles_that_hold_their_description_are_counted_with_an_example(
+    tmp_path: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    """Only pairs that are kept count: the title of the first has a longer description."""
+    text = "It holds a mug, and a mug, and a red mug, and a mug, too."
+    rows = [
+        {"title": f"mug w1 - {text}", "content": text},
+        {"title": f"mug w1 - {text}", "content": f"So it is said. {text}"},
+        *ROWS[2:40],
+        *({"title": f"mug w{n} - {text}", "content": text} for n in (40, 41)),
+    ]
+    file = write_rows(tmp_path / "leaks.jsonl", rows[1:])
+    corpus = prepare(settings_of(file), toy_tokenizer_folder, corpora)
+    report, counts = corpus.report(), corpus.manifest["counts"]
+    assert report["num_pairs"] == 41
+    assert (report["num_leaks"], report["leak_share"]) == (2, 2 / 41)
+    assert report["leak_example"].startswith("leaks.jsonl, line 40: 'mug w40 - It holds a mug, and")
+    assert (counts["num_leaks"], "leak_example" in counts) == (2, False)
+    assert "titles that hold their own description: 2 (4.9%)" in corpus.summary()
+
+    file = write_rows(tmp_path / "repeated.jsonl", rows)
+    report = prepare(settings_of(file), toy_tokenizer_folder, corpora).report()
+    assert (report["num_pairs"], report["num_leaks"]) == (41, 2)
+    # of each batch only the first is remembered, and that one is left out
+    assert report["leak_example"] is None
+
+
+def test_the_summary_of_a_report_from_before_leaks_were_counted_still_prints(
+    train_file: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    corpus = prepare(settings_of(train_file), toy_tokenizer_folder, corpora)
+    file = corpus.folder / "data_report.json"
+    report = json.loads(file.read_text())
+    for name in ("num_leaks", "leak_share", "leak_example"):
+        del report[name]
+    file.write_text(json.dumps(report))
+    said: list[str] = []
+    prepare(settings_of(train_file), toy_tokenizer_folder, corpora, said)
+    assert said == [corpus.summary()]
+    assert "100 usable pairs" in said[0]
+    assert "hold" not in said[0]
 
 
 def test_changed_bytes_or_another_tokenizer_give_another_corpus(

@@ -1,6 +1,7 @@
 """The data module: what the trainer is served, and that a stopped run goes on at its row."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from amazon_desc.data.batches import PromptBatch, RowBatch
+from amazon_desc.data.corpus import identity_of, name_of
 from amazon_desc.data.datamodule import PROMPTS, ROWS, DescriptionData
 from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.errors import DataError, UserError
@@ -262,3 +264,14 @@ def test_the_corpus_is_opened_once(options: dict[str, Any], capsys: pytest.Captu
     data.setup("fit")
     assert data.corpus is corpus
     assert capsys.readouterr().out.count("Data: 400 records") == 1
+
+
+def test_a_corpus_of_before_there_were_system_messages_is_found(monkeypatch: pytest.MonkeyPatch):
+    """The name was computed by a version that had no --data.prompt.system."""
+    monkeypatch.setattr("amazon_desc.data.corpus.tokenizer_fingerprint", lambda folder: "b" * 64)
+    files = [{"sha256": "a" * 64, "use": "train", "path": "x"}]
+    settings = DescriptionData().settings
+    assert name_of(identity_of(settings, files, Path())) == "dfff909f42c09ab8"
+    other = replace(settings, prompt=PromptSettings(system="Be brief."))
+    assert other.identity()["prompt"]["system"] == "Be brief."
+    assert name_of(identity_of(other, files, Path())) != "dfff909f42c09ab8"

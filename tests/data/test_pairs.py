@@ -8,7 +8,14 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from amazon_desc.data.cleaning import Cleaner, CleaningSettings
-from amazon_desc.data.pairs import ENDINGS, PairBatch, PairMaker, RecordBatch
+from amazon_desc.data.pairs import (
+    ENDINGS,
+    LEAK_CHARACTERS,
+    PairBatch,
+    PairMaker,
+    RecordBatch,
+    holds_description,
+)
 from amazon_desc.data.prompts import PromptSettings
 from amazon_desc.data.records import Product, read_products
 from amazon_desc.data.splits import SPLITS, split_of, text_hash, title_hash
@@ -41,6 +48,39 @@ def test_what_is_known_of_a_pair(toy_tokenizer: PreTrainedTokenizerBase):
     assert made.pairs["num_tokens"].tolist() == [11, 36]
     assert made.pairs["num_prompt_tokens"].tolist() == [5, 5]
     assert not made.pairs["is_tested"].any()
+
+
+TEXT = "It holds a mug, and a mug, and a red mug, and a mug, too."
+
+
+@pytest.mark.parametrize(
+    ("title", "description", "is_leak"),
+    [
+        ("Red Mug - A MUG OF CLAY", "A mug of clay", True),  # the docstring's
+        ("Red Mug", "Red Mug: a mug of clay", False),
+        (f"Red Mug - {TEXT}", TEXT, True),
+        (f"Red Mug - {TEXT[:50]}", TEXT, True),  # cut behind what is compared
+        (f"Red Mug - {TEXT[:49]}", TEXT, False),
+        (f"Red Mug - {TEXT}", TEXT[:49] + "X", False),
+        (TEXT, f"{TEXT} It is red.", False),  # the description begins with the title
+        ("It holds a mug", "a mug", True),
+        ("A mug", "A mug of clay", False),
+    ],
+)
+def test_a_title_holds_its_description_behind_other_words(
+    title: str, description: str, is_leak: bool
+):
+    assert len(TEXT) > LEAK_CHARACTERS == 50
+    assert holds_description(title, description) == is_leak
+
+
+def test_the_first_leak_of_a_batch_is_named(toy_tokenizer: PreTrainedTokenizerBase):
+    """Number 1 among the pairs, number 2 among the records: a refused one stands in front."""
+    titles = ["mug w1", "", f"mug &amp; w2: {TEXT}", f"mug w3: {TEXT}"]
+    made = maker_of(toy_tokenizer)(RecordBatch(titles, ["It holds a mug.", TEXT, TEXT, TEXT]))
+    assert made.pairs["is_leak"].tolist() == [False, True, True]
+    assert made.leak == (1, 2)
+    assert maker_of(toy_tokenizer)(RecordBatch(titles[:1], [TEXT])).leak is None
 
 
 def test_ids_go_to_the_side_that_the_title_is_on(toy_tokenizer: PreTrainedTokenizerBase):

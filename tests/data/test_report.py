@@ -82,8 +82,11 @@ def test_bins_hold_every_length_once(seed: int):
 # Report
 
 
-def pair(split: int, ending: str, tokens: int, prompt: int, title: int, text: int) -> tuple:
-    return (7, 8, 9, split == TEST, split, ENDINGS.index(ending), title, text, tokens, prompt)
+def pair(
+    split: int, ending: str, tokens: int, prompt: int, title: int, text: int, is_leak: bool = False
+) -> tuple:
+    of_split = (7, 8, 9, split == TEST, split)
+    return (*of_split, ENDINGS.index(ending), title, text, tokens, prompt, is_leak)
 
 
 def a_report() -> Report:
@@ -210,6 +213,22 @@ def test_a_summary_says_no_more_than_there_is():
         "(93.8% filled)\n"
         "      descriptions shortened to whole sentences: 0.0%, cut: 0.0%"
     )
+
+
+@pytest.mark.parametrize(("num_leaks", "is_many"), [(1, False), (4, False), (5, True), (99, True)])
+def test_a_summary_says_what_titles_that_hold_their_description_mean(num_leaks: int, is_many: bool):
+    pairs = [pair(TRAIN, "whole", 30, 10, 90, 80, number < num_leaks) for number in range(100)]
+    report = Report(num_records=100)
+    report.add_pairs(np.array(pairs, PAIR), 2, 2_048, "a.csv, line 7: 'Mug - Red': 'Red'")
+    assert (report.num_leaks, report.leak_share) == (num_leaks, num_leaks / 100)
+    wanted = [
+        f"      titles that hold their own description: {num_leaks} ({num_leaks}.0%)",
+        "          a.csv, line 7: 'Mug - Red': 'Red'",
+        "          The model learns to copy from such a title, and scores say nothing. Name a",
+        "          column of bare titles with --data.title_column.",
+    ]
+    said = summarize(report.plain(), 2_048).splitlines()[3:]
+    assert said == (wanted if is_many else wanted[:2])
 
 
 def test_a_summary_is_the_same_from_a_file():

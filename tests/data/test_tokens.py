@@ -239,6 +239,89 @@ def test_a_sequence_too_short_for_the_prompt_is_refused_with_numbers(
     assert toy_encoder(toy_tokenizer, 28).max_seq_length == 28
 
 
+def test_a_template_with_two_titles_shortens_both_alike(toy_tokenizer: PreTrainedTokenizerBase):
+    """40 tokens less 16 for the description leave 24: <s> describe : ... : ... : and twice 9 words.
+
+    The template alone is <s> ▁describe : ▁ : ▁ : and wants twice 8 of title.
+    """
+    template = "describe: {title}: {title}:"
+    with pytest.raises(UserError, match=r"has 7 tokens; wanted at least 39 tokens"):
+        toy_encoder(toy_tokenizer, 38, template)
+    encoder = toy_encoder(toy_tokenizer, 40, template)
+    wanted = [1, 10, 11, *range(100, 109), 11, *range(100, 109), 11]
+    titles = [words(range(9)), words(range(10)), words(range(11)), words(range(90)), "mug " * 9_999]
+    nine, *prompts, mugs = encoder.prompts(titles)
+    assert nine == wanted
+    ten = [1, 10, 11, *range(100, 110), 11, *range(100, 110), 11]
+    assert len(ten) == 25
+    assert prompts == [wanted] * 3
+    assert mugs == [1, 10, 11, *[13] * 9, 11, *[13] * 9, 11]
+
+
+def shortened_plainly(toy: PreTrainedTokenizerBase, template: str, title: str, limit: int) -> list:
+    """Tokenises ever fewer words of a title, as a whole text, until the prompt fits."""
+    kept = title.split(" ")
+    while True:
+        text = template.replace("{title}", " ".join(kept))
+        if toy.chat_template:
+            message = {"role": "user", "content": text}
+            text = toy.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        ids = toy(text, add_special_tokens=not toy.chat_template)["input_ids"]
+        if len(ids) <= limit or kept == [""]:
+            return ids
+        kept = kept[:-1] or [""]
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+@pytest.mark.parametrize(
+    "template", ["{title}{title}", "A {title}: {title}", "{title}\n\na {title}"]
+)
+def test_prompts_with_two_titles_are_those_of_the_whole_text(
+    toy_tokenizer: PreTrainedTokenizerBase,
+    toy_chat_tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    is_chat: bool,
+):
+    toy = toy_chat_tokenizer if is_chat else toy_tokenizer
+    encoder = toy_encoder(toy, 60, template)
+    draw = random.Random(7)
+    pieces = ["mug", "red", "A", "a.", "w7", "w70:", '"a"', "3"]
+    titles = [" ".join(draw.choices(pieces, k=draw.randint(1, 40))) for _ in range(60)]
+    found = encoder.prompts(titles)
+    assert found == [shortened_plainly(toy, template, title, 60 - 16) for title in titles]
+    num_short = sum(len(ids) > 38 for ids in found)
+    assert 10 < num_short < 60
+
+
+def test_a_system_message_is_tokenised_as_part_of_the_chat(
+    toy_chat_tokenizer: PreTrainedTokenizerBase,
+):
+    """<|system|> is no control token of the toy's, but <|end|> (5) is."""
+    settings = PromptSettings(template="describe: {title}", system="a red mug.\nw7")
+    encoder = Encoder(toy_chat_tokenizer, settings, 80)
+    asked = toy_chat_tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": "a red mug.\nw7"},
+            {"role": "user", "content": "describe: red mug"},
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    ids = toy_chat_tokenizer(asked, add_special_tokens=False)["input_ids"]
+    assert encoder.prompts(["red mug", "mug", "</s>"])[0] == ids
+    assert ids.count(5) == 2
+    assert [i for i in encoder.prompts(["</s> mug"])[0] if i in range(1, 6)] == [5, 3, 5, 4]
+
+
+def test_a_system_message_leaves_less_room_for_the_prompt(
+    toy_chat_tokenizer: PreTrainedTokenizerBase,
+):
+    settings = PromptSettings(template="describe: {title}", system=words(range(50)))
+    with pytest.raises(UserError, match=r"or shorten --data.prompt.template or --data.prompt.sys"):
+        Encoder(toy_chat_tokenizer, settings, 80)
+    assert Encoder(toy_chat_tokenizer, settings, 120).prompt_ids("mug").count(5) == 2
+
+
 def test_no_titles_and_no_products_give_nothing(toy_tokenizer: PreTrainedTokenizerBase):
     assert toy_encoder(toy_tokenizer).prompts([]) == []
     assert toy_encoder(toy_tokenizer).examples([]) == []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from amazon_desc.cli import DescriptionCLI, build
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.errors import UserError
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.settings import (
@@ -131,7 +132,7 @@ def test_every_option_that_decides_is_recorded_also_when_it_is_not_given(
     for entry in DECIDING:
         assert any(name == entry or name.startswith(f"{entry}.") for name in names), entry
     leaves = [o for o in options if o.startswith(("model.lora.", "data.cleaning.", "data.prompt."))]
-    assert len(leaves) == 18
+    assert len(leaves) == 19
     assert set(leaves) <= names
     assert found["--model.optimizer.init_args.lr"] == 2e-4
     assert not names & set(OPERATIONAL)
@@ -258,11 +259,35 @@ def test_what_runs_had_before_there_was_an_option_is_compared(record: Callable[.
     now = record()
     assert {option: now[option] for option in BEFORE} == BEFORE, "the defaults of today"
     older = {option: value for option, value in now.items() if option not in BEFORE}
-    assert len(now) - len(older) == 4
+    assert len(now) - len(older) == 5
     assert changes(older, now) == []
     assert changes(older, record("--model.schedule", "linear")) == [
         "  --model.schedule: 'cosine', now 'linear'"
     ]
+
+
+def test_a_record_from_before_there_were_system_messages_has_none():
+    system = "--data.prompt.system"
+    assert changes({"--a": 1}, {system: None, "--a": 1}) == []
+    assert changes({"--a": 1}, {system: "Be brief.", "--a": 1}) == [
+        f"  {system}: None, now 'Be brief.'"
+    ]
+
+
+def test_a_prompt_is_recorded_in_one_form_however_it_is_typed(
+    fit: Callable[..., DescriptionCLI], record: Callable[..., Record]
+):
+    """From a shell a line end comes as a backslash and an n."""
+    template, system = "--data.prompt.template", "--data.prompt.system"
+    typed = (template, "Title: {title}\\nText:", system, "You: a mug.\\nBe brief. ")
+    found = record(*typed)
+    assert found[template] == "Title: {title}\nText:"
+    assert found[system] == "You: a mug.\nBe brief."
+    assert found == record(template, "Title: {title}\nText:", system, "You: a mug.\nBe brief.")
+    data = fit(*typed).datamodule
+    assert isinstance(data, DescriptionData)
+    prompt = data.settings.prompt
+    assert (prompt.template, prompt.system) == (found[template], found[system])
 
 
 def test_a_file_is_known_by_its_content():
@@ -311,6 +336,13 @@ def test_other_settings_are_refused_with_all_changes_and_the_way_out(run: RunFol
         f"with --model.adapter {run.adapter} as well, from the weights that are trained already."
     )
     assert refused.value.exit_code == 2
+
+
+def test_the_way_out_can_be_copied_where_a_folder_has_a_space(tmp_path: Path):
+    run = RunFolder(tmp_path / "my run")
+    with pytest.raises(UserError) as refused:
+        refuse_other_settings({"--a": 1}, {"--a": 2}, "the checkpoint X", run)
+    assert f"with --model.adapter '{run.adapter}' as well" in str(refused.value)
 
 
 @pytest.mark.parametrize("found", [None, [], "settings", 3])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,23 @@ def test_a_wrong_option_is_told_without_a_traceback(tmp_path: Path):
     assert done.returncode == 3
     assert "--data.train_file no.json: no such file" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_markers_are_warned_of_with_the_line_that_show_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """The line of the warning has a title of its own in it."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--config", "quickstart.yaml", "--data.num_products", "60", "--show", "1"]
+    options += ["--data.validation_fraction", "0.1", "--data.test_fraction", "0.1"]
+    template = r"Describe:\n<|im_start|> {title}\nText:"
+    load_script("prepare").main([*options, "--data.prompt.template", template])
+    said = capfd.readouterr().out
+    assert said.count("Warning: the prompt holds markers of a chat format") == 1
+    (warned,) = re.findall(r"a prompt's line 2: (.*)\n", said)
+    (shown,) = re.findall(r"<s> Describe:\n(.*)\nText:»", said)
+    assert warned == "<|im_start|> Navy Rubber Yoga Mat, 6 mm"
+    assert shown.startswith("<|im_start|> ")
 
 
 @pytest.mark.parametrize(
