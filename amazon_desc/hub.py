@@ -45,7 +45,7 @@ def find_backbone(
     """Returns the folder that holds the base `name`, downloading it from the hub if need be.
 
     Args:
-        needs_weights: False: its configuration and tokenizer suffice
+        needs_weights: False: its configuration suffices, and what small files it has
 
     Raises:
         UserError: it is neither a folder with a base nor a hub id that can be had, or something

@@ -93,6 +93,7 @@ def check_base(place: str, names: Collection[str], needs_weights: bool) -> None:
 
     Args:
         place: the folder, or the hub id
+        needs_weights: False: its configuration suffices
 
     Raises:
         UserError: it holds an adapter, a GGUF file or weights of another framework, or lacks
@@ -117,7 +118,8 @@ def check_base(place: str, names: Collection[str], needs_weights: bool) -> None:
     missing = [] if CONFIG in here else [CONFIG]
     if needs_weights and not entry:
         missing.append("its weights (model.safetensors or pytorch_model.bin)")
-    if not (has(here, ".model") or has(here, ".tiktoken") or here & set(TOKENIZERS)):
+    has_tokenizer = has(here, ".model") or has(here, ".tiktoken") or here & set(TOKENIZERS)
+    if needs_weights and not has_tokenizer:
         missing.append("a tokenizer (tokenizer.json or tokenizer.model)")
     if missing:
         raise UserError(incomplete(place, "; ".join(missing), here))

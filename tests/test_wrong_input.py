@@ -251,7 +251,7 @@ TITLE_FILES = [
 BASES = [
     Case("no folder", "./nowhere", 2, ("--model.backbone ./nowhere: wanted", "no such folder")),
     Case("a file", "titles.txt", 2, ("--model.backbone titles.txt: wanted", "found a file")),
-    Case("empty folder", "bases/empty", 2, ("it is incomplete: missing config.json; a tok",)),
+    Case("empty folder", "bases/empty", 2, ("it is incomplete: missing config.json; found",)),
     Case("no pickle", "bases/pickle", 2, ("pytorch_model.bin cannot be read", "damaged", "Copy")),
     Case("no tokenizer", "bases/mute", 2, ("missing a tokenizer (tokenizer.json or", "Put")),
     Case("config damaged", "bases/config", 2, ("config.json is damaged: wanted JSON", "line 1")),

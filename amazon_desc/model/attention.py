@@ -51,6 +51,8 @@ def packed_attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if options.get("softcap") is not None:  # some versions of transformers would leave it out
+        raise NotImplementedError("sdpa attention has no soft cap")
     window = options.get("sliding_window")
     if packed is None or (window is not None and packed.tokens.shape[1] > window):
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
