@@ -113,8 +113,11 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 @contextmanager
-def storage(folder: Path) -> Iterator[None]:
+def storage(folder: Path, elsewhere: str = "name another folder") -> Iterator[None]:
     """Says what to do when the disk refuses something in `folder`.
+
+    Args:
+        elsewhere: what a user does to have it in another folder
 
     Raises:
         StorageError: in place of any OSError.
@@ -126,8 +129,8 @@ def storage(folder: Path) -> Iterator[None]:
         if "No space left on device" in reason:  # pyarrow says more, but nothing of use
             reason = "No space left on device"
         raise StorageError(
-            f"{folder} cannot be written: {reason}{free_space(folder)}. Make room there, or name "
-            f"another folder."
+            f"{folder} cannot be written: {reason}{free_space(folder)}. Make room there, or "
+            f"{elsewhere}."
         ) from error
 
 

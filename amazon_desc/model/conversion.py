@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 # Bytes of a file of safetensors: only so much of a pickle is read from the disk at a time.
 PART_BYTES = 500_000_000
 
+ELSEWHERE = "set HF_HOME to a folder on another disk"
+
 # The hub names a large file of its cache by the sha256 of its content.
 BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 CODE = re.compile(r"GLOBAL (\S+)")
@@ -59,7 +61,7 @@ def as_safetensors(files: list[Path], name: str) -> Path:
         StorageError: there is no room for the folder, or it cannot be written.
     """
     cache = cache_folder()
-    with storage(cache):
+    with storage(cache, ELSEWHERE):
         cache.mkdir(parents=True, exist_ok=True)
         folder = cache / source_digest(files, cache)
         if not folder.is_dir():
@@ -94,7 +96,7 @@ def convert(files: list[Path], name: str, folder: Path) -> None:
         raise StorageError(
             f"--model.backbone {name}: its weights become safetensors once, which takes "
             f"{num_bytes / 1e9:.2f} GB in {folder.parent}{free_space(folder.parent)}. Make room "
-            f"there, or set HF_HOME to a folder on another disk."
+            f"there, or {ELSEWHERE}."
         )
     say(
         f"Converting the weights of {name} to safetensors, once: {num_bytes / 1e9:.2f} GB, kept in "
