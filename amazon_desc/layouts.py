@@ -162,13 +162,24 @@ def refuse_adapter(place: str, config: Path) -> None:
 
 
 def refuse_pointers(place: str, files: Collection[Path]) -> None:
-    """Refuses files of which only a Git LFS pointer is there: a clone without their content."""
+    """Refuses files of which only a Git LFS pointer is there: a clone without their content.
+
+    Args:
+        place: the folder that was named, or the hub id
+    """
+    remedy = "Fetch the content with `git lfs pull` in that folder, or name the base's hub id."
+    if not Path(place).is_dir():
+        remedy = "The content was never uploaded there: name another base."
     for file in files:
-        if file.is_file() and file.stat().st_size < 1024:
-            with file.open("rb") as opened:
-                if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-                    raise UserError(
-                        f"--model.backbone {place}: {file.name} is a Git LFS pointer, not the file "
-                        f"itself. Fetch the content with `git lfs pull` in that folder, or name "
-                        f"the base's hub id."
-                    )
+        if is_pointer(file):
+            raise UserError(
+                f"--model.backbone {place}: {file.name} is a Git LFS pointer, not the file itself. "
+                f"{remedy}"
+            )
+
+
+def is_pointer(file: Path) -> bool:
+    if not file.is_file() or file.stat().st_size >= 1024:
+        return False
+    with file.open("rb") as opened:
+        return opened.read(len(LFS_POINTER)) == LFS_POINTER

@@ -214,6 +214,16 @@ def test_gguf_is_told_to_be_for_running_only(place: str, stand_in_hub: StandInHu
     assert stand_in_hub.fetched("some/GGUF") == []
 
 
+def test_pointers_that_the_hub_itself_holds_are_told(stand_in_hub: StandInHub, tmp_path: Path):
+    stand_in_hub.publish("some/base", layouts.lfs_pointers(tmp_path / "pointers"))
+    with pytest.raises(UserError) as error:
+        find_backbone("some/base")
+    assert str(error.value) == (
+        "--model.backbone some/base: tokenizer.model is a Git LFS pointer, not the file itself. "
+        "The content was never uploaded there: name another base."
+    )
+
+
 @pytest.mark.parametrize("is_on_hub", [False, True])
 def test_weights_for_other_frameworks_are_told_from_ours(
     is_on_hub: bool, stand_in_hub: StandInHub, tmp_path: Path
