@@ -21,7 +21,7 @@ from tests.conftest import forget_downloads
 from tests.hub_stand_in import StandInHub
 
 NAME = "TinyLlama/TinyLlama_v1.1"
-NUM_PRODUCTS = 1_500
+NUM_PRODUCTS = 300
 TITLES = ["Red Mug", "Girls Ballet Tutu Neon Pink"]
 
 
