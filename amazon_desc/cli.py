@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from inspect import signature
 from pathlib import Path
@@ -229,32 +230,29 @@ class DescriptionCLI(LightningCLI):
         say(where(self.run))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
-        check_base(model, self.datamodule)
-        find_weights(self.run, self.checkpoint, model, self.datamodule)
-        warn_of_markers(self.datamodule.encoder)
-        self.trainer.validate(
-            model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
-        )
+        self.score(model, self.trainer.validate)
 
     def test(self, model: DescriptionModule, **kwargs: Any) -> None:
-        check_base(model, self.datamodule)
-        find_weights(self.run, self.checkpoint, model, self.datamodule)
-        warn_of_markers(self.datamodule.encoder)
-        self.trainer.test(
-            model, self.datamodule, ckpt_path=self.checkpoint, verbose=False, weights_only=True
-        )
+        self.score(model, self.trainer.test)
+
+    def score(self, model: DescriptionModule, run: Callable[..., Any]) -> None:
+        """Scores base and tuned weights with what the trainer runs for it."""
+        data = self.datamodule
+        check_base(model, data)
+        find_weights(self.run, self.checkpoint, model, data)
+        warn_of_markers(data.encoder)
+        run(model, data, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
 
     def predict(self, model: DescriptionModule, **kwargs: Any) -> None:
         data = self.datamodule
         assert isinstance(data, DescriptionData)
         check_base(model, data)
         num_titles = len(data.product_titles)
-        find_weights(self.run, self.checkpoint, model, data)
+        weights = find_weights(self.run, self.checkpoint, model, data)
         files = PredictionFiles.of(self.run, data.titles_file)
         with storage(files.path.parent):
             self.held.enter_context(empty_folder_removed(files.path.parent))
         self.held.enter_context(alone(files.path, "written"))
-        weights = self.checkpoint or (model.adapter_folder or Path()) / adapters.WEIGHTS_FILE
         settings = prediction_settings(model, data, self.trainer.precision, weights)
         num_done = files.begin(settings, data.generation_batch_size, num_titles)
         if num_done is None:

@@ -23,6 +23,9 @@ from amazon_desc.resources import TINY_BASE
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
+# What a user does who has no room for models where the hub keeps them.
+ANOTHER_DISK = "set HF_HOME to a folder on another disk"
+
 # How long the hub may take to answer before what is in the local cache has to do.
 HUB_SECONDS = 5
 
@@ -86,7 +89,7 @@ def check_folder(folder: Path, place: str, needs_weights: bool) -> None:
     names = {path.name for path in folder.iterdir()}
     if ADAPTER_CONFIG in names and CONFIG not in names:
         layouts.refuse_adapter(place, folder / ADAPTER_CONFIG)
-    layouts.check_base(place, names, needs_weights)
+    layouts.check_names(place, names, needs_weights)
     small = [folder / name for name in layouts.small_files(names)]
     layouts.refuse_pointers(place, small)
     read_json(folder / CONFIG)
@@ -113,8 +116,8 @@ def download_base(name: str, revision: str | None, needs_weights: bool) -> Path:
     else:
         if ADAPTER_CONFIG in hub.names and CONFIG not in hub.names:
             layouts.refuse_adapter(name, hub.fetch([ADAPTER_CONFIG]) / ADAPTER_CONFIG)
-        layouts.check_base(name, hub.names, needs_weights)
-        folder = hub.fetch(layouts.small_files(hub.names))
+        layouts.check_names(name, hub.names, needs_weights)
+        folder = hub.small_files
         entry = layouts.weights_entry(hub.names)
         if needs_weights and entry:
             folder = hub.fetch(layouts.weight_names(folder, entry), commit=folder.name)
@@ -134,11 +137,6 @@ def download_adapter(name: str) -> Path:
             f"PEFT saved{'; a base is named with --model.backbone' if CONFIG in hub.names else ''}."
         )
     return hub.fetch([*layouts.small_files(hub.names), ADAPTER_WEIGHTS])
-
-
-@functools.cache
-def repository(option: str, name: str, revision: str | None) -> "Repository":
-    return Repository(option, name, revision)
 
 
 class Repository:
@@ -167,6 +165,11 @@ class Repository:
             self.refusal = self.reason(error)
             return None
         return [file.rfilename for file in found.siblings or []]
+
+    @functools.cached_property
+    def small_files(self) -> Path:
+        """The folder with all but its weights, which are fetched."""
+        return self.fetch(layouts.small_files(self.names or []))
 
     def fetch(self, names: Collection[str], commit: str | None = None) -> Path:
         """Fetches files that are not in the local cache yet; returns the folder that holds them.
@@ -216,12 +219,10 @@ class Repository:
         return f"{self.option} {self.name}{f'@{self.revision}' if self.revision else ''}"
 
     def without_room(self) -> str:
-        from huggingface_hub import constants
-
-        cache = Path(constants.HF_HUB_CACHE)
+        cache = hub_cache()
         return (
             f"{self.place}: {cache} cannot hold it: No space left on device{free_space(cache)}. "
-            f"Make room there, or set HF_HOME to a folder on another disk."
+            f"Make room there, or {ANOTHER_DISK}."
         )
 
     def reason(self, error: Exception) -> str:
@@ -254,6 +255,16 @@ class Repository:
             return "HF_TOKEN in the environment is no valid token"
         kind = "" if isinstance(error, HFValidationError) else "no answer, or not all of it: "
         return f"{kind}{first_line(error)}"
+
+
+repository = functools.cache(Repository)
+
+
+def hub_cache() -> Path:
+    """Returns the folder in which huggingface_hub keeps what it fetches."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
 
 
 def hub_token() -> str | bool:

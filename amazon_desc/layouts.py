@@ -14,9 +14,10 @@ from amazon_desc.errors import UserError
 from amazon_desc.files import read_json
 
 # In the order in which they are looked for; an index names the files that hold the weights.
+SAFETENSORS_INDEX = "model.safetensors.index.json"
 WEIGHTS = (
     "model.safetensors",
-    "model.safetensors.index.json",
+    SAFETENSORS_INDEX,
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
@@ -30,6 +31,8 @@ VOCABULARIES = ("merges.txt", "vocab.txt")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 OTHER_FRAMEWORKS = {".h5": "TensorFlow", ".msgpack": "JAX", ".onnx": "ONNX Runtime"}
+
+NO_WEIGHTS = "its weights (model.safetensors or pytorch_model.bin)"
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -59,7 +62,7 @@ def weight_names(folder: Path, entry: str) -> list[str]:
     """
     if not entry.endswith(INDEX):
         return [entry]
-    kind = ".safetensors" if entry == WEIGHTS[1] else ".bin"
+    kind = ".safetensors" if entry == SAFETENSORS_INDEX else ".bin"
     index = read_json(folder / entry)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
@@ -82,13 +85,14 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none, or the index cannot be used.
     """
-    entry = weights_entry({path.name for path in folder.iterdir()})
+    names = {path.name for path in folder.iterdir()}
+    entry = weights_entry(names)
     if entry is None:
-        raise UserError(incomplete(folder, "its weights (model.safetensors or pytorch_model.bin)"))
+        raise UserError(incomplete(str(folder), NO_WEIGHTS, names))
     return [folder / name for name in weight_names(folder, entry)]
 
 
-def check_base(place: str, names: Collection[str], needs_weights: bool) -> None:
+def check_names(place: str, names: Collection[str], needs_weights: bool) -> None:
     """Refuses what is no base, by the names of its files.
 
     Args:
@@ -106,7 +110,7 @@ def check_base(place: str, names: Collection[str], needs_weights: bool) -> None:
             f"{option}: it holds a base and an adapter ({ADAPTER_CONFIG}), which would be loaded "
             f"as one. Give each a folder of its own, and name the adapter with --model.adapter."
         )
-    if any(name.endswith(".gguf") for name in here) and not entry:
+    if has(here, ".gguf") and not entry:
         raise UserError(gguf(place))
     if needs_weights and not entry:
         found = {kind for suffix, kind in OTHER_FRAMEWORKS.items() if has(here, suffix)}
@@ -117,7 +121,7 @@ def check_base(place: str, names: Collection[str], needs_weights: bool) -> None:
             )
     missing = [] if CONFIG in here else [CONFIG]
     if needs_weights and not entry:
-        missing.append("its weights (model.safetensors or pytorch_model.bin)")
+        missing.append(NO_WEIGHTS)
     has_tokenizer = has(here, ".model") or has(here, ".tiktoken") or here & set(TOKENIZERS)
     if needs_weights and not has_tokenizer:
         missing.append("a tokenizer (tokenizer.json or tokenizer.model)")
@@ -129,16 +133,14 @@ def has(names: Collection[str], suffix: str) -> bool:
     return any(name.endswith(suffix) for name in names)
 
 
-def gguf(place: str | Path) -> str:
+def gguf(place: str) -> str:
     return (
         f"--model.backbone {place}: GGUF files are for running a model, not for training it. Name "
         f"the base that they were made from; their page on the hub says which one that is."
     )
 
 
-def incomplete(place: str | Path, missing: str, names: Collection[str] | None = None) -> str:
-    if names is None:
-        names = [path.name for path in Path(place).iterdir()]
+def incomplete(place: str, missing: str, names: Collection[str]) -> str:
     found = ", ".join(sorted(names)[:8]) or "nothing"
     return (
         f"--model.backbone {place}: it is incomplete: missing {missing}; found {found}. Put the "

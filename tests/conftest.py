@@ -14,6 +14,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -44,6 +45,18 @@ def load_script(name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Runs a command of the CLI where the project is; returns the code that it leaves with."""
+    from amazon_desc.cli import main
+
+    with chdir(SCRIPTS.parent):
+        try:
+            main(arguments)
+        except SystemExit as exit_:
+            return int(exit_.code or 0)
+    return 0
 
 
 # "▁" begins a word, as in TinyLlama's pieces: "a mug. w7" is ▁a ▁mug . ▁w7, the ids 20 13 21 107.

@@ -21,15 +21,13 @@ from safetensors.torch import load_file, save_file
 
 import amazon_desc.cli
 import amazon_desc.module
-from amazon_desc.cli import main
-from amazon_desc.model.adapter import WEIGHTS_FILE
+from amazon_desc.layouts import ADAPTER_WEIGHTS
 from amazon_desc.module import DescriptionModule
 from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
 from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
 from amazon_desc.run.folder import RunFolder
-from tests.conftest import load_script
+from tests.conftest import exit_code, load_script
 
-ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
 
 # Optimizer steps of 2 micro-batches of 2 rows; 2 epochs.
@@ -66,18 +64,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(place: Path) -> Call:
     def call(command: str, name: str, *options: str) -> int:
         """Runs a command in a run folder of that name; returns its exit code."""
-        before = os.getcwd()
-        os.chdir(ROOT)
         titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
         files = ["--data.train_file", str(place / "products.json.gz")]
         where = ["--trainer.default_root_dir", str(place / name)]
-        try:
-            main([command, *SMALL, *files, *where, *titles, *options])
-        except SystemExit as exit_:
-            return int(exit_.code or 0)
-        finally:
-            os.chdir(before)
-        return 0
+        return exit_code([command, *SMALL, *files, *where, *titles, *options])
 
     return call
 
@@ -511,7 +501,7 @@ def test_the_way_out_as_it_is_said_trains_the_finished_weights_further(
     assert call("fit", "unused", "--trainer.max_epochs", "3", *new) == 0
     assert not (place / "unused").exists()
     assert files_of(finished.path) == before
-    saved = load_file(finished.adapter / WEIGHTS_FILE)
+    saved = load_file(finished.adapter / ADAPTER_WEIGHTS)
     assert len(saved) == len(started_with) > 10
     for name, tensor in saved.items():
         stem, suffix = name.rsplit(".", 1)

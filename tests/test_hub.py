@@ -297,6 +297,16 @@ def test_of_each_layout_one_form_of_the_weights_is_fetched(
     assert all((base.folder / n).read_bytes() == repo.files[n].read_bytes() for n in weights)
 
 
+def test_a_command_asks_for_each_listing_once(stand_in_hub: StandInHub, tmp_path: Path):
+    """Once by us, whether the hub answers at all, and once by the library."""
+    stand_in_hub.publish("some/base", layouts.bin_shards(tmp_path / "published"))
+    for needs_weights in (False, True, False, True):
+        find_backbone("some/base", needs_weights=needs_weights)
+    asked = [r.path.rpartition("/")[0] for r in stand_in_hub.requests if r.file is None]
+    models = "/api/models"
+    assert asked == [f"{models}/some", f"{models}/some/base/revision", f"{models}/some/base/tree"]
+
+
 def test_a_second_command_fetches_nothing_and_needs_no_hub(
     stand_in_hub: StandInHub, tmp_path: Path
 ):

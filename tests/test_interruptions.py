@@ -23,14 +23,13 @@ import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 import amazon_desc.module
-from amazon_desc.cli import main
 from amazon_desc.data.tables import PackedRows
 from amazon_desc.locks import alone
 from amazon_desc.module import DescriptionModule
 from amazon_desc.run.failures import as_user_error
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.scoring import Scoring
-from tests.conftest import load_script
+from tests.conftest import exit_code, load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
@@ -60,17 +59,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(place: Path) -> Call:
     def call(command: str, name: str, *options: str) -> int:
         """Runs a command in a run folder of that name; returns its exit code."""
-        before = os.getcwd()
-        os.chdir(ROOT)
         titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
         where = ["--trainer.default_root_dir", str(place / name)]
-        try:
-            main([command, *SMALL, *where, *titles, *options])
-        except SystemExit as exit_:
-            return int(exit_.code or 0)
-        finally:
-            os.chdir(before)
-        return 0
+        return exit_code([command, *SMALL, *where, *titles, *options])
 
     return call
 

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from amazon_desc.cli import main
 from amazon_desc.data.batches import collate_prompts
 from amazon_desc.hub import find_backbone
+from amazon_desc.layouts import ADAPTER_WEIGHTS
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
@@ -66,7 +67,7 @@ def run(call: Callable[..., RunFolder]) -> RunFolder:
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    return load_file(run.adapter / adapter.WEIGHTS_FILE)
+    return load_file(run.adapter / ADAPTER_WEIGHTS)
 
 
 def scalars(run: RunFolder) -> dict[str, dict[int, float]]:

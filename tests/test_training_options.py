@@ -12,16 +12,15 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from amazon_desc.cli import main
 from amazon_desc.hub import find_backbone
+from amazon_desc.layouts import ADAPTER_WEIGHTS
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import keep_quantized_layout, load_backbone
 from amazon_desc.module import DescriptionModule
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
-from tests.conftest import load_script
+from tests.conftest import exit_code, load_script
 
-ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
 
 SMALL = [
@@ -54,17 +53,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(place: Path) -> Call:
     def call(command: str, name: str, *options: str) -> int:
         """Runs a command in a run folder of that name; returns its exit code."""
-        before = os.getcwd()
-        os.chdir(ROOT)
         titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
         where = ["--trainer.default_root_dir", str(place / name)]
-        try:
-            main([command, *SMALL, *where, *titles, *options])
-        except SystemExit as exit_:
-            return int(exit_.code or 0)
-        finally:
-            os.chdir(before)
-        return 0
+        return exit_code([command, *SMALL, *where, *titles, *options])
 
     return call
 
@@ -153,7 +144,7 @@ def test_plain_peft_reads_the_adapter_and_gives_our_logits(
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     run = finished(kind)
-    assert len(load_file(run.adapter / adapter.WEIGHTS_FILE)) == num_matrices
+    assert len(load_file(run.adapter / ADAPTER_WEIGHTS)) == num_matrices
     base = find_backbone("tiny")
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -193,8 +184,8 @@ def test_a_fit_starts_from_its_adapter_with_the_adapters_settings(
     further = RunFolder(place / name)
     config = json.loads((further.adapter / "adapter_config.json").read_text())
     assert (config["use_dora"], config["use_rslora"]) == (kind == "dora", kind == "rslora")
-    wanted = load_file(run.adapter / adapter.WEIGHTS_FILE)
-    found = load_file(further.adapter / adapter.WEIGHTS_FILE)
+    wanted = load_file(run.adapter / ADAPTER_WEIGHTS)
+    found = load_file(further.adapter / ADAPTER_WEIGHTS)
     assert set(found) == set(wanted)
     for name, tensor in wanted.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)

@@ -16,13 +16,12 @@ import torch
 
 from amazon_desc.errors import UserError
 from amazon_desc.files import read_json
+from amazon_desc.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from amazon_desc.options import Fraction, PositiveInt
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
-
-WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def load(model: "PreTrainedModel", folder: Path, dropout: float) -> "PeftModel":
             f"({str(error).strip().splitlines()[-1].strip()[:200]}). Name the base that it was "
             f"trained on with --model.backbone."
         ) from error
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         found = set(file.keys())
     wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
     if found != wanted:
@@ -141,20 +140,20 @@ def check_folder(folder: Path) -> dict[str, Any]:
     problem = ""
     if not folder.is_dir():
         problem = "no such folder"
-    elif not (folder / "adapter_config.json").is_file():
-        problem = "it has no adapter_config.json"
-    elif not (folder / WEIGHTS_FILE).is_file():
-        problem = f"it has no {WEIGHTS_FILE} (pickled .bin weights are never loaded)"
+    elif not (folder / ADAPTER_CONFIG).is_file():
+        problem = f"it has no {ADAPTER_CONFIG}"
+    elif not (folder / ADAPTER_WEIGHTS).is_file():
+        problem = f"it has no {ADAPTER_WEIGHTS} (pickled .bin weights are never loaded)"
     if problem:
         raise UserError(
             f"adapter {folder}: {problem}. Wanted a folder that PEFT saved, with "
-            f"adapter_config.json and {WEIGHTS_FILE}: name one with --model.adapter."
+            f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}: name one with --model.adapter."
         )
-    config = read_json(folder / "adapter_config.json")
+    config = read_json(folder / ADAPTER_CONFIG)
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise UserError(
-            f"adapter {folder}: wanted a LoRA adapter (peft_type LORA in adapter_config.json), "
+            f"adapter {folder}: wanted a LoRA adapter (peft_type LORA in {ADAPTER_CONFIG}), "
             f"found {kind}. Train or name a LoRA adapter."
         )
     return config

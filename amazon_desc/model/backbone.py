@@ -22,6 +22,7 @@ from amazon_desc.model import attention
 from amazon_desc.model.conversion import as_safetensors
 from amazon_desc.model.suitability import (
     NO_CODE,
+    is_of_attention,
     read_config,
     refuse_family,
     refuse_loaded,
@@ -58,7 +59,7 @@ def load_backbone(
             f"Copy or download them again."
         ) from error
     except (KeyError, ValueError, ImportError, AttributeError) as error:
-        if attention.NAME in str(error) or "attention" in str(error):
+        if is_of_attention(error):
             raise UserError(unknown_attention(base.name, config.model_type)) from error
         raise UserError(
             f"--model.backbone {base.name}: transformers cannot load it here "

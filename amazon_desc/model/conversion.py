@@ -7,6 +7,7 @@ way: what asks for code is refused, and no tensor is held in memory besides thos
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import re
@@ -24,8 +25,8 @@ from amazon_desc.files import (
     storage,
     write_text,
 )
-from amazon_desc.hub import first_line
-from amazon_desc.layouts import WEIGHTS
+from amazon_desc.hub import ANOTHER_DISK, first_line, hub_cache
+from amazon_desc.layouts import SAFETENSORS_INDEX
 from amazon_desc.locks import one_at_a_time
 from amazon_desc.printing import say
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 # Bytes of a file of safetensors: only so much of a pickle is read from the disk at a time.
 PART_BYTES = 500_000_000
 
-ELSEWHERE = "set HF_HOME to a folder on another disk"
-
 # The hub names a large file of its cache by the sha256 of its content.
 BLOB_NAME = re.compile(r"[0-9a-f]{64}")
 CODE = re.compile(r"GLOBAL (\S+)")
@@ -44,9 +43,7 @@ CODE = re.compile(r"GLOBAL (\S+)")
 
 def cache_folder() -> Path:
     """Returns the folder that keeps converted weights: beside that of the hub's own cache."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE).expanduser().parent / "amazon_desc"
+    return hub_cache().parent / "amazon_desc"
 
 
 def as_safetensors(files: list[Path], name: str) -> Path:
@@ -61,7 +58,7 @@ def as_safetensors(files: list[Path], name: str) -> Path:
         StorageError: there is no room for the folder, or it cannot be written.
     """
     cache = cache_folder()
-    with storage(cache, ELSEWHERE):
+    with storage(cache, ANOTHER_DISK):
         cache.mkdir(parents=True, exist_ok=True)
         folder = cache / source_digest(files, cache)
         if not folder.is_dir():
@@ -74,12 +71,10 @@ def as_safetensors(files: list[Path], name: str) -> Path:
 
 def source_digest(files: list[Path], cache: Path) -> str:
     """Returns a sha256 of the files: their own, or, of several, that of all of theirs."""
-    from hashlib import sha256
-
     of_files = [named_sha256(file) or remembered_sha256(file, cache) for file in files]
     if len(of_files) == 1:
         return of_files[0]
-    return sha256("".join(of_files).encode()).hexdigest()
+    return hashlib.sha256("".join(of_files).encode()).hexdigest()
 
 
 def named_sha256(file: Path) -> str | None:
@@ -96,7 +91,7 @@ def convert(files: list[Path], name: str, folder: Path) -> None:
         raise StorageError(
             f"--model.backbone {name}: its weights become safetensors once, which takes "
             f"{num_bytes / 1e9:.2f} GB in {folder.parent}{free_space(folder.parent)}. Make room "
-            f"there, or {ELSEWHERE}."
+            f"there, or {ANOTHER_DISK}."
         )
     say(
         f"Converting the weights of {name} to safetensors, once: {num_bytes / 1e9:.2f} GB, kept in "
@@ -112,7 +107,7 @@ def convert(files: list[Path], name: str, folder: Path) -> None:
             save_part(files, name, part, temporary / part_name)
             places |= dict.fromkeys(part, part_name)
         index = {"metadata": {"total_size": num_bytes}, "weight_map": places}
-        write_text(temporary / WEIGHTS[1], json.dumps(index, indent=1) + "\n")
+        write_text(temporary / SAFETENSORS_INDEX, json.dumps(index, indent=1) + "\n")
         if [facts_of(file) for file in files] != before:
             raise UserError(
                 f"--model.backbone {name}: its weights changed while they were read. Wait until "

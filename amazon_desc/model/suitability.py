@@ -135,7 +135,7 @@ def refuse_family(base: Backbone) -> bool:
     except UserError:
         raise
     except Exception as error:  # of what class is up to each family
-        if "attention" in str(error) or attention.NAME in str(error):
+        if is_of_attention(error):
             raise UserError(unknown_attention(base.name, config.model_type)) from error
         return False
     return True
@@ -149,6 +149,11 @@ def refuse_loaded(base: Backbone, model: Any) -> None:
         raise
     except Exception as error:  # of what class is up to each family
         raise UserError(unknown_attention(base.name, model.config.model_type)) from error
+
+
+def is_of_attention(error: Exception) -> bool:
+    """Whether transformers says that a family's attention cannot be given a function of ours."""
+    return "attention" in str(error) or attention.NAME in str(error)
 
 
 def unknown_attention(name: str, family: str) -> str:

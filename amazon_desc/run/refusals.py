@@ -19,6 +19,7 @@ from amazon_desc.errors import UserError
 from amazon_desc.files import empty_folder_removed, refuse_unwritable, storage
 from amazon_desc.hub import find_backbone
 from amazon_desc.identity import OPTIONS, check_identity, read_record
+from amazon_desc.layouts import ADAPTER_WEIGHTS
 from amazon_desc.locks import alone
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import weights_folder
@@ -116,13 +117,16 @@ def check_resumed(
 
 def find_weights(
     run: RunFolder, checkpoint: Path | None, model: DescriptionModule, data: DescriptionData
-) -> None:
-    """Points the model at trained weights that fit it, or refuses, before a base is loaded."""
+) -> Path:
+    """Points the model at trained weights that fit it, or refuses, before a base is loaded.
+
+    Returns the file that holds them.
+    """
     with storage(run.path), empty_folder_removed(run.path):
         refuse_unwritable(run.path)
     if checkpoint:
         check_checkpoint(checkpoint, model, data)
-        return
+        return checkpoint
     if model.adapter is None:
         if not run.adapter.is_dir():
             raise UserError(
@@ -132,6 +136,7 @@ def find_weights(
         model.adapter = str(run.adapter)
     assert model.adapter_folder is not None
     check_adapter(model.adapter_folder, model, data)
+    return model.adapter_folder / ADAPTER_WEIGHTS
 
 
 def is_named(backbone: str, name: str) -> bool:

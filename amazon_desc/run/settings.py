@@ -13,7 +13,7 @@ from typing import Any
 from amazon_desc.data.digests import sha256_of
 from amazon_desc.errors import UserError
 from amazon_desc.hub import find_adapter
-from amazon_desc.model.adapter import WEIGHTS_FILE
+from amazon_desc.layouts import ADAPTER_WEIGHTS
 from amazon_desc.run.derived import rows_a_step
 from amazon_desc.run.folder import RunFolder
 
@@ -109,7 +109,7 @@ def settings_record(
     record[ROWS_A_STEP] = rows_a_step(accumulated, config["data"]["batch_size"])
     record["--model.backbone"] = content(config["model"]["backbone"], base_sha256)
     record["--model.adapter"] = adapter = config["model"]["adapter"]
-    if adapter is not None and (weights := find_adapter(adapter) / WEIGHTS_FILE).is_file():
+    if adapter is not None and (weights := find_adapter(adapter) / ADAPTER_WEIGHTS).is_file():
         record["--model.adapter"] = content(adapter, sha256_of(weights))
     for use in ("train", "test"):
         record[f"--data.{use}_file"] = [

@@ -290,6 +290,13 @@ def test_weights_that_change_while_they_are_read_are_refused(
     assert [path.name for path in cache.iterdir()] == ["known_files.json"]
 
 
+def started(program: str, base: Path, cache: Path) -> subprocess.Popen[str]:
+    """Starts a program that is given the base's .bin file and keeps conversions in `cache`."""
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache.parent / "hub")}
+    command = [sys.executable, "-c", program, str(base / "pytorch_model.bin")]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
 def test_a_killed_conversion_is_made_anew(tmp_path: Path, cache: Path):
     base = layouts.one_bin(tmp_path / "base")
     program = (
@@ -303,9 +310,7 @@ def test_a_killed_conversion_is_made_anew(tmp_path: Path, cache: Path):
         "conversion.save_part = save_or_die\n"
         "conversion.as_safetensors([Path(sys.argv[1])], 'some/base')"
     )
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache.parent / "hub")}
-    command = [sys.executable, "-c", program, str(base / "pytorch_model.bin")]
-    assert subprocess.run(command, env=environment, check=False).returncode == -9
+    assert started(program, base, cache).wait() == -9
     left = {path.name.split("-")[0] for path in cache.iterdir()}
     assert left == {".lock", ".tmp", "known_files.json"}
     folder = converted(base)
@@ -324,12 +329,7 @@ def test_two_processes_convert_once(tmp_path: Path, cache: Path):
         "conversion.convert = slow\n"
         "print(conversion.as_safetensors([Path(sys.argv[1])], 'some/base'))"
     )
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache.parent / "hub")}
-    command = [sys.executable, "-c", program, str(base / "pytorch_model.bin")]
-    processes = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    processes = [started(program, base, cache) for _ in range(2)]
     said = [process.communicate(timeout=60)[0].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert len({lines[-1] for lines in said}) == 1
@@ -359,7 +359,7 @@ def test_memory_is_that_of_a_part_not_of_the_base(tmp_path: Path, cache: Path):
         "conversion.as_safetensors([Path(sys.argv[1])], 'some/base')\n"
         "print(peak() - before)"
     )
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache.parent / "hub")}
-    command = [sys.executable, "-c", program, str(tmp_path / "pytorch_model.bin")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout.splitlines()[-1]) < 100_000_000
+    process = started(program, tmp_path, cache)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert int(said.splitlines()[-1]) < 100_000_000

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 import amazon_desc.run.micro_batch
 from amazon_desc.cli import main
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.model.adapter import WEIGHTS_FILE, LoraSettings
+from amazon_desc.layouts import ADAPTER_WEIGHTS
+from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.needs import GIB
 from amazon_desc.module import DescriptionModule
 from amazon_desc.run.folder import RunFolder
@@ -137,7 +138,7 @@ def test_lora_where_the_fused_path_knows_none_is_counted_as_plain():
 
 
 def test_an_adapter_brings_its_rank_and_kind(tmp_path: Path):
-    (tmp_path / WEIGHTS_FILE).touch()
+    (tmp_path / ADAPTER_WEIGHTS).touch()
     config = {"peft_type": "LORA", "r": 64, "target_modules": ["q_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     found = lora_of(DescriptionModule(adapter=str(tmp_path)))
@@ -225,7 +226,7 @@ def single(call: Call) -> RunFolder:
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    found = load_file(run.adapter / WEIGHTS_FILE)
+    found = load_file(run.adapter / ADAPTER_WEIGHTS)
     assert len(found) == 56
     return found
 
