@@ -19,31 +19,25 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.data.markers import warn_of_markers
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.errors import UserError
-from amazon_desc.files import empty_folder_removed, storage, write_text
-from amazon_desc.locks import alone
+from amazon_desc.data.encoding.markers import warn_of_markers
+from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.model import adapter as adapters
-from amazon_desc.module import DescriptionModule
-from amazon_desc.printing import say
-from amazon_desc.run.adapters import BestAdapter
-from amazon_desc.run.board import ChosenPath, DataLengths, TextSamples, Throughput
-from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
-from amazon_desc.run.derived import (
-    best_precision,
-    listed,
-    max_rows,
-    num_epochs,
-    val_check_interval,
+from amazon_desc.run.callbacks.best_adapter import BestAdapter
+from amazon_desc.run.callbacks.monitoring import ChosenPath, DataLengths, TextSamples, Throughput
+from amazon_desc.run.callbacks.predictions import (
+    PredictionFile,
+    PredictionFiles,
+    prediction_settings,
 )
+from amazon_desc.run.callbacks.progress import ProgressLine
+from amazon_desc.run.callbacks.resuming import Position, ResumeCheckpoint
+from amazon_desc.run.callbacks.score_report import ScoreReport
+from amazon_desc.run.callbacks.signals import Signals, StopOnSignal
+from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder, step_of
 from amazon_desc.run.logger import RunLogger
-from amazon_desc.run.micro_batch import set_batch_size
-from amazon_desc.run.predictions import PredictionFile, PredictionFiles, prediction_settings
-from amazon_desc.run.progress import ProgressLine
-from amazon_desc.run.refusals import (
+from amazon_desc.run.options.checks import (
     check_adapter,
     check_base,
     check_resumed,
@@ -55,11 +49,21 @@ from amazon_desc.run.refusals import (
     refuse_optimizer,
     refuse_several_devices,
 )
-from amazon_desc.run.resuming import Position, ResumeCheckpoint
-from amazon_desc.run.scores import ScoreReport
-from amazon_desc.run.settings import refuse_other_settings, settings_record
-from amazon_desc.run.signals import Signals, StopOnSignal
+from amazon_desc.run.options.micro_batch import set_batch_size
+from amazon_desc.run.options.settings import refuse_other_settings, settings_record
+from amazon_desc.run.options.trainer_options import (
+    best_precision,
+    listed,
+    max_rows,
+    num_epochs,
+    val_check_interval,
+)
 from amazon_desc.run.terminal import FINISHED, quiet, where, with_shipped_configs
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.files import empty_folder_removed, storage, write_text
+from amazon_desc.support.locks import alone
+from amazon_desc.support.printing import say
+from amazon_desc.training.module import DescriptionModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
 

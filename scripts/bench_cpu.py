@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from amazon_desc.data.packing import Row
-from amazon_desc.data.workers import num_cores
+from amazon_desc.data.corpus.packing import Row
+from amazon_desc.data.corpus.workers import num_cores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -299,9 +299,9 @@ def model_with_lora(settings: Mapping[str, Any]) -> PreTrainedModel:
     """Returns the base as ours is loaded, with LoRA as ours and PyTorch's own attention."""
     import torch
 
-    from amazon_desc.hub import find_backbone
     from amazon_desc.model.adapter import LoraSettings, attach
     from amazon_desc.model.backbone import load_backbone
+    from amazon_desc.support.hub import find_backbone
 
     base = find_backbone(settings["backbone"], None)
     model = load_backbone(base, "nf4", torch.float32, torch.device("cpu"))
@@ -315,7 +315,7 @@ def trl_options(
     """Returns the options under which TRL does what the quickstart does."""
     from trl import SFTConfig
 
-    from amazon_desc.module import DescriptionModule
+    from amazon_desc.training.module import DescriptionModule
 
     defaults = DescriptionModule()
     optimizer = settings["model"]["optimizer"]["init_args"]

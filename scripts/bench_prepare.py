@@ -31,13 +31,13 @@ from typing import Any
 import yaml
 
 import amazon_desc
-from amazon_desc.data.sources import open_source
-from amazon_desc.data.workers import num_cores
+from amazon_desc.data.corpus.workers import num_cores
+from amazon_desc.data.reading.sources import open_source
 
 QLORA = Path(__file__).resolve().parents[1] / "configs" / "qlora.yaml"
 REFERENCE = yaml.safe_load(QLORA.read_text(encoding="utf-8"))["data"]
 SIDES = ("ours", "trl", "bare")
-CHARACTERS_PER_TOKEN, PAIRS_A_BATCH, NUM_LOADED_BATCHES = 6, 4_000, 2_000
+CHARACTERS_PER_TOKEN, PAIRS_PER_BATCH, NUM_LOADED_BATCHES = 6, 4_000, 2_000
 SAMPLE_SECONDS = 0.5
 PACKAGES = ("tokenizers", "transformers", "datasets", "pyarrow", "torch", "trl")
 COLUMNS = {  # what each run measures, its heading, and what stands for several runs
@@ -199,7 +199,7 @@ def data_of(task: Task) -> Any:
     import transformers.models.auto.tokenization_auto  # noqa: F401
 
     from amazon_desc.data.datamodule import DescriptionData
-    from amazon_desc.data.prompts import PromptSettings
+    from amazon_desc.data.encoding.prompts import PromptSettings
 
     paths = {"train_file": task.file, "backbone": task.base, "corpora": f"{task.work}/ours"}
     prompt = PromptSettings(REFERENCE["prompt"]["template"], chat=False)
@@ -265,19 +265,21 @@ def tokenize_bare(task: Task, clock: Clock) -> dict[str, Any]:
     clock.lap("tokenizer_seconds")
     seconds = 0.0
     with Path(task.work, "texts.jsonl").open() as lines:
-        while texts := [text for line in islice(lines, PAIRS_A_BATCH) for text in json.loads(line)]:
-            clock.lap("reading_a_batch")
+        while texts := [
+            text for line in islice(lines, PAIRS_PER_BATCH) for text in json.loads(line)
+        ]:
+            clock.lap("reading_per_batch")
             tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            clock.lap("tokenizing_a_batch")
-            seconds += clock["tokenizing_a_batch"]
+            clock.lap("tokenizing_per_batch")
+            seconds += clock["tokenizing_per_batch"]
     return {**clock, "seconds": seconds}
 
 
 def write_texts(task: Task, clock: Clock) -> dict[str, Any]:
     """Writes prompts and descriptions of the pairs that we keep, cut, for the bare tokenizer."""
-    from amazon_desc.data.cleaning import Cleaner, normalize_title
-    from amazon_desc.data.records import Product, read_products
-    from amazon_desc.data.splits import text_hash
+    from amazon_desc.data.cleaning.cleaner import Cleaner, normalize_title
+    from amazon_desc.data.corpus.splits import text_hash
+    from amazon_desc.data.reading.records import Product, read_products
 
     clean, template = Cleaner(), REFERENCE["prompt"]["template"]
     limit = CHARACTERS_PER_TOKEN * REFERENCE["max_seq_length"]

@@ -201,7 +201,7 @@ def through_fit(
     kernels = re.search(r"^Kernels: .*$", output, re.MULTILINE)
     curves = read_curves(run_folder / "tensorboard")
     found = outcome(curves["train/tokens_per_second"], started)
-    found["ms_a_step"] = line.rows * task["row_tokens"] / found["tokens_per_second"] * 1e3
+    found["ms_per_step"] = line.rows * task["row_tokens"] / found["tokens_per_second"] * 1e3
     peaks = [value for _, value in curves.get("train/peak_memory_gib", [])]
     return {**found, "peak_gib": max(peaks, default=None), "note": kernels and kernels[0]}
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 OUR_ROW_TOKENS, THEIR_ROW_TOKENS = 2048, 256
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "lightning", "amazon_desc")
 COLUMNS = {
-    "tokens_a_step": ("tokens/step", "{:,.0f}"),
-    "ms_a_step": ("ms/step", "{:,.1f}"),
+    "tokens_per_step": ("tokens/step", "{:,.0f}"),
+    "ms_per_step": ("ms/step", "{:,.1f}"),
     "tokens_per_second": ("tokens/s", "{:,.0f}"),
     "share_of_limit": ("of limit", "{:.1%}"),
     "peak_gib": ("peak GiB", "{:.2f}"),
@@ -50,7 +50,7 @@ class Line(NamedTuple):
         return self.side in ("ours", "bare")
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Tokens of an optimizer step, padding counted."""
         row_tokens = OUR_ROW_TOKENS if self.is_ours else THEIR_ROW_TOKENS
         return self.rows * self.accumulate * row_tokens
@@ -67,19 +67,19 @@ def completed(
 
     That is by our line of as many tokens an optimizer step, without dropout, if it was run.
     """
-    row = {**line._asdict(), "steps": steps, "tokens_a_step": line.tokens_a_step, **found}
+    row = {**line._asdict(), "steps": steps, "tokens_per_step": line.tokens_per_step, **found}
     speed = found.get("tokens_per_second")
     if speed and task["limit"]:
-        row["share_of_limit"] = speed * task["flops_a_token"] / task["limit"]
-    ours = [other for other in before if is_measure(other, line.tokens_a_step)]
+        row["share_of_limit"] = speed * task["flops_per_token"] / task["limit"]
+    ours = [other for other in before if is_measure(other, line.tokens_per_step)]
     if speed and ours and not line.is_ours:
         row["we_are"] = ours[0]["tokens_per_second"] / speed
     return row
 
 
-def is_measure(row: Mapping[str, Any], tokens_a_step: int) -> bool:
+def is_measure(row: Mapping[str, Any], tokens_per_step: int) -> bool:
     """Says whether a row is what peers of so many tokens a step are compared with."""
-    is_same = row["tokens_a_step"] == tokens_a_step and "tokens_per_second" in row
+    is_same = row["tokens_per_step"] == tokens_per_step and "tokens_per_second" in row
     return is_same and row["side"] == "ours" and not row["dropout"] and row["kernels"] == "auto"
 
 
@@ -89,8 +89,8 @@ def overheads(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for bare in rows:
         if bare["side"] == "bare" and "tokens_per_second" in bare:
             for ours in rows:
-                if is_measure(ours, bare["tokens_a_step"]):
-                    name = f"{bare['tokens_a_step']:,} tokens"
+                if is_measure(ours, bare["tokens_per_step"]):
+                    name = f"{bare['tokens_per_step']:,} tokens"
                     shares[name] = bare["tokens_per_second"] / ours["tokens_per_second"] - 1
     return shares
 
@@ -119,7 +119,7 @@ def facts(options: argparse.Namespace, task: Mapping[str, Any]) -> dict[str, Any
     return {
         "card": task["card"],
         "limit": limit,
-        "flop a token": f"{task['flops_a_token'] / 1e9:.2f}e9",
+        "flop a token": f"{task['flops_per_token'] / 1e9:.2f}e9",
         "base": str(options.base or options.shape),
         "median tokens of an example": task["median_tokens"],
         "tokens in a row of 2,048": round(task["row_tokens"], 1),

@@ -16,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from amazon_desc.data.batches import RowBatch
+    from amazon_desc.data.loading.batches import RowBatch
 
 ROW_TOKENS = 256  # of a peer's packed rows
 LEARNING_RATE = 2e-4
@@ -32,8 +32,8 @@ def begin(task: Mapping[str, Any]) -> dict[str, Any]:
     import torch
     from random_base import make_base, write_products
 
-    from amazon_desc.data.tokenizer import load_tokenizer
-    from amazon_desc.model.card import matmul_limit
+    from amazon_desc.data.encoding.tokenizer import load_tokenizer
+    from amazon_desc.model.cost.mfu import matmul_limit
 
     folder = Path(task["folder"])
     base = Path(task["base"] or make_base(task["shape"], folder))
@@ -55,7 +55,7 @@ def begin(task: Mapping[str, Any]) -> dict[str, Any]:
         "card": name,
         "cuda": torch.version.cuda,
         "limit": limit,
-        "flops_a_token": flops_of(base),
+        "flops_per_token": flops_of(base),
         "row_tokens": counts["num_tokens"] / counts["num_rows"],  # without padding
         "median_tokens": median(map(len, ids)),
     }
@@ -66,12 +66,12 @@ def flops_of(base: Path) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from amazon_desc.model.card import flops_a_token
+    from amazon_desc.model.cost.mfu import flops_per_token
 
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(getattr(config, "text_config", config))
-    return flops_a_token(model.requires_grad_(False))
+    return flops_per_token(model.requires_grad_(False))
 
 
 def data_of(options: list[str]) -> Any:
@@ -104,11 +104,11 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     from amazon_desc.cli import build
-    from amazon_desc.hub import find_backbone
     from amazon_desc.model.adapter import attach
     from amazon_desc.model.backbone import load_backbone
+    from amazon_desc.model.execution import choose_path
     from amazon_desc.model.loss import target_loss
-    from amazon_desc.model.paths import choose_path
+    from amazon_desc.support.hub import find_backbone
 
     cli = build(task["options"], run=False)
     module, data = cli.model, cli.datamodule
@@ -150,7 +150,7 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
     seconds = now() - began
     return {
         "tokens_per_second": num_tokens / seconds,
-        "ms_a_step": seconds / num_measured * 1e3,
+        "ms_per_step": seconds / num_measured * 1e3,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
         "note": path.reason,
     }
@@ -207,7 +207,7 @@ def peer(task: Mapping[str, Any]) -> dict[str, Any]:
     seconds = (times[-1] - times[half]) / (len(times) - 1 - half)
     return {
         "tokens_per_second": num_tokens / seconds,
-        "ms_a_step": seconds * 1e3,
+        "ms_per_step": seconds * 1e3,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
         "ready_seconds": times[0] - task["started"],
     }

@@ -7,10 +7,10 @@ SXM of 80 GB; other cards are reckoned from it. estimate.py makes the time of a 
 import dataclasses
 from typing import NamedTuple
 
-from amazon_desc.model.needs import NF4_BYTES, activation_bytes, flops_a_token
+from amazon_desc.model.cost.memory import NF4_BYTES, activation_bytes, flops_per_token
+from amazon_desc.model.cost.shape import shape_of
 from amazon_desc.model.recomputation import Recompute
-from amazon_desc.model.shape import shape_of
-from amazon_desc.run.micro_batch import Step
+from amazon_desc.run.options.micro_batch import Step
 
 
 class Card(NamedTuple):
@@ -76,7 +76,7 @@ def products_seconds(step: Step, work: Work, card: Card, again: float, share: fl
         again: frozen weights whose product is made once more
         share: of the card's speed that is reached
     """
-    flops = flops_a_token(step.config, step.lora, work.target_share, work.mean_context)
+    flops = flops_per_token(step.config, step.lora, work.target_share, work.mean_context)
     return (flops.total + 2 * again) * work.num_tokens / (share * card.tera_flops * 1e12)
 
 

@@ -1,8 +1,8 @@
 """Says before a run how much GPU memory it takes and how long; no GPU and no weights are needed.
 
 In: the config and options of a fit, and a card. Out: memory by part, and time, for both paths, as a
-table and, with --json, as a file. Memory is counted by amazon_desc/model/needs.py, how fast a card
-is stands in card_speeds.py. Rows come from the prepared data, or from --rows.
+table and, with --json, as a file. Memory is counted by amazon_desc/model/cost/memory.py, how fast a
+card is stands in card_speeds.py. Rows come from the prepared data, or from --rows.
 
     python scripts/estimate.py --config configs/qlora.yaml --card h100
 """
@@ -29,22 +29,21 @@ from estimated_rows import Rows, rows_of
 
 from amazon_desc.cli import build
 from amazon_desc.data.datamodule import NUM_TEXT_SAMPLES, DescriptionData
-from amazon_desc.files import write_text
-from amazon_desc.model.needs import (
-    CONTEXT_BYTES,
-    GIB,
-    SHARE_OF_CARD,
-    How,
-    Memory,
-    memory,
-)
-from amazon_desc.model.paths import fastest_way
-from amazon_desc.model.shape import shape_of
-from amazon_desc.module import DescriptionModule
-from amazon_desc.printing import say
-from amazon_desc.run.derived import rows_a_step
+from amazon_desc.model.cost.memory import CONTEXT_BYTES, GIB, SHARE_OF_CARD, How, Memory, memory
+from amazon_desc.model.cost.shape import shape_of
+from amazon_desc.model.execution import fastest_way
 from amazon_desc.run.failures import errors_in_a_sentence
-from amazon_desc.run.micro_batch import Room, Step, choose_rows, path_obstacle, step_of_options
+from amazon_desc.run.options.micro_batch import (
+    Room,
+    Step,
+    choose_rows,
+    path_obstacle,
+    step_of_options,
+)
+from amazon_desc.run.options.trainer_options import rows_per_step
+from amazon_desc.support.files import write_text
+from amazon_desc.support.printing import say
+from amazon_desc.training.module import DescriptionModule
 
 # What is made again, as short as a column wants it.
 AGAIN = {"none": "kept", "parts": "parts", "products": "products", "layers": "layers"}
@@ -54,7 +53,7 @@ class Run(NamedTuple):
     """What the options of a fit say."""
 
     step: Step
-    rows_a_step: int
+    rows_per_step: int
     batch_size: int | None
     """None: as many as fit"""
     num_epochs: int
@@ -75,7 +74,7 @@ class Estimate(NamedTuple):
     memory: Memory
     fits: bool
     step_seconds: float
-    tokens_a_second: float
+    tokens_per_second: float
     num_steps: int | None
     training_seconds: float | None
     scoring_seconds: float | None
@@ -97,7 +96,7 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
     step = step_of_options(model, data, dtype, needs_weights=False)
     return Run(
         step=step,
-        rows_a_step=rows_a_step(trainer["accumulate_grad_batches"], asked),
+        rows_per_step=rows_per_step(trainer["accumulate_grad_batches"], asked),
         batch_size=None if asked == "auto" else data.batch_size,
         num_epochs=data.num_epochs,
         max_rows=data.max_rows,
@@ -118,7 +117,7 @@ def estimate(run: Run, card: Card, is_fused: bool) -> Estimate:
     room = Room(round(card.gib * GIB) - CONTEXT_BYTES, SHARE_OF_CARD, None)
     free = room.share * room.free
     needed = step.bytes_to_train
-    rows = run.batch_size or choose_rows(run.rows_a_step, step.row_tokens, needed, room).num_rows
+    rows = run.batch_size or choose_rows(run.rows_per_step, step.row_tokens, needed, room).num_rows
     num_tokens = rows * step.row_tokens
     counted: dict[str, Any] = {
         "quantization": step.quantization,
@@ -136,7 +135,7 @@ def estimate(run: Run, card: Card, is_fused: bool) -> Estimate:
         is_dense, how, way = False, step.how, step.how
         seconds = plain_seconds(step, work, card)
     found = memory(step.config, step.lora, num_tokens, how, is_dense=is_dense, **counted)
-    step_seconds = seconds * run.rows_a_step / rows
+    step_seconds = seconds * run.rows_per_step / rows
     num_steps = steps_of(run)
     return Estimate(
         way,
@@ -144,7 +143,7 @@ def estimate(run: Run, card: Card, is_fused: bool) -> Estimate:
         found,
         found.total <= free,
         step_seconds,
-        run.rows_a_step * step.row_tokens * run.rows.fill / step_seconds,
+        run.rows_per_step * step.row_tokens * run.rows.fill / step_seconds,
         num_steps,
         None if num_steps is None else num_steps * step_seconds,
         None if num_steps is None else scoring_seconds(run, work, card, num_steps, is_fused),
@@ -156,7 +155,7 @@ def steps_of(run: Run) -> int | None:
     limits = [] if run.max_rows is None else [run.max_rows]
     if run.rows.num_rows is not None:
         limits.append(run.rows.num_rows * run.num_epochs)
-    return math.ceil(min(limits) / run.rows_a_step) if limits else None
+    return math.ceil(min(limits) / run.rows_per_step) if limits else None
 
 
 def scoring_seconds(run: Run, work: Work, card: Card, num_steps: int, is_fused: bool) -> float:
@@ -209,7 +208,7 @@ LINES: list[tuple[str, Callable[[Estimate], str]]] = [
     ("  held for them", lambda found: f"{found.memory.total / GIB:.2f}"),
     ("  fits, with a margin", lambda found: "yes" if found.fits else "no"),
     ("ms an optimizer step", lambda found: f"{found.step_seconds * 1e3:,.1f}"),
-    ("tokens a second", lambda found: f"{found.tokens_a_second:,.0f}"),
+    ("tokens a second", lambda found: f"{found.tokens_per_second:,.0f}"),
     ("optimizer steps", lambda found: "?" if found.num_steps is None else f"{found.num_steps:,}"),
     ("training", lambda found: duration(found.training_seconds)),
     ("validations and scores", lambda found: duration(found.scoring_seconds)),

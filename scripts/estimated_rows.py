@@ -5,10 +5,10 @@ In come the options of a fit, out go rows, how full they are, and how much of th
 
 from typing import NamedTuple
 
-from amazon_desc.data.corpus import Corpus, find_prepared
+from amazon_desc.data.corpus.corpus import Corpus, find_prepared
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.errors import DataError
-from amazon_desc.hub import find_backbone
+from amazon_desc.support.errors import DataError
+from amazon_desc.support.hub import find_backbone
 
 # Of real rows; the prepared data says it exactly.
 TARGET_SHARE = 0.63

@@ -18,8 +18,8 @@ from operator import attrgetter
 from random import Random
 from typing import Any, NamedTuple
 
-from amazon_desc.data.records import Product
-from amazon_desc.data.splits import text_hash
+from amazon_desc.data.corpus.splits import text_hash
+from amazon_desc.data.reading.records import Product
 
 LONGEST_TITLE, LONGEST_CONTENT = 1_999, 197_622  # characters
 LEARNT_CHARACTERS = 1_536  # of a content, for Heaps' law

@@ -22,10 +22,10 @@ import numpy as np
 from full_size_texts import LONGEST_CONTENT, LONGEST_TITLE, Maker, pick
 from tqdm import tqdm
 
-from amazon_desc.data.records import Product, read_products
-from amazon_desc.data.splits import text_hash
-from amazon_desc.errors import DataError, UserError
-from amazon_desc.files import replacing_file
+from amazon_desc.data.corpus.splits import text_hash
+from amazon_desc.data.reading.records import Product, read_products
+from amazon_desc.support.errors import DataError, UserError
+from amazon_desc.support.files import replacing_file
 
 # Kind of line: how many of NUM_LINES, title, content. Pairs are what the others leave.
 NUM_LINES = 2_248_619

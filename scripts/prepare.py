@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from amazon_desc.cli import build
-from amazon_desc.data.batches import RowBatch
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.data.markers import warn_of_markers
-from amazon_desc.printing import printable, say
+from amazon_desc.data.encoding.markers import warn_of_markers
+from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.run.failures import errors_in_a_sentence
+from amazon_desc.support.printing import printable, say
 
 # Around what is learnt; on a terminal it is bold as well.
 OPENING, CLOSING = "»", "«"

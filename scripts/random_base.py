@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.support.resources import TINY_BASE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

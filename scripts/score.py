@@ -13,10 +13,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from amazon_desc.data.cleaning import Cleaner, normalize_title
-from amazon_desc.data.records import Fault, Product, read_products
-from amazon_desc.errors import DataError, UserError
-from amazon_desc.evaluation.scores import DESCRIPTION_SCORES
+from amazon_desc.data.cleaning.cleaner import Cleaner, normalize_title
+from amazon_desc.data.reading.records import Fault, Product, read_products
+from amazon_desc.evaluation.metrics import DESCRIPTION_SCORES
+from amazon_desc.support.errors import DataError, UserError
 
 # What predict reads and writes is cleaned by the rules that all have as a default.
 CLEANER = Cleaner()

@@ -26,7 +26,7 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from amazon_desc.data.records import Product
+    from amazon_desc.data.reading.records import Product
     from tests.hub_stand_in import StandInHub
 
 torch.set_num_threads(1)
@@ -154,7 +154,7 @@ def stand_in_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[S
 
 def forget_downloads() -> None:
     """What one test looks up on the hub is not remembered for the next."""
-    from amazon_desc import hub
+    from amazon_desc.support import hub
 
     for remembered in (hub.download_base, hub.download_adapter, hub.repository):
         remembered.cache_clear()
@@ -183,7 +183,7 @@ def talk_to(stand_in: "StandInHub", monkeypatch: pytest.MonkeyPatch) -> None:
         ("utils._http.time", short),
     ):
         monkeypatch.setattr(f"huggingface_hub.{name}", value)
-    monkeypatch.setattr("amazon_desc.hub.HUB_SECONDS", 1)
+    monkeypatch.setattr("amazon_desc.support.hub.HUB_SECONDS", 1)
 
 
 @pytest.fixture(scope="session")
@@ -201,7 +201,7 @@ def real_dir() -> Path:
 @pytest.fixture(scope="session")
 def tinyllama(real_dir: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of TinyLlama-Chat; its 32,000 pieces are those of TinyLlama v1.1."""
-    from amazon_desc.data.tokenizer import load_tokenizer
+    from amazon_desc.data.encoding.tokenizer import load_tokenizer
 
     return load_tokenizer(real_dir / "tinyllama")
 
@@ -209,8 +209,8 @@ def tinyllama(real_dir: Path) -> "PreTrainedTokenizerBase":
 @pytest.fixture(scope="session")
 def real_products(real_dir: Path) -> "list[Product]":
     """The real rows that cleaning keeps."""
-    from amazon_desc.data.cleaning import Cleaner
-    from amazon_desc.data.records import Product, read_products
+    from amazon_desc.data.cleaning.cleaner import Cleaner
+    from amazon_desc.data.reading.records import Product, read_products
 
     records = read_products(real_dir / "trn.json.gz")
     clean = Cleaner()

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.support.resources import TINY_BASE
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, KEY_VALUE_HEADS = 64, 176, 2, 4, 2
 

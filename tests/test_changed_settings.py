@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import amazon_desc.cli
-import amazon_desc.module
-from amazon_desc.layouts import ADAPTER_WEIGHTS
-from amazon_desc.module import DescriptionModule
-from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+import amazon_desc.training.module
 from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.layouts import ADAPTER_WEIGHTS
+from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.training.module import DescriptionModule
 from tests.conftest import exit_code, load_script
 
 bench = load_script("bench_resume")
@@ -172,7 +172,7 @@ def refusal(
         before = files_of(run.path)
         capfd.readouterr()
         with monkeypatch.context() as patch:
-            patch.setattr(amazon_desc.module, "load_backbone", load_backbone)
+            patch.setattr(amazon_desc.training.module, "load_backbone", load_backbone)
             given = options.replace("PLACE", str(place)).split(" ")
             assert call(command, str(run.path.relative_to(place)), *given) == 2
         assert files_of(run.path) == before

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from amazon_desc.cli import COMMANDS
-from amazon_desc.run.derived import best_precision
+from amazon_desc.run.options.trainer_options import best_precision
 from amazon_desc.run.terminal import with_shipped_configs
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ import yaml
 
 from amazon_desc.cli import DescriptionCLI, build, main
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.module import DescriptionModule
+from amazon_desc.training.module import DescriptionModule
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -14,33 +14,40 @@ PACKAGE = Path(amazon_desc.__file__).parent
 
 # A file may import only from files that stand before it.
 ORDER = """
-    errors printing files locks resources options
-    layouts hub
-    data.sources data.formats data.records data.rules data.language data.cleaning data.splits
-    data.tokenizer data.prompts data.vocabulary data.words data.tokens data.markers data.pairs
-    data.workers data.packing data.selection data.digests data.reading data.tables data.report
-    data.preparing data.corpus data.batches data.order data.loaders data.datamodule
-    model.attention model.suitability model.conversion model.backbone model.adapter model.card
-    model.schedule
-    model.window model.finite model.gradients model.recomputation model.shape model.needs model.loss
-    model.kernels.known model.kernels.compiling model.kernels.copying
+    support.errors support.printing support.files support.locks support.resources support.options
+    support.layouts support.digests support.hub
+    data.reading.sources data.reading.formats data.reading.records
+    data.cleaning.rules data.cleaning.language data.cleaning.cleaner
+    data.encoding.tokenizer data.encoding.prompts data.encoding.vocabulary data.encoding.words
+    data.encoding.encoder data.encoding.markers
+    data.corpus.splits data.corpus.pairs data.corpus.workers data.corpus.packing
+    data.corpus.selection data.corpus.product_files data.corpus.tables data.corpus.report
+    data.corpus.preparing data.corpus.corpus
+    data.loading.batches data.loading.order data.loading.loaders
+    data.datamodule
+    model.attention model.suitability model.conversion model.backbone model.adapter model.identity
+    model.recomputation model.cost.shape model.cost.memory model.cost.mfu model.loss
+    model.kernels.supported model.kernels.compiling model.kernels.copying
     model.kernels.cross_entropy model.kernels.dropout model.kernels.gate model.kernels.nf4
-    model.kernels.norm model.kernels.rotary model.kernels.attention model.kernels.side
-    model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.collecting
-    model.kernels.head model.kernels.step model.paths
+    model.kernels.norm model.kernels.rotary model.kernels.attention model.kernels.side_stream
+    model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.from_peft
+    model.kernels.head model.kernels.step model.execution
     generation.describe
-    evaluation.scores evaluation.report evaluation.description_scores.description_scores
-    identity guard scoring stepping
-    module
-    run.folder run.derived run.settings run.micro_batch run.checkpoints run.resuming
-    run.model_card run.adapters run.logger run.board run.progress run.predictions run.scores
-    run.refusals run.signals run.failures run.terminal
+    evaluation.metrics evaluation.summary evaluation.description_scores.description_scores
+    training.accumulation training.finite training.gradients training.schedule
+    training.guard training.scoring training.stepping training.module
+    run.folder run.logger run.checkpoints run.model_card
+    run.options.trainer_options run.options.settings run.options.micro_batch run.options.checks
+    run.callbacks.resuming run.callbacks.best_adapter run.callbacks.monitoring
+    run.callbacks.progress run.callbacks.predictions run.callbacks.score_report
+    run.callbacks.signals
+    run.failures run.terminal
     cli
     __main__
 """
 FLOW = ORDER.split()
 
-KNOW_LIGHTNING = ("data.datamodule", "stepping", "module", "run.", "cli")
+KNOW_LIGHTNING = ("data.datamodule", "training.stepping", "training.module", "run.", "cli")
 HEAVY = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "jsonargparse")
 
 
@@ -74,20 +81,21 @@ def files_imported(source: str) -> set[str]:
 def test_an_import_is_found_wherever_it_stands():
     source = """
 from typing import TYPE_CHECKING
-import amazon_desc.hub as h
-from amazon_desc import __version__, files
+import amazon_desc.support.hub as h
+from amazon_desc import __version__
+from amazon_desc.support import files
 from amazon_desc.model import adapter as adapters
 if TYPE_CHECKING:
-    from amazon_desc.data.tokens import Encoder
+    from amazon_desc.data.encoding.encoder import Encoder
 def late():
     class Inner:
         import amazon_desc.cli
 """
     assert files_imported(source) == {
-        "hub",
-        "files",
+        "support.hub",
+        "support.files",
         "model.adapter",
-        "data.tokens",
+        "data.encoding.encoder",
         "cli",
     }
     assert "typing.TYPE_CHECKING" in set(imported(source))
@@ -114,9 +122,11 @@ def test_the_stages_are_joined():
     """The check above would also pass on files that import nothing at all."""
     imports = {name: files_imported(path_of(name).read_text(encoding="utf-8")) for name in FLOW}
     assert sum(map(len, imports.values())) > 70
-    assert "data.corpus" in imports["data.datamodule"]
-    assert {"data.batches", "model.loss", "generation.describe"} <= imports["module"]
-    assert {"module", "data.datamodule", "run.folder"} <= imports["cli"]
+    assert "data.corpus.corpus" in imports["data.datamodule"]
+    assert {"data.loading.batches", "model.loss", "generation.describe"} <= imports[
+        "training.module"
+    ]
+    assert {"training.module", "data.datamodule", "run.folder"} <= imports["cli"]
     assert imports["__main__"] == {"cli"}
 
 
@@ -125,7 +135,7 @@ def test_only_what_must_knows_lightning(name: str):
     roots = {found.split(".")[0] for found in imported(path_of(name).read_text(encoding="utf-8"))}
     if not name.startswith(KNOW_LIGHTNING):
         assert not roots & {"lightning", "lightning_fabric", "pytorch_lightning"}
-    if name in ("data.datamodule", "module", "cli"):
+    if name in ("data.datamodule", "training.module", "cli"):
         assert "lightning" in roots
 
 

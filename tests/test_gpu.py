@@ -12,12 +12,12 @@ import torch
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import amazon_desc.module
+import amazon_desc.training.module
 from amazon_desc.cli import main
-from amazon_desc.hub import find_backbone
 from amazon_desc.model.backbone import load_backbone
-from amazon_desc.module import DescriptionModule
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.training.module import DescriptionModule
 from tests.conftest import load_script
 
 pytestmark = pytest.mark.gpu
@@ -208,7 +208,7 @@ def test_what_is_not_finite_never_reaches_a_weight_and_its_own_step_is_named(
     monkeypatch.chdir(ROOT)
     steps: list[int] = []
     weights: list[torch.Tensor] = []
-    loss, step = amazon_desc.module.target_loss, DescriptionModule.training_step
+    loss, step = amazon_desc.training.module.target_loss, DescriptionModule.training_step
 
     def spoilt(*arguments: object) -> tuple[torch.Tensor, int]:
         loss_sum, num_targets = loss(*arguments)  # pyright: ignore[reportArgumentType]
@@ -224,7 +224,7 @@ def test_what_is_not_finite_never_reaches_a_weight_and_its_own_step_is_named(
         weights.append(torch.cat([p.detach().flatten() for p in trained(self)]))
         return step(self, *arguments)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(amazon_desc.module, "target_loss", spoilt)
+    monkeypatch.setattr(amazon_desc.training.module, "target_loss", spoilt)
     monkeypatch.setattr(DescriptionModule, "training_step", noting)
     run = RunFolder(tmp_path / "run")
     with pytest.raises(SystemExit) as exit_:

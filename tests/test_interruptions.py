@@ -22,13 +22,13 @@ import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-import amazon_desc.module
-from amazon_desc.data.tables import PackedRows
-from amazon_desc.locks import alone
-from amazon_desc.module import DescriptionModule
+import amazon_desc.training.module
+from amazon_desc.data.corpus.tables import PackedRows
 from amazon_desc.run.failures import as_user_error
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.scoring import Scoring
+from amazon_desc.support.locks import alone
+from amazon_desc.training.module import DescriptionModule
+from amazon_desc.training.scoring import Scoring
 from tests.conftest import exit_code, load_script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,7 +193,7 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
 def test_a_second_signal_ends_the_process_on_the_spot():
     program = """
 import os, signal
-from amazon_desc.run.signals import Signals
+from amazon_desc.run.callbacks.signals import Signals
 signals = Signals()
 with signals.handled():
     signals.is_training = True
@@ -246,7 +246,7 @@ def spoil(what: str) -> Callable[[], None]:
     """Has the loss of the present micro-batch, or its gradient, not finite."""
 
     def now() -> None:
-        loss = amazon_desc.module.target_loss
+        loss = amazon_desc.training.module.target_loss
 
         def spoilt(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
             loss_sum, num_targets = loss(*arguments)
@@ -256,7 +256,7 @@ def spoil(what: str) -> Callable[[], None]:
             return loss_sum * float("nan" if what == "nan" else "inf"), num_targets
 
         spoilt_once = pytest.MonkeyPatch()
-        spoilt_once.setattr(amazon_desc.module, "target_loss", spoilt)
+        spoilt_once.setattr(amazon_desc.training.module, "target_loss", spoilt)
         SPOILT.append(spoilt_once)
 
     return now
@@ -521,7 +521,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_base_is_loaded(
     def load_backbone(*_: Any) -> None:
         raise AssertionError("a base is loaded")
 
-    monkeypatch.setattr(amazon_desc.module, "load_backbone", load_backbone)
+    monkeypatch.setattr(amazon_desc.training.module, "load_backbone", load_backbone)
     options = ["--trainer.default_root_dir", "/sys/kernel/run", "--data.corpora"]
     options += [str(place / "corpora")]
     if command != "fit":

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from amazon_desc.resources import PACKAGE
+from amazon_desc.support.resources import PACKAGE
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

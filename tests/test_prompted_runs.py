@@ -17,15 +17,15 @@ import torch
 import yaml
 
 from amazon_desc.cli import main
-from amazon_desc.data.markers import TITLE_SHOWN
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.tokenizer import load_tokenizer
-from amazon_desc.data.tokens import Encoder
-from amazon_desc.identity import Identity, read_record
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.markers import TITLE_SHOWN
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.model.identity import Identity, read_record
 from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.model_card import fenced, literal, model_card
+from amazon_desc.support.resources import TINY_BASE
 
 SMALL = [
     *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.support.resources import TINY_BASE
 from tests import published_layouts as layouts
 
 FRAME = {"config.json", "generation_config.json", "README.md", ".gitattributes"}

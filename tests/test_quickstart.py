@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from amazon_desc.data.batches import collate_prompts
-from amazon_desc.data.cleaning import Cleaner, Refusal
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.records import Product, read_products
-from amazon_desc.data.splits import split_of
-from amazon_desc.data.tokenizer import load_tokenizer
-from amazon_desc.data.tokens import Encoder
-from amazon_desc.evaluation.scores import score_texts
+from amazon_desc.data.cleaning.cleaner import Cleaner, Refusal
+from amazon_desc.data.corpus.splits import split_of
+from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.loading.batches import collate_prompts
+from amazon_desc.data.reading.records import Product, read_products
+from amazon_desc.evaluation.metrics import score_texts
 from amazon_desc.generation.describe import describe
-from amazon_desc.hub import find_backbone
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
-from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
 from tests.conftest import load_script
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from amazon_desc.cli import main
-from amazon_desc.resources import SAMPLE_PRODUCTS
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.resources import SAMPLE_PRODUCTS
 from tests import published_layouts
 from tests.conftest import forget_downloads
 from tests.hub_stand_in import StandInHub

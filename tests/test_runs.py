@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amazon_desc.cli import main
-from amazon_desc.data.batches import collate_prompts
-from amazon_desc.hub import find_backbone
-from amazon_desc.layouts import ADAPTER_WEIGHTS
+from amazon_desc.data.loading.batches import collate_prompts
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 
 # 8 rows of 256 tokens are an epoch of 2 steps of 4 rows or so; every run prepares this data once.
 SMALL = [

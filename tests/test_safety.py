@@ -25,9 +25,7 @@ import torch
 import yaml
 
 from amazon_desc.cli import main
-from amazon_desc.data.reading import usable_titles
-from amazon_desc.errors import UserError
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.data.corpus.product_files import usable_titles
 from amazon_desc.run.checkpoints import (
     NO_COMMENT,
     SEAL_START,
@@ -36,6 +34,8 @@ from amazon_desc.run.checkpoints import (
     write_checkpoint,
 )
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.resources import TINY_BASE
 from tests.conftest import SCRIPTS, load_script
 
 ROOT = SCRIPTS.parent
@@ -81,7 +81,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from amazon_desc.cli import main
-from amazon_desc.module import DescriptionModule
+from amazon_desc.training.module import DescriptionModule
 
 def call(command, *options):
     try:

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from amazon_desc.hub import find_backbone
-from amazon_desc.layouts import ADAPTER_WEIGHTS
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import keep_quantized_layout, load_backbone
-from amazon_desc.module import DescriptionModule
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.layouts import ADAPTER_WEIGHTS
+from amazon_desc.training.module import DescriptionModule
 from tests.conftest import exit_code, load_script
 
 bench = load_script("bench_resume")

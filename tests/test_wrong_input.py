@@ -18,10 +18,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-import amazon_desc.module
+import amazon_desc.training.module
 from amazon_desc.cli import main
-from amazon_desc.resources import PACKAGE, TINY_BASE
 from amazon_desc.run.checkpoints import write_checkpoint
+from amazon_desc.support.resources import PACKAGE, TINY_BASE
 from tests import published_layouts
 
 SECRET = "hf_neverToBeShown0123456789"
@@ -336,7 +336,7 @@ def place(
     def load_backbone(*_: object, **__: object) -> None:
         raise BaseLoaded
 
-    monkeypatch.setattr(amazon_desc.module, "load_backbone", load_backbone)
+    monkeypatch.setattr(amazon_desc.training.module, "load_backbone", load_backbone)
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.chdir(tmp_path)
     for name, content in FILES.items():
@@ -615,7 +615,7 @@ def test_target_modules_that_match_nothing_are_refused_and_no_config_is_written(
     """What layers there are is known when the base is loaded, so here it is."""
     from amazon_desc.model.backbone import load_backbone
 
-    monkeypatch.setattr(amazon_desc.module, "load_backbone", load_backbone)
+    monkeypatch.setattr(amazon_desc.training.module, "load_backbone", load_backbone)
     options = ["--model.lora.target_modules", '["q_proj","w_proj"]', "--data.num_products", "100"]
     with pytest.raises(SystemExit) as exit_:
         main(["fit", "--config", "quickstart.yaml", *options])
@@ -645,8 +645,8 @@ def silent_hub() -> Iterator[str]:
 
 HUB_PROGRAM = """
 import sys, time
-from amazon_desc.errors import UserError
-from amazon_desc.hub import find_backbone
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import find_backbone
 import huggingface_hub.hf_api  # its import is not what is measured
 started = time.monotonic()
 try:

@@ -15,22 +15,28 @@ from typing import TYPE_CHECKING, Any, Literal
 import lightning as L
 from torch.utils.data import DataLoader
 
-from amazon_desc.data.batches import LossOn, PromptBatch, RowBatch, collate_prompts, collate_rows
-from amazon_desc.data.cleaning import Cleaner, CleaningSettings
-from amazon_desc.data.corpus import Corpus, describe_sources, open_or_prepare
-from amazon_desc.data.digests import Verify
-from amazon_desc.data.loaders import end_loader_processes, fixed_loader, ordered_loader
-from amazon_desc.data.order import RowOrder
-from amazon_desc.data.packing import Row
-from amazon_desc.data.preparing import CorpusSettings
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.reading import Sources, source_path, usable_titles
-from amazon_desc.data.selection import RepeatedTitles
-from amazon_desc.data.tokenizer import load_tokenizer
-from amazon_desc.data.tokens import Encoder
-from amazon_desc.errors import UserError
-from amazon_desc.hub import Backbone, find_backbone
-from amazon_desc.options import Fraction, NonNegativeInt, PositiveInt
+from amazon_desc.data.cleaning.cleaner import Cleaner, CleaningSettings
+from amazon_desc.data.corpus.corpus import Corpus, describe_sources, open_or_prepare
+from amazon_desc.data.corpus.packing import Row
+from amazon_desc.data.corpus.preparing import CorpusSettings
+from amazon_desc.data.corpus.product_files import ProductFiles, source_path, usable_titles
+from amazon_desc.data.corpus.selection import RepeatedTitles
+from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.loading.batches import (
+    LossOn,
+    PromptBatch,
+    RowBatch,
+    collate_prompts,
+    collate_rows,
+)
+from amazon_desc.data.loading.loaders import end_loader_processes, fixed_loader, ordered_loader
+from amazon_desc.data.loading.order import RowOrder
+from amazon_desc.support.digests import Verify
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import Backbone, find_backbone
+from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,7 +136,7 @@ class DescriptionData(L.LightningDataModule):
         self.max_seq_length = max_seq_length
         self.row_tokens = row_tokens
         self.settings = CorpusSettings(
-            sources=Sources.named(
+            sources=ProductFiles.named(
                 train_file, test_file, title_column, description_column, max_bad_records
             ),
             cleaning=cleaning,

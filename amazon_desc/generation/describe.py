@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from amazon_desc.data.batches import PromptBatch
+from amazon_desc.data.loading.batches import PromptBatch
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from amazon_desc.errors import UserError
-from amazon_desc.files import read_json
-from amazon_desc.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from amazon_desc.options import Fraction, PositiveInt
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.files import read_json
+from amazon_desc.support.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from amazon_desc.support.options import Fraction, PositiveInt
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from amazon_desc.errors import UserError
-from amazon_desc.hub import Backbone, first_line
-from amazon_desc.layouts import weight_files
 from amazon_desc.model import attention
 from amazon_desc.model.conversion import as_safetensors
 from amazon_desc.model.suitability import (
@@ -28,6 +25,9 @@ from amazon_desc.model.suitability import (
     refuse_loaded,
     unknown_attention,
 )
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import Backbone, first_line
+from amazon_desc.support.layouts import weight_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

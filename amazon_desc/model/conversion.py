@@ -16,19 +16,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amazon_desc.data.digests import facts_of, remembered_sha256, sha256_of
-from amazon_desc.errors import StorageError, UserError
-from amazon_desc.files import (
+from amazon_desc.support.digests import facts_of, remembered_sha256, sha256_of
+from amazon_desc.support.errors import StorageError, UserError
+from amazon_desc.support.files import (
     free_space,
     remove_leftovers,
     replacing_folder,
     storage,
     write_text,
 )
-from amazon_desc.hub import ANOTHER_DISK, first_line, hub_cache
-from amazon_desc.layouts import SAFETENSORS_INDEX
-from amazon_desc.locks import one_at_a_time
-from amazon_desc.printing import say
+from amazon_desc.support.hub import ANOTHER_DISK, first_line, hub_cache
+from amazon_desc.support.layouts import SAFETENSORS_INDEX
+from amazon_desc.support.locks import one_at_a_time
+from amazon_desc.support.printing import say
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from amazon_desc.data.batches import RowBatch
+from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.model.attention import Layout
-from amazon_desc.model.needs import SCORED_LOGITS, positions_at_a_time
+from amazon_desc.model.cost.memory import SCORED_LOGITS, positions_at_a_time
 
 if TYPE_CHECKING:
     from peft import PeftModel

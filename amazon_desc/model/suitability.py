@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from amazon_desc.errors import UserError
-from amazon_desc.hub import Backbone, first_line
 from amazon_desc.model import attention
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import Backbone, first_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -20,10 +20,10 @@ from typing import IO, Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from amazon_desc.errors import CheckpointError, NotFiniteError, StorageError, UserError
-from amazon_desc.files import replacing_file, storage
-from amazon_desc.printing import say
 from amazon_desc.run.folder import DAMAGED, RunFolder
+from amazon_desc.support.errors import CheckpointError, NotFiniteError, StorageError, UserError
+from amazon_desc.support.files import replacing_file, storage
+from amazon_desc.support.printing import say
 
 # A zip file ends with the length of its comment, two bytes, little-endian, and the comment.
 NO_COMMENT = (0).to_bytes(2, "little")

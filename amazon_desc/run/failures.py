@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from amazon_desc.errors import Interrupted, OutOfMemoryError, StorageError, UserError
-from amazon_desc.files import free_space
-from amazon_desc.printing import say
-from amazon_desc.run.signals import Signals
+from amazon_desc.run.callbacks.signals import Signals
+from amazon_desc.support.errors import Interrupted, OutOfMemoryError, StorageError, UserError
+from amazon_desc.support.files import free_space
+from amazon_desc.support.printing import say
 
 # What a disk that is full, read-only, broken or forbidden answers.
 REFUSALS = (

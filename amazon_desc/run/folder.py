@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.files import read_json, remove_leftovers, write_text
+from amazon_desc.support.files import read_json, remove_leftovers, write_text
 
 CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
 DAMAGED = ".damaged"  # is put behind the name of a checkpoint that is set aside

@@ -15,8 +15,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from amazon_desc.printing import say
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.printing import say
 
 FLUSH_SECONDS = 10
 

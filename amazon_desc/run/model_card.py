@@ -8,10 +8,10 @@ what `predict` writes. Any text may be in it: a template's quotes, braces and li
 import re
 from pathlib import Path
 
-from amazon_desc.data.markers import TITLE_SHOWN
-from amazon_desc.data.prompts import TITLE
-from amazon_desc.identity import Identity
-from amazon_desc.module import DescriptionModule
+from amazon_desc.data.encoding.markers import TITLE_SHOWN
+from amazon_desc.data.encoding.prompts import TITLE
+from amazon_desc.model.identity import Identity
+from amazon_desc.training.module import DescriptionModule
 
 # A longer one is written line by line.
 MAX_LITERAL = 90

@@ -9,9 +9,9 @@ import warnings
 from pathlib import Path
 from shlex import quote
 
-from amazon_desc.resources import find_config
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.refusals import refuse_other_encoding
+from amazon_desc.run.options.checks import refuse_other_encoding
+from amazon_desc.support.resources import find_config
 
 
 def with_shipped_configs(arguments: list[str]) -> list[str]:

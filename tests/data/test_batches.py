@@ -6,9 +6,9 @@ import pytest
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 
-from amazon_desc.data import batches
-from amazon_desc.data.batches import collate_prompts, collate_rows
-from amazon_desc.data.packing import Row
+from amazon_desc.data.corpus.packing import Row
+from amazon_desc.data.loading import batches
+from amazon_desc.data.loading.batches import collate_prompts, collate_rows
 
 WORKED: Row = {
     "input_ids": [1, 7, 8, 4, 2, 1, 5, 2],
@@ -51,7 +51,7 @@ def test_with_loss_on_all_every_token_but_an_examples_first_is_a_target():
     assert batch.is_target.int().tolist() == [[0, 1, 1, 1, 1, 0, 1, 1, 0, 0]]
 
 
-def test_rows_of_different_fill_share_a_batch():
+def test_rows_of_different_fill_share_per_batch():
     short: Row = {"input_ids": [1, 9, 2], "lengths": [3], "prompt_lengths": [2]}
     full: Row = {"input_ids": [1, 4, 2, 1, 2], "lengths": [3, 2], "prompt_lengths": [1, 1]}
     batch = collate_rows([short, full], row_tokens=5, pad_id=77, loss_on="completion")

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amazon_desc.resources import PACKAGE
+from amazon_desc.support.resources import PACKAGE
 
 MIB = 1 << 20
 HUGE = 300  # MiB
@@ -30,8 +30,8 @@ import json, re, sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from amazon_desc.data.records import Fault, read_products, read_titles
-from amazon_desc.errors import DataError
+from amazon_desc.data.reading.records import Fault, read_products, read_titles
+from amazon_desc.support.errors import DataError
 
 def most_memory():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

@@ -14,16 +14,16 @@ from typing import Any, Literal
 
 import pytest
 
-from amazon_desc.data import preparing
-from amazon_desc.data.cleaning import CleaningSettings
-from amazon_desc.data.corpus import FORMAT_VERSION, Corpus, find_prepared, open_or_prepare
-from amazon_desc.data.packing import pack
-from amazon_desc.data.preparing import CorpusSettings
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.reading import Sources
-from amazon_desc.data.splits import split_of
-from amazon_desc.errors import DataError, StorageError
-from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.data.cleaning.cleaner import CleaningSettings
+from amazon_desc.data.corpus import preparing
+from amazon_desc.data.corpus.corpus import FORMAT_VERSION, Corpus, find_prepared, open_or_prepare
+from amazon_desc.data.corpus.packing import pack
+from amazon_desc.data.corpus.preparing import CorpusSettings
+from amazon_desc.data.corpus.product_files import ProductFiles
+from amazon_desc.data.corpus.splits import split_of
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.support.errors import DataError, StorageError
+from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
 
 HELD_OUT: tuple[Literal["validation", "test"], ...] = ("validation", "test")
 TABLES = {"examples.arrow", "rows.arrow", "validation.arrow", "test.arrow"}
@@ -69,7 +69,7 @@ def settings_of(*files: Path, **changes: Any) -> CorpusSettings:
         "prompt": PromptSettings(template="describe: {title}"),
     }
     sources |= {key: changes.pop(key) for key in list(changes) if key in sources}
-    return CorpusSettings(sources=Sources(**sources), **{**settings, **changes})
+    return CorpusSettings(sources=ProductFiles(**sources), **{**settings, **changes})
 
 
 def prepare(
@@ -422,7 +422,7 @@ def test_a_table_that_changed_on_the_disk_is_found_when_asked_for(
 def test_the_number_of_processes_changes_no_byte(
     tmp_path: Path, toy_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("amazon_desc.data.reading.RECORDS_A_BATCH", 50)
+    monkeypatch.setattr("amazon_desc.data.corpus.product_files.RECORDS_PER_BATCH", 50)
     rows = [
         {"title": f"mug w{n % 100} {n}", "content": "A mug. " * (2 + n % 7)} for n in range(2_000)
     ]
@@ -505,7 +505,7 @@ def test_a_damaged_archive_is_refused_before_anything_is_kept(
     num_processes: int,
 ):
     """The lines in front are good: only the end of the stream tells, and processes are at work."""
-    monkeypatch.setattr("amazon_desc.data.reading.RECORDS_A_BATCH", 50)
+    monkeypatch.setattr("amazon_desc.data.corpus.product_files.RECORDS_PER_BATCH", 50)
     file = tmp_path / "trn.json.gz"
     whole = gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS * 50).encode())
     ends = {"cut": whole[:-20], "check sum": whole[:-8] + bytes(4) + whole[-4:]}
@@ -522,7 +522,7 @@ def test_two_processes_prepare_one_after_the_other(
 import sys, time
 from pathlib import Path
 from tests.data import test_corpus as test
-from amazon_desc.data import preparing
+from amazon_desc.data.corpus import preparing
 write_rows = preparing.write_rows
 def slow(*arguments):
     Path(sys.argv[1]).touch()

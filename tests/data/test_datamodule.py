@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.data.batches import PromptBatch, RowBatch
-from amazon_desc.data.corpus import identity_of, name_of
+from amazon_desc.data.corpus.corpus import identity_of, name_of
 from amazon_desc.data.datamodule import PROMPTS, ROWS, DescriptionData
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.errors import DataError, UserError
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.loading.batches import PromptBatch, RowBatch
+from amazon_desc.support.errors import DataError, UserError
 
 
 @pytest.fixture
@@ -268,7 +268,9 @@ def test_the_corpus_is_opened_once(options: dict[str, Any], capsys: pytest.Captu
 
 def test_a_corpus_of_before_there_were_system_messages_is_found(monkeypatch: pytest.MonkeyPatch):
     """The name was computed by a version that had no --data.prompt.system."""
-    monkeypatch.setattr("amazon_desc.data.corpus.tokenizer_fingerprint", lambda folder: "b" * 64)
+    monkeypatch.setattr(
+        "amazon_desc.data.corpus.corpus.tokenizer_fingerprint", lambda folder: "b" * 64
+    )
     files = [{"sha256": "a" * 64, "use": "train", "path": "x"}]
     settings = DescriptionData().settings
     assert name_of(identity_of(settings, files, Path())) == "dfff909f42c09ab8"

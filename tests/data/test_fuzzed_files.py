@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amazon_desc.data import reading
-from amazon_desc.data.records import Fault, Product, read_products, read_titles
-from amazon_desc.data.sources import LINE_BYTES
-from amazon_desc.data.tables import open_table
-from amazon_desc.errors import DataError
+from amazon_desc.data.corpus import product_files as reading
+from amazon_desc.data.corpus.tables import open_table
+from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
+from amazon_desc.data.reading.sources import LINE_BYTES
+from amazon_desc.support.errors import DataError
 from tests.data.test_corpus import folders, prepare, settings_of
 
 NUM_RECORDS = 10_000
@@ -320,7 +320,7 @@ def test_one_bad_record_more_than_allowed_ends_the_preparation(
     monkeypatch: pytest.MonkeyPatch,
     num_processes: int,
 ):
-    monkeypatch.setattr(reading, "RECORDS_A_BATCH", 100)  # so that processes are at work by then
+    monkeypatch.setattr(reading, "RECORDS_PER_BATCH", 100)  # so that processes are at work by then
     faults = faults_of(write_fuzzed(tmp_path / "commas.csv.gz", 0))
     settings = settings_of(tmp_path / "commas.csv.gz", max_bad_records=len(faults) - 1)
     corpora = tmp_path / "corpora"

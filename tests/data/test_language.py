@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from amazon_desc.data.language import LanguageCheck
-from amazon_desc.errors import UserError
+from amazon_desc.data.cleaning.language import LanguageCheck
+from amazon_desc.support.errors import UserError
 
 ENGLISH = [
     "Keeps your coffee warm for hours and goes into the dishwasher.",
@@ -83,8 +83,8 @@ def test_without_the_library_the_way_to_install_it_is_named(monkeypatch: pytest.
 def test_nothing_is_imported_until_a_language_is_asked_for():
     program = """
 import sys
-from amazon_desc.data.cleaning import Cleaner
-from amazon_desc.data.records import Product
+from amazon_desc.data.cleaning.cleaner import Cleaner
+from amazon_desc.data.reading.records import Product
 assert Cleaner()(Product("Mug", "A red mug.")) == Product("Mug", "A red mug.")
 heavy = "torch transformers datasets lightning numpy py3langid".split()
 print([name for name in heavy if name in sys.modules])

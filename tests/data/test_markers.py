@@ -3,9 +3,9 @@
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from amazon_desc.data.markers import FAMILIES, marker_warning, warn_of_markers
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.tokens import Encoder
+from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.markers import FAMILIES, marker_warning, warn_of_markers
+from amazon_desc.data.encoding.prompts import PromptSettings
 
 
 def warned(toy: PreTrainedTokenizerBase, **prompt: str | bool) -> list[str]:

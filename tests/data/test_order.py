@@ -3,7 +3,7 @@
 import pytest
 from torch.utils.data import DataLoader
 
-from amazon_desc.data.order import RowOrder
+from amazon_desc.data.loading.order import RowOrder
 
 
 def rows_of(order: RowOrder) -> list[int]:

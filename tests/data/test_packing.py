@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from amazon_desc.data.packing import pack, packed_rows
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.records import Product
-from amazon_desc.data.tokens import Encoder
+from amazon_desc.data.corpus.packing import pack, packed_rows
+from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.reading.records import Product
 
 
 def random_lengths(seed: int) -> tuple[list[int], int]:

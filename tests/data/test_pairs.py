@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from amazon_desc.data.cleaning import Cleaner, CleaningSettings
-from amazon_desc.data.pairs import (
+from amazon_desc.data.cleaning.cleaner import Cleaner, CleaningSettings
+from amazon_desc.data.corpus.pairs import (
     ENDINGS,
     LEAK_CHARACTERS,
     PairBatch,
     PairMaker,
-    RecordBatch,
+    ProductBatch,
     holds_description,
 )
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.records import Product, read_products
-from amazon_desc.data.splits import SPLITS, split_of, text_hash, title_hash
-from amazon_desc.data.tokenizer import load_tokenizer
-from amazon_desc.data.tokens import Encoder
-from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.data.corpus.splits import SPLITS, split_of, text_hash, title_hash
+from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.reading.records import Product, read_products
+from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
 
 TITLES = [f"mug w{number}" for number in range(40)]
 
@@ -36,7 +36,7 @@ def maker_of(
 def test_what_is_known_of_a_pair(toy_tokenizer: PreTrainedTokenizerBase):
     """<s> ▁describe : ▁mug ▁w7, then "It holds a mug." and the end token."""
     titles, text = [" Mug  w7", "MUG w7"], "<b>It</b> holds a mug."
-    made = maker_of(toy_tokenizer)(RecordBatch(titles, [text, "It holds a mug. " * 9]))
+    made = maker_of(toy_tokenizer)(ProductBatch(titles, [text, "It holds a mug. " * 9]))
     first, second = made.pairs
     assert first["title"] == second["title"] == title_hash("mug w7", "distinct")
     assert first["part"] == second["part"] == title_hash("mug w7", "part")
@@ -77,14 +77,14 @@ def test_a_title_holds_its_description_behind_other_words(
 def test_the_first_leak_of_a_batch_is_named(toy_tokenizer: PreTrainedTokenizerBase):
     """Number 1 among the pairs, number 2 among the records: a refused one stands in front."""
     titles = ["mug w1", "", f"mug &amp; w2: {TEXT}", f"mug w3: {TEXT}"]
-    made = maker_of(toy_tokenizer)(RecordBatch(titles, ["It holds a mug.", TEXT, TEXT, TEXT]))
+    made = maker_of(toy_tokenizer)(ProductBatch(titles, ["It holds a mug.", TEXT, TEXT, TEXT]))
     assert made.pairs["is_leak"].tolist() == [False, True, True]
     assert made.leak == (1, 2)
-    assert maker_of(toy_tokenizer)(RecordBatch(titles[:1], [TEXT])).leak is None
+    assert maker_of(toy_tokenizer)(ProductBatch(titles[:1], [TEXT])).leak is None
 
 
 def test_ids_go_to_the_side_that_the_title_is_on(toy_tokenizer: PreTrainedTokenizerBase):
-    made = maker_of(toy_tokenizer)(RecordBatch(TITLES, ["It holds a mug."] * 40))
+    made = maker_of(toy_tokenizer)(ProductBatch(TITLES, ["It holds a mug."] * 40))
     wanted = [[1, 10, 11, 13, 100 + n, 22, 23, 20, 13, 21, 2] for n in range(40)]
     sides = [split_of(title, 0.25, 0.25) for title in TITLES]
     trained = [ids for ids, side in zip(wanted, sides, strict=True) if side == "train"]
@@ -106,7 +106,7 @@ def test_refused_records_are_counted_and_the_first_are_named(
 ):
     titles = ["", "mug w1", *[""] * 4, "mug w2", "mug w3"]
     texts = ["It holds a mug."] * 6 + ["mug W2", ""]
-    made = maker_of(toy_tokenizer)(RecordBatch(titles, texts))
+    made = maker_of(toy_tokenizer)(ProductBatch(titles, texts))
     assert len(made.pairs) == 1
     assert made.refused == {"empty_title": 5, "content_equals_title": 1, "empty_content": 1}
     assert made.refused_at == {
@@ -120,7 +120,7 @@ def test_of_a_test_file_every_pair_is_tested_and_every_title_is_known(
     toy_tokenizer: PreTrainedTokenizerBase,
 ):
     texts = ["It holds a mug.", *[""] * 39]
-    made = maker_of(toy_tokenizer)(RecordBatch(TITLES, texts, is_tested=True))
+    made = maker_of(toy_tokenizer)(ProductBatch(TITLES, texts, is_tested=True))
     assert made.pairs["is_tested"].tolist() == [True]
     assert SPLITS[made.pairs["split"][0]] == "test"
     assert made.titles.tolist() == [title_hash(title, "distinct") for title in TITLES]
@@ -129,7 +129,7 @@ def test_of_a_test_file_every_pair_is_tested_and_every_title_is_known(
 
 def test_what_is_beyond_the_part_is_not_tokenised(toy_tokenizer: PreTrainedTokenizerBase):
     parts = sorted(title_hash(title, "part") for title in TITLES)
-    batch = RecordBatch(TITLES, ["It holds a mug."] * 40, max_part=parts[9])
+    batch = ProductBatch(TITLES, ["It holds a mug."] * 40, max_part=parts[9])
     made = maker_of(toy_tokenizer)(batch)
     assert sorted(made.pairs["part"].tolist()) == parts[:10]
     assert made.refused == {"beyond num_products": 30}
@@ -137,7 +137,7 @@ def test_what_is_beyond_the_part_is_not_tokenised(toy_tokenizer: PreTrainedToken
 
 def test_a_batch_of_nothing_usable_gives_empty_columns(toy_tokenizer: PreTrainedTokenizerBase):
     for titles in ([], ["", ""]):
-        made = maker_of(toy_tokenizer)(RecordBatch(titles, titles))
+        made = maker_of(toy_tokenizer)(ProductBatch(titles, titles))
         assert (len(made.pairs), len(made.train_ids), made.held_out) == (0, 0, [])
 
 
@@ -147,7 +147,7 @@ def columns(made: PairBatch) -> tuple[bytes, bytes, list, dict]:
 
 def test_a_copy_in_another_process_makes_the_same():
     products = [p for p in read_products(SAMPLE_PRODUCTS) if isinstance(p, Product)][:300]
-    batch = RecordBatch([p.title for p in products], [p.description for p in products])
+    batch = ProductBatch([p.title for p in products], [p.description for p in products])
     maker = maker_of(load_tokenizer(TINY_BASE), 96, "int32")
     made = maker(batch)
     assert len(made.pairs) > 250
@@ -162,9 +162,9 @@ def test_batches_may_be_cut_anywhere(tinyllama: PreTrainedTokenizerBase, real_di
     products = [p for p in records if isinstance(p, Product)]
     titles, texts = [p.title for p in products], [p.description for p in products]
     maker = maker_of(tinyllama, 256)
-    whole = maker(RecordBatch(titles, texts))
+    whole = maker(ProductBatch(titles, texts))
     assert len(whole.pairs) > 800
-    parts = [maker(RecordBatch(titles[s : s + 7], texts[s : s + 7])) for s in range(0, 1_000, 7)]
+    parts = [maker(ProductBatch(titles[s : s + 7], texts[s : s + 7])) for s in range(0, 1_000, 7)]
     assert np.concatenate([p.pairs for p in parts]).tobytes() == whole.pairs.tobytes()
     assert np.concatenate([p.train_ids for p in parts]).tobytes() == whole.train_ids.tobytes()
     assert [record for p in parts for record in p.held_out] == whole.held_out

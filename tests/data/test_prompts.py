@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from amazon_desc.data.prompts import (
+from amazon_desc.data.encoding.prompts import (
     PLACEHOLDER,
     SYSTEM_PLACEHOLDER,
     Prompter,
@@ -14,7 +14,7 @@ from amazon_desc.data.prompts import (
     chat_frame,
     fields,
 )
-from amazon_desc.errors import UserError
+from amazon_desc.support.errors import UserError
 from tests.conftest import TOY_CHAT_TEMPLATE
 
 SETTINGS = PromptSettings(template="Title: {title}\nDescription:")

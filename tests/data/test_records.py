@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.data import sources
-from amazon_desc.data.records import Fault, Product, read_products, read_titles
-from amazon_desc.errors import DataError
+from amazon_desc.data.reading import sources
+from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
+from amazon_desc.support.errors import DataError
 
 MOG = {"uid": "1", "title": "Mog's Kittens", "content": "A cat's tale.", "target_ind": [1, 2]}
 CAR = {"uid": "2", "title": "Tin Car", "content": "", "target_ind": []}
@@ -283,7 +283,7 @@ def test_an_array_is_read_in_parts_that_end_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int, indent: int | None
 ):
     """In a number, in a character of several bytes, between a record and its comma."""
-    monkeypatch.setattr("amazon_desc.data.formats.BUFFER_BYTES", buffer_bytes)
+    monkeypatch.setattr("amazon_desc.data.reading.formats.BUFFER_BYTES", buffer_bytes)
     titles = ['\u00e9]\u2028\U0001f600, \\"' * number for number in range(1, 12)]
     rows = [{"n": [10**n, -1.5e9], "title": title} for n, title in enumerate(titles)]
     data = json.dumps([*rows, 12345], indent=indent, ensure_ascii=False).encode()
@@ -351,7 +351,7 @@ def test_a_quote_never_closed_costs_its_own_line_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: bytes, end: bytes
 ):
     """The good lines behind it are at first taken for the rest of its text."""
-    monkeypatch.setattr("amazon_desc.data.formats.LINE_BYTES", 1_000)
+    monkeypatch.setattr("amazon_desc.data.reading.formats.LINE_BYTES", 1_000)
     lines = [line, b"4,Car,blue", b"5,Mug,red", *end.splitlines()]
     good = [("Car", "blue"), ("Mug", "red"), *csv_pairs(end)]
     data = COMMAS + b"\n".join(lines) + b"\n"

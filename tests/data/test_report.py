@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from amazon_desc.data.pairs import ENDINGS, PAIR, TEST, TRAIN, VALIDATION
-from amazon_desc.data.records import Product
-from amazon_desc.data.report import Lengths, Report, shown, summarize
+from amazon_desc.data.corpus.pairs import ENDINGS, PAIR, TEST, TRAIN, VALIDATION
+from amazon_desc.data.corpus.report import Lengths, Report, shown, summarize
+from amazon_desc.data.reading.records import Product
 
 # Lengths
 

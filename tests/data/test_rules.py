@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.data import rules
-from amazon_desc.data.records import Product, read_products
-from amazon_desc.data.rules import (
+from amazon_desc.data.cleaning import rules
+from amazon_desc.data.cleaning.rules import (
     RULES,
     collapse_white_space,
     compose,
@@ -21,6 +20,7 @@ from amazon_desc.data.rules import (
     separate_glued_words,
     unescape_entities,
 )
+from amazon_desc.data.reading.records import Product, read_products
 
 
 def test_the_rules_run_in_this_order():

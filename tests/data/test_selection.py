@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amazon_desc.data.pairs import PAIR
-from amazon_desc.data.selection import PartBound, choose, is_in
-from amazon_desc.data.splits import HASH_RANGE
+from amazon_desc.data.corpus.pairs import PAIR
+from amazon_desc.data.corpus.selection import PartBound, choose, is_in
+from amazon_desc.data.corpus.splits import HASH_RANGE
 
 
 def pairs_of(*rows: tuple[int, int, int], **columns: Any) -> np.ndarray:

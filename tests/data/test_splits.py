@@ -2,7 +2,7 @@
 
 import pytest
 
-from amazon_desc.data.splits import split_of, title_hash
+from amazon_desc.data.corpus.splits import split_of, title_hash
 
 TITLES = [f"Product number {number}" for number in range(20_000)]
 

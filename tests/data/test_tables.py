@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from amazon_desc.data import tables
-from amazon_desc.data.packing import Row
-from amazon_desc.data.tables import (
+from amazon_desc.data.corpus import tables
+from amazon_desc.data.corpus.packing import Row
+from amazon_desc.data.corpus.tables import (
     ExampleWriter,
     PackedRows,
     examples_schema,
@@ -74,8 +74,8 @@ def test_examples_and_rows_are_read_as_they_were_written(
     at_once: int,
     batches: int,
 ):
-    monkeypatch.setattr(tables, "EXAMPLES_A_BATCH", at_once)
-    monkeypatch.setattr(tables, "RECORDS_A_BATCH", at_once)
+    monkeypatch.setattr(tables, "EXAMPLES_PER_BATCH", at_once)
+    monkeypatch.setattr(tables, "RECORDS_PER_BATCH", at_once)
     write_examples(tmp_path, token_type)
     write_rows(tmp_path / "rows.arrow", ROWS)
     assert num_batches(tmp_path / "examples.arrow") == batches
@@ -112,7 +112,7 @@ def test_ids_keep_the_type_they_were_made_with():
 
 def test_a_batch_is_written_as_soon_as_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What is waiting is held in memory, so it must not grow with the files."""
-    monkeypatch.setattr(tables, "EXAMPLES_A_BATCH", 3)
+    monkeypatch.setattr(tables, "EXAMPLES_PER_BATCH", 3)
     schema = examples_schema("uint16")
     with writing(tmp_path / "examples.arrow", schema) as writer:
         examples = ExampleWriter(writer, schema)
@@ -156,7 +156,7 @@ RECORDS = [
 def test_chosen_records_are_written_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int], at_once: int
 ):
-    monkeypatch.setattr(tables, "RECORDS_A_BATCH", at_once)
+    monkeypatch.setattr(tables, "RECORDS_PER_BATCH", at_once)
     schema = held_out_schema("uint16")
     with writing(tmp_path / "all.arrow", schema) as writer:
         for start in (0, 3):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from amazon_desc.data import vocabulary
-from amazon_desc.data.vocabulary import Vocabulary
+from amazon_desc.data.encoding import vocabulary
+from amazon_desc.data.encoding.vocabulary import Vocabulary
 
 WORDS = {"a": [20], "red": [12], "mug": [13, 14], "": []}
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from amazon_desc.data import vocabulary
-from amazon_desc.data.cleaning import Cleaner
-from amazon_desc.data.records import Product, read_products
-from amazon_desc.data.words import WordTokenizer, keeps_words_apart
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.data.cleaning.cleaner import Cleaner
+from amazon_desc.data.encoding import vocabulary
+from amazon_desc.data.encoding.words import WordTokenizer, keeps_words_apart
+from amazon_desc.data.reading.records import Product, read_products
+from amazon_desc.support.resources import TINY_BASE
 
 LETTERS = "▁abcdefghijklmnopqrstuvwxyz<>/|.!\n\t"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]

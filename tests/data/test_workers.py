@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.data import workers
-from amazon_desc.data.workers import map_in_order
-from amazon_desc.errors import DataError, UserError
+from amazon_desc.data.corpus import workers
+from amazon_desc.data.corpus.workers import map_in_order
+from amazon_desc.support.errors import DataError, UserError
 
 PROCESS_ID = "__import__('os').getpid()"
 BIG = 10_000_000
@@ -176,7 +176,11 @@ RAISING = "(_ for _ in ()).throw({})"
 @pytest.mark.parametrize(
     ("error", "wanted", "text"),
     [
-        ("__import__('amazon_desc.errors').errors.DataError('no title.')", DataError, "no title."),
+        (
+            "__import__('amazon_desc.support.errors').support.errors.DataError('no title.')",
+            DataError,
+            "no title.",
+        ),
         ("KeyError('title')", KeyError, "'title'"),
         ("FileNotFoundError(2, 'No such file', 'a.gz')", FileNotFoundError, "[Errno 2] No such"),
         ("UnicodeDecodeError('utf-8', b'\\xff', 0, 1, 'odd')", UnicodeDecodeError, "'utf-8' codec"),
@@ -323,7 +327,7 @@ def test_no_process_is_left_when_this_one_is_killed(item: str):
     script = (
         "import time\n"
         "from itertools import islice, repeat\n"
-        "from amazon_desc.data import workers\n"
+        "from amazon_desc.data.corpus import workers\n"
         "workers.NUM_ITEMS_HERE = 0\n"
         f"results = workers.map_in_order(eval, repeat({item!r}), 3)\n"
         "print(*islice(results, 3), flush=True)\n"

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from amazon_desc.data.batches import PromptBatch, collate_prompts
-from amazon_desc.data.tokenizer import load_tokenizer
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.loading.batches import PromptBatch, collate_prompts
 from amazon_desc.generation.describe import describe, read
-from amazon_desc.hub import find_backbone
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.resources import TINY_BASE
 
 TITLES = [
     "A small red cup",

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from amazon_desc.data.batches import RowBatch, collate_rows
-from amazon_desc.data.packing import packed_rows
-from amazon_desc.hub import find_backbone
+from amazon_desc.data.corpus.packing import packed_rows
+from amazon_desc.data.loading.batches import RowBatch, collate_rows
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
+from amazon_desc.support.hub import find_backbone
 
 # Examples as (token ids, how many of them are the prompt), of uneven lengths.
 EXAMPLES = [

@@ -10,11 +10,11 @@ import torch
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file, save_file
 
-from amazon_desc.errors import UserError
-from amazon_desc.hub import find_backbone
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.model.loss import target_loss
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import find_backbone
 from tests.model.conftest import EXAMPLES, batch_of
 
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from amazon_desc.errors import UserError
-from amazon_desc.hub import Backbone, find_backbone
 from amazon_desc.model.backbone import fingerprint, load_backbone
 from amazon_desc.model.loss import target_loss
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import Backbone, find_backbone
+from amazon_desc.support.resources import TINY_BASE
 from tests.model.conftest import EXAMPLES, batch_of, gradients
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def test_loading_brings_no_compiler_along_and_leaves_it_as_allowed_as_it_was() -
     """It takes a second, and bitsandbytes alone would want it."""
     code = (
         "import os, sys, torch\n"
-        "from amazon_desc.hub import find_backbone\n"
+        "from amazon_desc.support.hub import find_backbone\n"
         "from amazon_desc.model.backbone import load_backbone\n"
         "load_backbone(find_backbone('tiny'), 'nf4', torch.float32, torch.device('cpu'))\n"
         "print('bitsandbytes' in sys.modules, 'torch._inductor.compile_fx' in sys.modules)\n"

@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from amazon_desc.errors import StorageError, UserError
-from amazon_desc.hub import find_backbone
-from amazon_desc.layouts import weight_files
 from amazon_desc.model import conversion
 from amazon_desc.model.backbone import fingerprint, load_backbone, weights_folder
 from amazon_desc.model.conversion import as_safetensors, cache_folder
+from amazon_desc.support.errors import StorageError, UserError
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.layouts import weight_files
 from tests import published_layouts as layouts
 from tests.hub_stand_in import StandInHub
 

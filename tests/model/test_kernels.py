@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from amazon_desc.data.batches import RowBatch, collate_rows
+from amazon_desc.data.loading.batches import RowBatch, collate_rows
 from amazon_desc.model import attention, kernels
+from amazon_desc.model.execution import choose_path
 from amazon_desc.model.kernels.compiling import Kernel
 from amazon_desc.model.loss import target_loss
-from amazon_desc.model.paths import choose_path
 
 pytestmark = pytest.mark.gpu
 
@@ -165,7 +165,7 @@ def test_rotary_positions_and_norms_of_heads(num_q: int, num_kv: int, dim: int, 
 @pytest.mark.parametrize("window", [None, 40])
 def test_attention_forward_and_backward(num_q: int, num_kv: int, dim: int, window: int | None):
     """The gradients are those of heads before they were rotated: here, back from where they are."""
-    from amazon_desc.model.kernels.attention import Sight, attend, attend_backward
+    from amazon_desc.model.kernels.attention import Visibility, attend, attend_backward
     from amazon_desc.model.kernels.rotary import Heads
 
     lengths = [1, 5, 200, 64, 63, 65, 130, 1, 256, 33, 7]
@@ -176,9 +176,9 @@ def test_attention_forward_and_backward(num_q: int, num_kv: int, dim: int, windo
     rotation = rotation_of(positions, dim)
     columns = (num_q + 2 * num_kv) * dim
     qkv, grad = random(num_tokens, columns), random(num_tokens, num_q * dim)
-    sight = Sight(positions, 256, dim**-0.5, window)
-    attended = attend(qkv, heads, sight, room=24)
-    found = attend_backward(grad, qkv, attended, heads, rotation, sight, room=8)
+    visibility = Visibility(positions, 256, dim**-0.5, window)
+    attended = attend(qkv, heads, visibility, room=24)
+    found = attend_backward(grad, qkv, attended, heads, rotation, visibility, room=8)
 
     back = rotation._replace(sin=-rotation.sin)
     q, k, v = heads.split(qkv.double())
@@ -197,7 +197,7 @@ def test_attention_forward_and_backward(num_q: int, num_kv: int, dim: int, windo
         assert right.grad is not None
         close(mine, right.grad, 6e-3)
     assert (attended.output.shape[1], found.shape[1]) == (num_q * dim + 24, columns + 8)
-    again = attend_backward(grad, qkv, attended, heads, rotation, sight, room=8)
+    again = attend_backward(grad, qkv, attended, heads, rotation, visibility, room=8)
     assert torch.equal(found[:, :columns], again[:, :columns])
 
 
@@ -617,7 +617,7 @@ def test_less_memory_gives_the_same_numbers(
     fused_of: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    from amazon_desc.model.kernels import collecting
+    from amazon_desc.model.kernels import from_peft as collecting
 
     model = with_lora(base("gemma"), 0.1)
     plenty = fused_of(model)

@@ -9,8 +9,6 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from amazon_desc.errors import UserError
-from amazon_desc.hub import Backbone, find_backbone
 from amazon_desc.model import suitability
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.model.suitability import (
@@ -19,7 +17,9 @@ from amazon_desc.model.suitability import (
     refuse_quantized,
     refuse_too_long,
 )
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import Backbone, find_backbone
+from amazon_desc.support.resources import TINY_BASE
 
 CPU = torch.device("cpu")
 

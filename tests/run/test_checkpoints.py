@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from amazon_desc.errors import CheckpointError, NotFiniteError, StorageError, UserError
 from amazon_desc.run import checkpoints
 from amazon_desc.run.checkpoints import (
     SealedCheckpointIO,
@@ -23,6 +22,7 @@ from amazon_desc.run.checkpoints import (
     write_checkpoint,
 )
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.errors import CheckpointError, NotFiniteError, StorageError, UserError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.errors import UserError
 from amazon_desc.run.folder import RECORDED_PACKAGES, RunFolder, step_of
+from amazon_desc.support.errors import UserError
 
 
 @pytest.fixture

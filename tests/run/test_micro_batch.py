@@ -11,15 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import amazon_desc.run.micro_batch
+import amazon_desc.run.options.micro_batch
 from amazon_desc.cli import main
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.layouts import ADAPTER_WEIGHTS
 from amazon_desc.model.adapter import LoraSettings
-from amazon_desc.model.needs import GIB
-from amazon_desc.module import DescriptionModule
+from amazon_desc.model.cost.memory import GIB
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.micro_batch import (
+from amazon_desc.run.options.micro_batch import (
     Room,
     choose_rows,
     device_of,
@@ -31,6 +29,8 @@ from amazon_desc.run.micro_batch import (
     set_batch_size,
     step_of_options,
 )
+from amazon_desc.support.layouts import ADAPTER_WEIGHTS
+from amazon_desc.training.module import DescriptionModule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,7 +170,9 @@ def test_more_rows_need_more_and_scores_less_than_training():
 
 
 def test_the_data_serves_what_was_chosen(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(amazon_desc.run.micro_batch, "free_machine_memory", lambda: 1000 * GIB)
+    monkeypatch.setattr(
+        amazon_desc.run.options.micro_batch, "free_machine_memory", lambda: 1000 * GIB
+    )
     data = DescriptionData(batch_size="auto", row_tokens=64, max_seq_length=64)
     assert data.batch_size == 1
     trainer = SimpleNamespace(accelerator="cpu", devices=1, accumulate_grad_batches=256)
@@ -216,7 +218,7 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
 def room_for(patch: pytest.MonkeyPatch, num_rows: int) -> None:
     """Has the machine just enough memory for micro-batches of so many rows."""
     needed = step(row_tokens=256, lora=LoraSettings(r=4, dropout=0)).bytes_to_train(num_rows)
-    patch.setattr(amazon_desc.run.micro_batch, "free_machine_memory", lambda: 2 * needed)
+    patch.setattr(amazon_desc.run.options.micro_batch, "free_machine_memory", lambda: 2 * needed)
 
 
 @pytest.fixture(scope="module")

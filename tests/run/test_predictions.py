@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.data.digests import sha256_of
-from amazon_desc.errors import InUseError, UserError
 from amazon_desc.generation.describe import Description
-from amazon_desc.module import Prediction
+from amazon_desc.run.callbacks.predictions import WEIGHTS, PredictionFile, PredictionFiles, line
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.predictions import WEIGHTS, PredictionFile, PredictionFiles, line
-from amazon_desc.run.settings import content
+from amazon_desc.run.options.settings import content
+from amazon_desc.support.digests import sha256_of
+from amazon_desc.support.errors import InUseError, UserError
+from amazon_desc.training.module import Prediction
 
 
 def prediction(title: str, text: str = "A mug.") -> Prediction:

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from amazon_desc.run import progress
-from amazon_desc.run.progress import ProgressLine
+from amazon_desc.run.callbacks import progress
+from amazon_desc.run.callbacks.progress import ProgressLine
 
 
 def test_it_is_drawn_five_times_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch):

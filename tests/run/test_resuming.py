@@ -15,10 +15,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.run import resuming
-from amazon_desc.run.checkpoints import SealedCheckpointIO
-from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.resuming import (
+from amazon_desc.run.callbacks import resuming
+from amazon_desc.run.callbacks.resuming import (
     Position,
     ResumeCheckpoint,
     count_micro_batches_anew,
@@ -26,6 +24,8 @@ from amazon_desc.run.resuming import (
     random_states,
     restore_random_states,
 )
+from amazon_desc.run.checkpoints import SealedCheckpointIO
+from amazon_desc.run.folder import RunFolder
 
 # Random states
 

@@ -13,21 +13,21 @@ import pytest
 
 from amazon_desc.cli import DescriptionCLI, build
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.errors import UserError
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.settings import (
+from amazon_desc.run.options.settings import (
     BEFORE,
     BY_CONTENT,
     DECIDING,
     FOLLOWING,
     OPERATIONAL,
-    ROWS_A_STEP,
     ROWS_PER_STEP,
+    ROWS_PER_STEP_OPTION,
     changes,
     options_of,
     refuse_other_settings,
     settings_record,
 )
+from amazon_desc.support.errors import UserError
 
 LISTS = (DECIDING, BY_CONTENT, ROWS_PER_STEP, OPERATIONAL, FOLLOWING)
 LISTED = [option for options in LISTS for option in options]
@@ -143,7 +143,7 @@ def test_base_files_and_rows_a_step_are_recorded(fit: Callable[..., DescriptionC
     cli = fit("--data.batch_size", "3", "--trainer.accumulate_grad_batches", "4")
     files = [file_of("a.jsonl", "aa"), file_of("b.jsonl", "bb"), file_of("t.jsonl", "tt", "test")]
     found = settings_record(config_of(cli), "b" * 64, files)
-    assert found[ROWS_A_STEP] == 12
+    assert found[ROWS_PER_STEP_OPTION] == 12
     assert found["--model.backbone"] == {"name": "tiny", "sha256": "b" * 64}
     assert found["--data.train_file"] == [
         {"name": "a.jsonl", "sha256": "aa"},
@@ -152,12 +152,12 @@ def test_base_files_and_rows_a_step_are_recorded(fit: Callable[..., DescriptionC
     assert found["--data.test_file"] == [{"name": "t.jsonl", "sha256": "tt"}]
 
 
-def test_open_rows_of_a_micro_batch_are_recorded_as_the_rows_of_a_step(
+def test_open_rows_of_a_micro_batch_are_recorded_as_the_rows_of_per_step(
     record: Callable[..., Record],
 ):
     accumulated = "--trainer.accumulate_grad_batches"
     found = record("--data.batch_size", "auto", accumulated, "12")
-    assert found[ROWS_A_STEP] == 12
+    assert found[ROWS_PER_STEP_OPTION] == 12
     assert found == record("--data.batch_size", "3", accumulated, "4")
 
 
@@ -214,8 +214,8 @@ def test_the_same_options_out_of_the_saved_config_give_the_same_record(
         ("--model.warmup_steps 0", "--model.warmup_steps: None, now 0"),
         ("--data.cleaning.tags false", "--data.cleaning.tags: True, now False"),
         ("--data.prompt.template {title}:", "--data.prompt.template: 'Write a description for the"),
-        ("--data.batch_size 2", f"{ROWS_A_STEP}: 1, now 2"),
-        ("--trainer.accumulate_grad_batches 8", f"{ROWS_A_STEP}: 1, now 8"),
+        ("--data.batch_size 2", f"{ROWS_PER_STEP_OPTION}: 1, now 2"),
+        ("--trainer.accumulate_grad_batches 8", f"{ROWS_PER_STEP_OPTION}: 1, now 8"),
     ],
 )
 def test_another_value_is_shown_beside_the_old_one(

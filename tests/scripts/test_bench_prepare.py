@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
 from tests.conftest import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_prepare.py"

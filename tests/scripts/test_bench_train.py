@@ -14,20 +14,20 @@ import pytest
 import torch
 import yaml
 
-from amazon_desc.data.prompts import PromptSettings
-from amazon_desc.data.records import Product
-from amazon_desc.data.tokenizer import load_tokenizer
-from amazon_desc.data.tokens import Encoder
-from amazon_desc.hub import find_backbone
+from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.reading.records import Product
 from amazon_desc.model.backbone import load_backbone
-from amazon_desc.resources import TINY_BASE
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.resources import TINY_BASE
 from tests.conftest import load_script
 
 random_base = load_script("random_base")
 work = load_script("bench_train_work")
 bench = load_script("bench_train")
 
-TASK = {"limit": 800e12, "flops_a_token": 4_000_000_000, "row_tokens": 2000.0}
+TASK = {"limit": 800e12, "flops_per_token": 4_000_000_000, "row_tokens": 2000.0}
 
 
 def line(name: str) -> Any:
@@ -93,7 +93,7 @@ def test_peers_get_the_examples_that_our_rows_are_packed_from():
 
 
 def test_a_step_has_as_many_tokens_as_its_name_says():
-    assert {row.name: row.tokens_a_step for row in bench.LINES} == {
+    assert {row.name: row.tokens_per_step for row in bench.LINES} == {
         **dict.fromkeys(["ours-2k", "ours-2k-dropout", "ours-plain", "bare-2k"], 2_048),
         **dict.fromkeys(["ours-16k", "ours-16k-dropout", "bare-16k"], 16_384),
         **dict.fromkeys(["trl-reference", "trl-8-rows", "unsloth-8-rows"], 2_048),
@@ -155,7 +155,7 @@ def options(**given: Any) -> Any:
 def test_a_peers_numbers_come_back_from_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    numbers = {"tokens_per_second": 740.0, "ms_a_step": 2767.6, "peak_gib": 3.2}
+    numbers = {"tokens_per_second": 740.0, "ms_per_step": 2767.6, "peak_gib": 3.2}
     given: dict[str, Any] = {}
 
     def call(command: list[str], *_: Any) -> tuple[None, str]:
@@ -229,9 +229,9 @@ def test_ours_is_measured_through_fit_on_data_that_was_prepared_before(
     ours, bare, trl = report["lines"]
     assert trl["error"] == "not installed: trl"
     for row in (ours, bare):
-        assert (row["tokens_a_step"], row["steps"]) == (2048, 4)
+        assert (row["tokens_per_step"], row["steps"]) == (2048, 4)
         assert row["tokens_per_second"] > 0
-        assert 0.5 < row["tokens_per_second"] * row["ms_a_step"] / 1e3 / 2048 <= 1
+        assert 0.5 < row["tokens_per_second"] * row["ms_per_step"] / 1e3 / 2048 <= 1
         assert row["note"] == "Kernels: plain: the device is cpu, not cuda."
     assert 0 < ours["ready_seconds"] < 600
     assert list(report["overhead"]) == ["2,048 tokens"]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from amazon_desc.model.adapter import LoraSettings
-from amazon_desc.resources import TINY_BASE
-from amazon_desc.run.micro_batch import Step
+from amazon_desc.run.options.micro_batch import Step
+from amazon_desc.support.resources import TINY_BASE
 from tests.conftest import SCRIPTS, load_script
 from tests.conftest import gemma_config as gemma
 from tests.conftest import tinyllama_config as tinyllama
@@ -120,7 +120,7 @@ def test_a_run_takes_its_steps_and_its_scores() -> None:
     assert (found.way, found.batch_size, found.fits) == ("dense, kept", 1, True)
     assert found.num_steps == 2000
     assert found.training_seconds == pytest.approx(2000 * found.step_seconds)
-    assert found.tokens_a_second == pytest.approx(0.99 * 2048 / found.step_seconds)
+    assert found.tokens_per_second == pytest.approx(0.99 * 2048 / found.step_seconds)
     # 4 validations of 42 rows and a batch of texts; scores of base and tuned weights: 16 batches.
     losses, texts = 42 * 22 * 0.0031, 128 * 22 * 0.0024
     at_the_end = 2 * (losses + 16 * texts)
@@ -134,8 +134,8 @@ def test_a_run_takes_its_steps_and_its_scores() -> None:
     ("changes", "num_steps"),
     [
         ({}, 2000),
-        ({"rows_a_step": 8}, 250),
-        ({"rows_a_step": 3}, 667),
+        ({"rows_per_step": 8}, 250),
+        ({"rows_per_step": 3}, 667),
         ({"max_rows": 100}, 100),
         ({"max_rows": 5000}, 2000),
     ],
@@ -149,11 +149,11 @@ def test_without_rows_there_is_no_time_but_a_speed() -> None:
     run = run._replace(rows=run.rows._replace(num_rows=None))
     found = script.estimate(run, speeds.CARDS["h100"], is_fused=True)
     assert (found.num_steps, found.training_seconds, found.scoring_seconds) == (None, None, None)
-    assert found.tokens_a_second > 80_000
+    assert found.tokens_per_second > 80_000
 
 
 def test_open_rows_are_as_many_as_fit_into_the_card() -> None:
-    open_ = run_of(tinyllama(), batch_size=None, rows_a_step=64)
+    open_ = run_of(tinyllama(), batch_size=None, rows_per_step=64)
     found = {
         card: script.estimate(open_, speeds.CARDS[card], is_fused=True) for card in ("l4", "h200")
     }

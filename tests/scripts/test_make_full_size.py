@@ -17,9 +17,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from amazon_desc.data.cleaning import Cleaner, Refusal
-from amazon_desc.data.records import Product, read_products
-from amazon_desc.resources import SAMPLE_PRODUCTS
+from amazon_desc.data.cleaning.cleaner import Cleaner, Refusal
+from amazon_desc.data.reading.records import Product, read_products
+from amazon_desc.support.resources import SAMPLE_PRODUCTS
 from tests.conftest import SCRIPTS, load_script
 
 NUM_LINES = 3_000

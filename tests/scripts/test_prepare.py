@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from amazon_desc.data.batches import collate_rows
+from amazon_desc.data.loading.batches import collate_rows
 from tests.conftest import SCRIPTS, load_script
 
 

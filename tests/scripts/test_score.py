@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 
-from amazon_desc.data.records import Fault, Product
-from amazon_desc.evaluation.scores import score_texts
+from amazon_desc.data.reading.records import Fault, Product
+from amazon_desc.evaluation.metrics import score_texts
 from tests.conftest import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "score.py"

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from amazon_desc.evaluation.scores import score_texts
+from amazon_desc.evaluation.metrics import score_texts
 
 _DESCRIPTION = """\
 Scores written product descriptions against the real ones: rouge1 and rougeL are the mean F1 of a

@@ -4,5 +4,5 @@ One kernel, or one pair of forward and backward, a file; each has its plain twin
 are flattened: N tokens, all of a micro-batch. Where a matrix of activations goes into a product
 with LoRA it is *wide*: behind its columns there is room for the R columns of the low-rank factor,
 so that one product does the work of base and LoRA together. Nothing here knows Lightning, and only
-collecting.py knows PEFT's classes.
+from_peft.py knows PEFT's classes.
 """

@@ -30,7 +30,7 @@ _LOWEST = tl.constexpr(-1e30)
 PLENTY = 160 * 1024  # bytes of shared memory: an A100 has that, smaller cards have 100 KB
 
 
-class Sight(NamedTuple):
+class Visibility(NamedTuple):
     """Who sees whom, and how scores are scaled."""
 
     positions: Tensor
@@ -42,7 +42,7 @@ class Sight(NamedTuple):
     """how many tokens each one sees at most, itself included; None: all before it"""
 
 
-class Attended(NamedTuple):
+class SavedAttention(NamedTuple):
     """What the backward pass needs."""
 
     output: Tensor
@@ -254,7 +254,7 @@ def _key_gradients(
     _store(grads, dv, n, NUM_Q + NUM_KV + kv_head, is_key, grads_stride, DIM, WIDTH)
 
 
-def attend(qkv: Tensor, heads: Heads, sight: Sight, room: int) -> Attended:
+def attend(qkv: Tensor, heads: Heads, visibility: Visibility, room: int) -> SavedAttention:
     """Returns the attended values, `room` columns behind them unwritten, and what to keep.
 
     Args:
@@ -263,21 +263,21 @@ def attend(qkv: Tensor, heads: Heads, sight: Sight, room: int) -> Attended:
     num_tokens = len(qkv)
     output = qkv.new_empty(num_tokens, heads.num_q * heads.dim + room)
     log_sums = qkv.new_empty(num_tokens, heads.num_q, dtype=torch.float32)
-    shape = _shape(heads, sight, rows=64)
+    shape = _shape(heads, visibility, rows=64)
     _forward[(triton.cdiv(num_tokens, shape["QUERIES"]), heads.num_kv)](
-        qkv, sight.positions, output, log_sums, num_tokens, qkv.stride(0), output.stride(0),
-        sight.scale * math.log2(math.e), **shape,
+        qkv, visibility.positions, output, log_sums, num_tokens, qkv.stride(0), output.stride(0),
+        visibility.scale * math.log2(math.e), **shape,
     )  # fmt: skip
-    return Attended(output, log_sums)
+    return SavedAttention(output, log_sums)
 
 
 def attend_backward(
     grad: Tensor,
     qkv: Tensor,
-    attended: Attended,
+    attended: SavedAttention,
     heads: Heads,
     rotation: Rotation,
-    sight: Sight,
+    visibility: Visibility,
     room: int,
 ) -> Tensor:
     """Returns the gradients of queries, keys and values side by side, `room` columns behind them.
@@ -289,14 +289,16 @@ def attend_backward(
     num_tokens = len(qkv)
     grads = qkv.new_empty(num_tokens, (heads.num_rotated + heads.num_kv) * heads.dim + room)
     deltas = torch.empty_like(attended.log_sums)
-    shape = _shape(heads, sight, rows=64)
-    scales = (sight.scale * math.log2(math.e), sight.scale)
+    shape = _shape(heads, visibility, rows=64)
+    scales = (visibility.scale * math.log2(math.e), visibility.scale)
     _query_gradients[(triton.cdiv(num_tokens, shape["QUERIES"]), heads.num_kv)](
         qkv, *rotation, attended.output, grad, attended.log_sums, deltas, grads, num_tokens,
         qkv.stride(0), attended.output.stride(0), grad.stride(0), grads.stride(0), *scales, **shape,
     )  # fmt: skip
-    shape = _shape(heads, sight, rows=min(128, 8192 // heads.dim))  # more would not fit registers
-    reach = sight.longest + shape["KEYS"]  # the last token that sees a key, from the block's first
+    # More rows would not fit registers.
+    shape = _shape(heads, visibility, rows=min(128, 8192 // heads.dim))
+    # The last token that sees a key, counted from the block's first.
+    reach = visibility.longest + shape["KEYS"]
     most = triton.next_power_of_2(triton.cdiv(reach, shape["QUERIES"]))
     _key_gradients[(triton.cdiv(num_tokens, shape["KEYS"]), heads.num_kv)](
         qkv, *rotation, grad, attended.log_sums, deltas, grads, num_tokens,
@@ -305,15 +307,16 @@ def attend_backward(
     return grads
 
 
-def _shape(heads: Heads, sight: Sight, rows: int) -> dict[str, int]:
+def _shape(heads: Heads, visibility: Visibility, rows: int) -> dict[str, int]:
     """Returns the sizes that a kernel is compiled for.
 
     Args:
         rows: of a tile, on a card with plenty of shared memory
     """
     # A window that no example is longer than does nothing.
-    window = 0 if sight.window is None or sight.window >= sight.longest else sight.window
-    is_wide, is_small = heads.dim > 128, _shared_memory(sight.positions) < PLENTY
+    window = visibility.window or 0
+    window = 0 if window >= visibility.longest else window
+    is_wide, is_small = heads.dim > 128, _shared_memory(visibility.positions) < PLENTY
     rows = rows // 2 if is_small else rows
     group = heads.num_q // heads.num_kv
     queries = max(1, 2 ** int(math.log2(rows / group)))

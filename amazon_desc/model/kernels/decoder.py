@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from amazon_desc.model.kernels.attention import Sight
-from amazon_desc.model.kernels.layer import Kept, Layer
+from amazon_desc.model.kernels.attention import Visibility
+from amazon_desc.model.kernels.layer import Layer, SavedLayer
 from amazon_desc.model.kernels.linear import LoraLinear
-from amazon_desc.model.kernels.norm import Norm, Normed, add_norm, add_norm_backward
+from amazon_desc.model.kernels.norm import Norm, SavedNorm, add_norm, add_norm_backward
 from amazon_desc.model.kernels.rotary import Rotation
-from amazon_desc.model.kernels.side import Side
+from amazon_desc.model.kernels.side_stream import SideStream
 from amazon_desc.model.recomputation import Recompute
 
 
@@ -51,19 +51,19 @@ class Decoder:
         self.embedding, self.embedding_scale = embedding, embedding_scale
         self.layers, self.last_norm, self.tables = layers, last_norm, tables
         self.recompute: Recompute = recompute
-        self.kept: list[tuple[Normed, Kept | None]] = []
-        self.last_normed: Normed | None = None
+        self.kept: list[tuple[SavedNorm, SavedLayer | None]] = []
+        self.last_normed: SavedNorm | None = None
         # What work beside the way reads is held longer: not where memory is short.
-        self.side = Side(embedding.device, is_used=recompute == "none")
+        self.side = SideStream(embedding.device, is_used=recompute == "none")
 
     def linears(self) -> list[LoraLinear]:
         return [linear for x in self.layers for linear in (x.qkv, x.out, x.gate_up, x.down)]
 
-    def places(self, layer: Layer, batch: Batch) -> tuple[Rotation, Sight]:
+    def places(self, layer: Layer, batch: Batch) -> tuple[Rotation, Visibility]:
         """Returns what a layer wants to know of the tokens' positions."""
         cos, sin = self.tables[layer.rotation]
-        sight = Sight(batch.position_ids, len(cos), layer.attention_scale, layer.window)
-        return Rotation(cos, sin, batch.position_ids), sight
+        visibility = Visibility(batch.position_ids, len(cos), layer.attention_scale, layer.window)
+        return Rotation(cos, sin, batch.position_ids), visibility
 
     def forward(self, batch: Batch, keeps: bool = True) -> Tensor:
         """Returns the normalised hidden states, (N, H).

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from amazon_desc.model.cost.memory import LOGITS, positions_at_a_time
 from amazon_desc.model.kernels.cross_entropy import cross_entropy_
-from amazon_desc.model.needs import LOGITS, positions_at_a_time
 
 
 def head_loss(

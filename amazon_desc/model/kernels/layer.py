@@ -12,24 +12,24 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from amazon_desc.model.kernels.attention import Attended, Sight, attend, attend_backward
+from amazon_desc.model.kernels.attention import SavedAttention, Visibility, attend, attend_backward
 from amazon_desc.model.kernels.gate import gated, gated_backward
 from amazon_desc.model.kernels.linear import Input, LoraLinear
-from amazon_desc.model.kernels.norm import Norm, Normed, add_norm, add_norm_backward
+from amazon_desc.model.kernels.norm import Norm, SavedNorm, add_norm, add_norm_backward
 from amazon_desc.model.kernels.rotary import Heads, Rotation, norm_heads_backward, rotate
-from amazon_desc.model.kernels.side import Side
+from amazon_desc.model.kernels.side_stream import SideStream
 from amazon_desc.model.recomputation import Recompute
 
 
-class Kept(NamedTuple):
+class SavedLayer(NamedTuple):
     """What a layer keeps of its forward pass."""
 
     attention_input: Input
     qkv: Tensor
     rotated: Tensor
-    attended: Attended
+    attended: SavedAttention
     out_input: Input
-    normed: Normed
+    normed: SavedNorm
     """the second norm's; its h is what the layer hands on"""
     mlp_input: Input
     both: Tensor | None
@@ -54,7 +54,7 @@ class Layer:
     """which of the tables of rotary positions"""
     is_gelu: bool
 
-    def begin(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, Normed]:
+    def begin(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None, SavedNorm]:
         """Adds the last product of the layer below, (N, H), and normalises for attention."""
         return add_norm(h, y, self.attention_norm, self.qkv.room, self.qkv.dropout)
 
@@ -64,9 +64,9 @@ class Layer:
         masked: Tensor | None,
         h: Tensor,
         rotation: Rotation,
-        sight: Sight,
+        visibility: Visibility,
         recompute: Recompute,
-    ) -> tuple[Kept, Tensor]:
+    ) -> tuple[SavedLayer, Tensor]:
         """Returns what to keep, and the input of the last product, (N, I + room).
 
         Args:
@@ -77,14 +77,14 @@ class Layer:
         attention_input = self.qkv.fill(x, masked)
         qkv = self.qkv.product(x)
         rotated = rotate(qkv, self.heads, rotation)
-        attended = attend(rotated, self.heads, sight, self.out.room)
+        attended = attend(rotated, self.heads, visibility, self.out.room)
         out_input = self.out.fill(attended.output, self.out.under_mask(attended.output))
         y = self.out.product(attended.output)
         both, mlp_input, normed = self.gate_and_up(h, y)
         act, masked = gated(both, self.is_gelu, self.down.room, self.down.dropout)
         down_input = self.down.fill(act, masked)
         keeps, has_mask = recompute == "none", self.out.dropout is not None
-        kept = Kept(
+        kept = SavedLayer(
             attention_input if keeps else attention_input.without_x(),
             qkv,
             rotated,
@@ -97,7 +97,7 @@ class Layer:
         )
         return kept, act
 
-    def gate_and_up(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Input, Normed]:
+    def gate_and_up(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Input, SavedNorm]:
         """Returns gate and up side by side, (N, 2 I), and what of their making is kept.
 
         Args:
@@ -110,14 +110,14 @@ class Layer:
 
     def backward(
         self,
-        kept: Kept,
-        normed: Normed,
+        kept: SavedLayer,
+        normed: SavedNorm,
         dh: Tensor,
         dy: Tensor,
         room_below: int | None,
         rotation: Rotation,
-        sight: Sight,
-        side: Side,
+        visibility: Visibility,
+        side: SideStream,
     ) -> tuple[Tensor, Tensor]:
         """Returns the gradients of what the layer below hands on; nothing of use from the lowest.
 
@@ -149,7 +149,7 @@ class Layer:
             given = given.or_again(self.out.under_mask(kept.attended.output))
         side.run(partial(self.out.backward_weights, dy, given))
         d_qkv = attend_backward(
-            d_attended, kept.rotated, kept.attended, self.heads, rotation, sight, self.qkv.room
+            d_attended, kept.rotated, kept.attended, self.heads, rotation, visibility, self.qkv.room
         )
         if self.heads.norms is not None:
             norm_heads_backward(d_qkv, kept.qkv, self.heads)
@@ -164,7 +164,7 @@ class Layer:
         side.run(partial(self.qkv.backward_weights, d_qkv, kept.attention_input.or_again(x)))
         return dh, dy
 
-    def attention_again(self, normed: Normed) -> Tensor:
+    def attention_again(self, normed: SavedNorm) -> Tensor:
         """Makes the first input of LoRA again, (N, H)."""
         x, masked, _ = add_norm(normed.h, None, self.attention_norm, 0, self.qkv.dropout)
         return x if masked is None else masked

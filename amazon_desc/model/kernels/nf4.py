@@ -18,7 +18,7 @@ from torch import Tensor
 
 from amazon_desc.model.kernels.compiling import Kernel
 
-BYTES_A_PROGRAM = 1024
+BYTES_PER_PROGRAM = 1024
 
 
 @Kernel
@@ -67,7 +67,7 @@ def dequantize(weight: Any, out: Tensor) -> None:
     assert state.nested, "double quantisation"
     assert tuple(state.shape) == tuple(out.shape)
     num_values = out.numel()
-    grid = (triton.cdiv(num_values, 2 * BYTES_A_PROGRAM),)
+    grid = (triton.cdiv(num_values, 2 * BYTES_PER_PROGRAM),)
     _dequantize[grid](
         weight.data,
         state.absmax,
@@ -81,6 +81,6 @@ def dequantize(weight: Any, out: Tensor) -> None:
         out.stride(0),
         BLOCK=state.blocksize,
         BLOCK2=state.state2.blocksize,
-        BYTES=BYTES_A_PROGRAM,
+        BYTES=BYTES_PER_PROGRAM,
         num_warps=4,
     )

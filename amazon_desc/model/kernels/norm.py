@@ -36,7 +36,7 @@ class Norm(NamedTuple):
     """what is added to the weights: 1 for Gemma"""
 
 
-class Normed(NamedTuple):
+class SavedNorm(NamedTuple):
     """What the backward pass needs."""
 
     h: Tensor
@@ -125,7 +125,7 @@ def _backward(
 
 def add_norm(
     h: Tensor, y: Tensor | None, norm: Norm, room: int, dropout: Dropout | None = None
-) -> tuple[Tensor, Tensor | None, Normed]:
+) -> tuple[Tensor, Tensor | None, SavedNorm]:
     """Returns the normalised sum, (N, H + room) with `room` columns unwritten, and what to keep.
 
     Between the two stands the sum under the mask, (N, H); None without dropout.
@@ -147,14 +147,14 @@ def add_norm(
         HAS_Y=y is not None, HAS_POST=has_post, HAS_MASK=masked is not None,
         **_shape(num_columns),
     )  # fmt: skip
-    return x, masked, Normed(total, y if has_post else None, scales)
+    return x, masked, SavedNorm(total, y if has_post else None, scales)
 
 
 def add_norm_backward(
     dx: Tensor,
     dh: Tensor | None,
     norm: Norm,
-    normed: Normed,
+    normed: SavedNorm,
     room: int,
     keeps_x: bool,
     dropout: Dropout | None = None,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amazon_desc.data.batches import RowBatch
+from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.model.kernels.compiling import compiled_together
 from amazon_desc.model.kernels.copying import Copies
 from amazon_desc.model.kernels.decoder import Batch, Decoder

@@ -1,0 +1,203 @@
+"""Files of products -> the tables of a corpus, in one pass over the files.
+
+In come the settings and an encoder, out go tables in a folder, and the report of what was done.
+Reading happens here, cleaning and tokenising in other processes; what is known of all pairs is held
+in memory, their tokens and texts go straight to the disk. Whether a corpus is needed at all, and
+that it is never taken for whole before it is, is decided in corpus.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from amazon_desc.data.cleaning.cleaner import Cleaner, CleaningSettings
+from amazon_desc.data.corpus.packing import pack
+from amazon_desc.data.corpus.pairs import PAIR, TRAIN, PairBatch, PairMaker
+from amazon_desc.data.corpus.product_files import ProductFiles, RecordReader
+from amazon_desc.data.corpus.report import Report, shown
+from amazon_desc.data.corpus.selection import NO_TITLES, PartBound, RepeatedTitles, choose, is_in
+from amazon_desc.data.corpus.splits import SPLITS
+from amazon_desc.data.corpus.tables import (
+    ExampleWriter,
+    examples_schema,
+    held_out_schema,
+    write_chosen,
+    write_rows,
+    writing,
+)
+from amazon_desc.data.corpus.workers import map_in_order
+from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.support.errors import DataError, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    """Everything that decides a corpus, besides the files' content and the tokenizer."""
+
+    sources: ProductFiles
+    cleaning: CleaningSettings
+    repeated_titles: RepeatedTitles
+    num_products: int | None
+    validation_fraction: float
+    test_fraction: float
+    max_seq_length: int
+    row_tokens: int
+    prompt: PromptSettings
+
+    def __post_init__(self) -> None:
+        if self.max_seq_length > self.row_tokens:
+            raise UserError(
+                f"--data.max_seq_length {self.max_seq_length}: an example must fit into a packed "
+                f"row, and --data.row_tokens is {self.row_tokens}. Change one of them."
+            )
+        if self.validation_fraction + self.cut_off_for_test >= 1:
+            raise UserError(
+                f"--data.validation_fraction {self.validation_fraction} and "
+                f"--data.test_fraction {self.test_fraction} leave nothing to train on; "
+                f"wanted a sum below 1."
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings as plain values; files count by their content, not their paths."""
+        settings = dataclasses.asdict(self)
+        for name in ("train_files", "test_file", "max_bad_records"):
+            del settings["sources"][name]
+        if self.prompt.system is None:  # as it was before there was such an option
+            del settings["prompt"]["system"]
+        return settings
+
+    @property
+    def cut_off_for_test(self) -> float:
+        """The share of titles that test takes from the files to train on."""
+        return 0.0 if self.sources.test_file else self.test_fraction
+
+
+class Preparation:
+    """One pass over the files: what has been seen, and the tables that are being written."""
+
+    def __init__(self, settings: CorpusSettings, encoder: Encoder, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.token_type = "uint16" if len(encoder.pieces) <= 1 << 16 else "int32"
+        self.maker = PairMaker(
+            Cleaner(settings.cleaning),
+            encoder,
+            settings.validation_fraction,
+            settings.cut_off_for_test,
+            self.token_type,
+        )
+        self.bound = PartBound(settings.num_products)
+        self.reader = RecordReader(settings.sources, self.bound)
+        self.report = Report()
+        self.pairs: list[np.ndarray] = [np.empty(0, PAIR)]
+        self.orders: list[int] = []
+        self.test_titles = [NO_TITLES]
+        self.leaks: list[tuple[int, str]] = []  # numbers among the pairs, and how they are shown
+        self.num_pairs = 0
+
+    def run(self, num_workers: int) -> Report:
+        """Writes all tables."""
+        examples, held_out = (
+            examples_schema(self.token_type),
+            held_out_schema(self.token_type),
+        )
+        with (
+            self.reader.bar,
+            writing(self.folder / "examples.arrow", examples) as example_writer,
+            writing(self.folder / "held_out.arrow", held_out) as held_out_writer,
+        ):
+            train = ExampleWriter(example_writer, examples)
+            for made in map_in_order(self.maker, self.reader, num_workers):
+                self.note(made)
+                is_train = made.pairs["split"] == TRAIN
+                trained = made.pairs[is_train]
+                train.add(made.train_ids, trained["num_tokens"], trained["num_prompt_tokens"])
+                records = [vars(record) for record in made.held_out]
+                held_out_writer.write_batch(pa.RecordBatch.from_pylist(records, held_out))
+            train.flush()
+        self.choose_and_pack(np.concatenate(self.pairs))
+        return self.report
+
+    def note(self, made: PairBatch) -> None:
+        """Takes in what one batch says of its records."""
+        products = self.reader.waiting.popleft()
+        self.report.add_refusals(made.refused, made.refused_at, products)
+        if made.leak is not None:
+            number, record = made.leak
+            self.leaks.append((self.num_pairs + number, shown(products[record])))
+        self.pairs.append(made.pairs)
+        self.orders += [record.order for record in made.held_out]
+        if len(made.titles):
+            self.test_titles.append(made.titles)
+        else:
+            is_tested = is_in(made.pairs["title"], self.titles_of_test_file())
+            self.bound.add(made.pairs["part"][~is_tested])
+        self.num_pairs += len(made.pairs)
+        self.reader.bar.set_postfix_str(f"{self.num_pairs:,} pairs", refresh=False)
+
+    def titles_of_test_file(self) -> np.ndarray:
+        """Returns the hashes of the test file's titles, sorted; it is read before the others."""
+        if len(self.test_titles) > 1:
+            self.test_titles = [np.unique(np.concatenate(self.test_titles))]
+        return self.test_titles[0]
+
+    def choose_and_pack(self, pairs: np.ndarray) -> None:
+        """Decides which pairs are kept, packs those of train and orders the others."""
+        settings, report = self.settings, self.report
+        kept, dropped = choose(
+            pairs, settings.repeated_titles, settings.num_products, self.titles_of_test_file()
+        )
+        report.refused.update(dropped)
+        report.num_records = self.reader.num_records
+        report.bad, report.faults = self.reader.bad.counts, self.reader.bad.faults
+        chosen = pairs[kept]
+        refuse_empty_splits(settings, report, chosen["split"])
+
+        trained = kept[pairs["split"] == TRAIN]
+        numbers = np.flatnonzero(trained)
+        lengths = chosen["num_tokens"][chosen["split"] == TRAIN]
+        rows = [numbers[row].tolist() for row in pack(lengths, settings.row_tokens)]
+        write_rows(self.folder / "rows.arrow", rows)
+
+        is_held_out = pairs["split"] != TRAIN
+        orders = np.array(self.orders, "u8")
+        for number, split in enumerate(SPLITS):
+            if number != TRAIN:
+                of_split = np.flatnonzero((kept & (pairs["split"] == number))[is_held_out])
+                ordered = of_split[np.argsort(orders[of_split], kind="stable")]
+                write_chosen(
+                    self.folder / "held_out.arrow", ordered, self.folder / f"{split}.arrow"
+                )
+        (self.folder / "held_out.arrow").unlink()
+        leak = next((line for number, line in self.leaks if kept[number]), None)
+        report.add_pairs(chosen, len(rows), settings.row_tokens, leak)
+
+
+def refuse_empty_splits(settings: CorpusSettings, report: Report, splits: np.ndarray) -> None:
+    """Refuses a corpus that has nothing to train on, or nothing to measure with."""
+    counts = Counter(SPLITS[number] for number in splits.tolist())
+    fractions = {"validation": settings.validation_fraction, "test": settings.cut_off_for_test}
+    for split in SPLITS:
+        fraction = fractions.get(split)
+        is_wanted = fraction != 0 or (split == "test" and settings.sources.test_file)
+        if counts[split] or not is_wanted:
+            continue
+        lost = [*report.refused.items(), *report.bad.items()]
+        option, files = "train_file", ", ".join(settings.sources.train_files)
+        if split == "test" and settings.sources.test_file:
+            option, files = "test_file", settings.sources.test_file
+        raise DataError(
+            f"--data.{option} {files}: no usable product for {split}: "
+            f"{report.num_records} records read, {counts.total()} usable"
+            + (f" ({'; '.join(f'{n} × {reason}' for reason, n in lost)})" if lost else "")
+            + ". Name a file with titles and descriptions"
+            + ("." if not fraction else f", or raise --data.{split}_fraction ({fraction}).")
+        )

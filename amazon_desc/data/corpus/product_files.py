@@ -1,0 +1,176 @@
+"""Files of products -> batches of records, with a progress bar, and a count of what cannot be read.
+
+In come the files and their columns, out go RecordBatches in the files' order: first those of the
+test file, if there is one. A record that cannot be read is counted with its place; too many stop
+the run. What is usable is decided in pairs.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from amazon_desc.data.corpus.pairs import ProductBatch
+from amazon_desc.data.corpus.selection import PartBound
+from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
+from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, Meter
+from amazon_desc.support.digests import Use
+from amazon_desc.support.errors import DataError
+from amazon_desc.support.printing import say
+from amazon_desc.support.resources import SAMPLE_PRODUCTS
+
+RECORDS_PER_BATCH = 1_000
+CHARACTERS_PER_BATCH = 1 << 22  # records may be so long that few of them fill the memory
+NUM_FAULTS_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductFiles:
+    """The files to read, and where in them titles and descriptions are."""
+
+    train_files: tuple[str, ...]
+    test_file: str | None
+    title_column: str
+    description_column: str
+    max_bad_records: int
+
+    @classmethod
+    def named(
+        cls,
+        train_file: str | list[str],
+        test_file: str | None,
+        title_column: str,
+        description_column: str,
+        max_bad_records: int,
+    ) -> ProductFiles:
+        """Returns the files that the options name."""
+        train_files = [train_file] if isinstance(train_file, str) else train_file
+        return cls(
+            train_files=tuple(str(source_path(file)) for file in train_files),
+            test_file=None if test_file is None else str(source_path(test_file)),
+            title_column=title_column,
+            description_column=description_column,
+            max_bad_records=max_bad_records,
+        )
+
+    @property
+    def files(self) -> list[tuple[Path, Use]]:
+        """The files in the order in which they are read, and what each is for."""
+        test_files: list[tuple[Path, Use]] = []
+        if self.test_file is not None:
+            test_files = [(Path(self.test_file), "test")]
+        return [*test_files, *((Path(file), "train") for file in self.train_files)]
+
+
+def source_path(file: str) -> Path:
+    """Returns the file that `sample` or a path names."""
+    return SAMPLE_PRODUCTS if file == "sample" else Path(file).expanduser()
+
+
+@dataclass
+class BadRecords:
+    """Counts records that cannot be read, and refuses the run when there are too many."""
+
+    most: int
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    """the first ones, with their places"""
+
+    def add(self, fault: Fault) -> None:
+        self.counts[fault.reason] += 1
+        if len(self.faults) < NUM_FAULTS_SHOWN:
+            self.faults.append(f"{fault.place}: {fault.reason}")
+        if self.counts.total() > self.most:
+            counts = "; ".join(f"{n} × {reason}" for reason, n in self.counts.most_common())
+            raise DataError(
+                f"more than {self.most} records cannot be read (--data.max_bad_records): {counts}. "
+                f"The first: {'; '.join(self.faults[:3])}. Mend the file, or raise the limit."
+            )
+
+
+def usable_titles(path: Path, title_column: str, max_bad_records: int) -> list[str]:
+    """Reads a file of titles to write for; says which of its records hold none.
+
+    Raises:
+        DataError: there are too many of those, or nothing else.
+    """
+    bad, titles = BadRecords(max_bad_records), []
+    for record in read_titles(path, title_column):
+        if isinstance(record, Fault):
+            bad.add(record)
+        else:
+            titles.append(record)
+    for fault in bad.faults:
+        say(f"No title at {fault}")
+    if not titles:
+        raise DataError(
+            f"--data.titles {path}: no usable title in it ({bad.counts.total()} records without "
+            f"one). Write one title a line."
+        )
+    return titles
+
+
+class RecordReader:
+    """Yields the records of all files as batches.
+
+    `waiting` holds the products of the batches whose results are still to come, the oldest first:
+    whoever takes a result takes its products away.
+    """
+
+    def __init__(self, sources: ProductFiles, bound: PartBound) -> None:
+        self.sources = sources
+        self.bound = bound
+        self.bad = BadRecords(sources.max_bad_records)
+        self.num_records = 0
+        self.waiting: deque[list[Product]] = deque()
+        self.bar = tqdm(
+            total=sum(path.stat().st_size for path, _ in sources.files if path.is_file()),
+            desc="Preparing",
+            unit="B",
+            unit_scale=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            leave=False,
+        )
+
+    def __iter__(self) -> Iterator[ProductBatch]:
+        bounds = iter(self.bound)
+        bytes_before = 0
+        for path, use in self.sources.files:
+            meter = Meter()
+            for products in self.batches(path, use, meter):
+                self.waiting.append(products)
+                batch = ProductBatch(
+                    [product.title for product in products],
+                    [product.description for product in products],
+                    is_tested=use == "test",
+                )
+                if not batch.is_tested:
+                    batch.max_part = next(bounds)
+                yield batch
+                self.bar.n = bytes_before + int(meter.share() * path.stat().st_size)
+                self.bar.update(0)
+            bytes_before += path.stat().st_size
+
+    def batches(self, path: Path, use: Use, meter: Meter) -> Iterator[list[Product]]:
+        """Yields the products of a file, many at a time."""
+        products: list[Product] = []
+        num_characters = 0
+        member = TEST_MEMBER if use == "test" else TRAIN_MEMBER
+        columns = self.sources.title_column, self.sources.description_column
+        for record in read_products(path, *columns, member, meter):
+            self.num_records += 1
+            if isinstance(record, Fault):
+                self.bad.add(record)
+                continue
+            products.append(record)
+            num_characters += len(record.title) + len(record.description)
+            if len(products) == RECORDS_PER_BATCH or num_characters >= CHARACTERS_PER_BATCH:
+                yield products
+                products, num_characters = [], 0
+        if products:
+            yield products

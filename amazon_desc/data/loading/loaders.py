@@ -1,0 +1,75 @@
+"""torch's loaders as training needs them: processes that neither outlive it nor hold it up.
+
+In come rows and their order, out goes a loader. Its processes ignore the signals that are meant for
+the one that trains, end with it, and count as hung after a few seconds.
+"""
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from amazon_desc.data.loading.order import RowOrder
+
+# How long a loader process may take for a batch, which takes it milliseconds, before it counts as
+# hung: on a disk that does not answer, say.
+HUNG_SECONDS = 8
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def ordered_loader(
+    rows: Any, order: RowOrder, collate: Callable[[list[Any]], Any], num_workers: int, seed: int
+) -> DataLoader[Any]:
+    """Returns a loader of `rows` in `order`; it draws from no random state but its own."""
+    return DataLoader(
+        rows,
+        batch_sampler=order,
+        collate_fn=collate,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(seed),
+        timeout=HUNG_SECONDS if num_workers else 0,
+        worker_init_fn=outlive_nobody,
+    )
+
+
+def fixed_loader(
+    items: list[Any], batch_size: int, collate: Callable[[list[Any]], Any], seed: int
+) -> DataLoader[Any]:
+    """Returns a loader of what is scored or predicted, in its order."""
+    return DataLoader(
+        items,  # pyright: ignore[reportArgumentType] (has all that a map-style Dataset needs)
+        batch_size=batch_size,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def outlive_nobody(worker: int) -> None:
+    """Has a loader process ignore the signals meant for its parent, and end with it.
+
+    Ctrl-C, and many a job manager's SIGTERM, reach all processes of a job at once, while the parent
+    still needs batches to finish its step.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_loader_processes() -> None:
+    """Kills the processes that loaders have started, and waits until they are gone."""
+    children = multiprocessing.active_children()
+    # torch answers a loader process's death with an error, wherever the main thread just is
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if children else None
+    for child in children:
+        child.kill()
+    for child in children:
+        child.join()
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)

@@ -1,0 +1,296 @@
+"""A file -> its records as (place, {column: value}), or a Fault for each that cannot be read.
+
+Reads JSON lines, one JSON array, CSV, TSV and Parquet. Everything streams, and no record of more
+than LINE_BYTES is held (of Parquet, a page is). Columns that cannot be read at all raise DataError.
+What a product is, is not known here.
+"""
+
+import codecs
+import csv
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from amazon_desc.data.reading.sources import (
+    BOM,
+    BUFFER_BYTES,
+    LINE_BYTES,
+    LINE_TOO_LONG,
+    NOT_UTF8,
+    TRAIN_MEMBER,
+    Fault,
+    Meter,
+    Source,
+    open_source,
+    split_lines,
+)
+from amazon_desc.support.errors import DataError
+
+# A text may stand once in a Parquet file and in all its records: so many are in memory at once.
+PARQUET_RECORDS = 256
+TEXT_TOO_LONG = "text too long"
+QUOTE_NOT_CLOSED = "quote not closed"
+
+# Stands for a carriage return while the csv module reads, which ends a line at one outside of
+# quotes. A record with a NUL of its own is a Fault.
+_RETURN = b"\0"
+
+# Finds where an element of an array ends; whether it is valid is not decided by it.
+_ELEMENT = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
+_SPACE, _MARK = " \t\n\r", re.compile(r"[ \t\n\r]*([],])[ \t\n\r]*")
+
+
+class RawRecord(NamedTuple):
+    """A record as it stands in its file: a column that the record lacks is no key."""
+
+    place: str
+    values: dict[str, object]
+
+
+def read_records(
+    path: Path, columns: Sequence[str], member: str = TRAIN_MEMBER, meter: Meter | None = None
+) -> Iterator[RawRecord | Fault]:
+    """Yields every record of a file in order; of a Parquet file only `columns` are read."""
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet_rows(path, columns, meter or Meter())
+        return
+    with open_source(path, member, meter) as source:
+        if source.suffix in (".csv", ".tsv"):
+            yield from _csv_rows(source, "\t" if source.suffix == ".tsv" else ",")
+        elif _is_array(source):
+            yield from _array_rows(source)
+        else:
+            yield from _json_rows(source)
+
+
+def _json_rows(source: Source) -> Iterator[RawRecord | Fault]:
+    for number, line in split_lines(source):
+        place = f"{source.name}, line {number}"
+        if line is None:
+            yield Fault(place, LINE_TOO_LONG)
+            continue
+        try:
+            values = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            if line.strip():
+                yield Fault(place, "not valid JSON" if _is_utf8(line) else NOT_UTF8)
+            continue
+        is_object = isinstance(values, dict)
+        yield RawRecord(place, values) if is_object else Fault(place, "not a JSON object")
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_array(source: Source) -> bool:
+    """Tells an array from lines: a first line that is a whole list is a bad line among others."""
+    start = source.stream.peek(BUFFER_BYTES).removeprefix(BOM).lstrip()
+    line, _, rest = start.partition(b"\n")
+    return start.startswith(b"[") and not (rest.strip() and _is_json(line))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _array_rows(source: Source) -> Iterator[RawRecord | Fault]:
+    for number, text in enumerate(_array_elements(source), start=1):
+        place = f"{source.name}, record {number}"
+        try:
+            values = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            is_utf8 = _is_utf8(text.encode(errors="surrogateescape"))
+            yield Fault(place, "not valid JSON" if is_utf8 else NOT_UTF8)
+            continue
+        is_object = isinstance(values, dict)
+        yield RawRecord(place, values) if is_object else Fault(place, "not a JSON object")
+
+
+def _array_elements(source: Source) -> Iterator[str]:
+    """Yields the text of each element; DataError where it cannot be told from the next one."""
+    parts = iter(partial(source.stream.read, BUFFER_BYTES), b"")
+    texts = codecs.iterdecode(parts, "utf-8-sig", errors="surrogateescape")
+    text = next(texts).lstrip(_SPACE)[1:].lstrip(_SPACE)
+    is_open = not text.startswith("]")
+    number, start = 1, 0 if is_open else 1
+    while is_open:
+        mark = _mark_behind(text, start)
+        while mark is None and len(text) - start <= LINE_BYTES and (more := next(texts, "")):
+            text, start = (text[start:] + more).lstrip(_SPACE), 0
+            mark = _mark_behind(text, start)
+        if mark is None:
+            break
+        yield text[start : mark.start()]
+        number, start, is_open = number + 1, mark.end(), mark[1] == ","
+    # It is read to its end, also behind the bracket: only there damage shows.
+    if is_open or any(text.strip(_SPACE) for text in chain([text[start:]], texts)):
+        raise DataError(
+            f"{source.name} is not a valid JSON array: it breaks at record {number}, or that is "
+            f"longer than {LINE_BYTES} bytes. Write one object a line instead: of such a file only "
+            "bad lines are lost."
+        )
+
+
+def _mark_behind(text: str, start: int) -> re.Match[str] | None:
+    """The comma or bracket behind the element that starts there, if both are whole."""
+    try:
+        end = _ELEMENT.raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return None
+    return _MARK.match(text, end) if end - start <= LINE_BYTES else None
+
+
+class _CsvLines:
+    """Decoded lines for the csv module; those of the current record, and what was wrong in them."""
+
+    def __init__(self, source: Source):
+        self._lines = split_lines(source)
+        self._again: deque[tuple[int, bytes | None]] = deque()
+        self.record: list[tuple[int, bytes | None]] = []
+        self.flaw = ""
+        self.has_return = False
+
+    def __iter__(self) -> Iterator[str]:
+        record, again, num_bytes = self.record, self._again, 0
+        while numbered := again.popleft() if again else next(self._lines, None):
+            num_bytes = num_bytes if record else 0
+            record.append(numbered)
+            line = numbered[1]
+            if line is None or num_bytes + len(line) > LINE_BYTES:
+                raise csv.Error(LINE_TOO_LONG)
+            num_bytes += len(line)
+            if b"\0" in line:
+                self.flaw = "NUL character"
+            if b"\r" in line:
+                self.has_return = True
+                line = line.rstrip(b"\r").replace(b"\r", _RETURN)
+            try:
+                yield line.decode() + "\n"
+            except UnicodeDecodeError:
+                self.flaw = NOT_UTF8
+                yield line.decode(errors="replace") + "\n"
+
+    def give_up(self) -> str:
+        """Says why the record cannot be used; its lines but the first are read once more.
+
+        A quote that is not closed takes the good lines behind it into its record.
+        """
+        self._again.extendleft(reversed(self.record[1:]))
+        if len(self.record) > 1:
+            return QUOTE_NOT_CLOSED
+        return LINE_TOO_LONG if self.record[0][1] is None else self.flaw or "not valid CSV"
+
+
+def _csv_rows(source: Source, delimiter: str) -> Iterator[RawRecord | Fault]:
+    header: list[str] | None = None
+    for place, row in _csv_records(source, delimiter):
+        if header is None:
+            if isinstance(row, str):
+                raise DataError(f"{place}: the line that names the columns cannot be read: {row}.")
+            header = row if "".join(row).strip() else None
+        elif isinstance(row, str):
+            yield Fault(place, row)
+        elif len(row) > len(header):
+            yield Fault(place, "more fields than columns")
+        else:
+            yield RawRecord(place, dict(zip(header, row, strict=False)))
+
+
+def _csv_records(source: Source, delimiter: str) -> Iterator[tuple[str, list[str] | str]]:
+    """Yields (place of the first line, fields or the reason why there are none)."""
+    lines = _CsvLines(source)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        lines.record.clear()
+        lines.flaw = ""
+        # The limit belongs to the whole process: others find it as they left it.
+        limit = csv.field_size_limit(LINE_BYTES)
+        try:
+            row = next(reader, None)
+            flaw = lines.flaw
+        except csv.Error:
+            row, flaw = [], lines.give_up()
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        finally:
+            csv.field_size_limit(limit)
+        if row is None:
+            return
+        if lines.has_return:
+            lines.has_return = False
+            row = [text.replace("\0", "\r") for text in row]
+        if row or flaw:
+            yield f"{source.name}, line {lines.record[0][0]}", flaw or row
+
+
+def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[RawRecord | Fault]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            wanted = [column for column in columns if column in schema.names]
+            for column in wanted:
+                if not _is_text(kind := schema.field(column).type):
+                    raise DataError(
+                        f"{path}: wanted text in the column {column!r}, found {kind}. Choose "
+                        "another column, or write this one as strings."
+                    )
+            # With a column missing, all are read: the refusal shows what there is.
+            chosen = wanted if len(wanted) == len(columns) else None
+            num_records, total = 0, max(file.metadata.num_rows, 1)
+            meter.share = lambda: num_records / total
+            for batch in file.iter_batches(batch_size=PARQUET_RECORDS, columns=chosen):
+                for number, row in enumerate(_batch_rows(batch), start=num_records + 1):
+                    place = f"{path.name}, record {number}"
+                    yield Fault(place, row) if isinstance(row, str) else RawRecord(place, row)
+                num_records += batch.num_rows
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} is damaged or no Parquet file: {error}. Copy or download it again."
+        ) from error
+
+
+def _is_long(values: dict[str, object]) -> bool:
+    return any(isinstance(text, str) and len(text) > LINE_BYTES for text in values.values())
+
+
+def _is_text(kind) -> bool:
+    import pyarrow
+
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    return (
+        pyarrow.types.is_string(kind)
+        or pyarrow.types.is_large_string(kind)
+        or pyarrow.types.is_string_view(kind)
+    )
+
+
+def _batch_rows(batch) -> list[dict[str, object] | str]:
+    """The values of each row, or why there are none: Parquet does not check that text is UTF-8."""
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            return [NOT_UTF8]
+        slices = (batch.slice(index, 1) for index in range(batch.num_rows))
+        return [row for single in slices for row in _batch_rows(single)]
+    if batch.nbytes <= LINE_BYTES:
+        return rows
+    return [TEXT_TOO_LONG if _is_long(row) else row for row in rows]

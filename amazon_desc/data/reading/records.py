@@ -1,0 +1,191 @@
+"""A file of products or titles -> one Product (or title) per record, in order, or a Fault.
+
+What is wrong with one record is a Fault with its place, and the caller decides whether to go on.
+What is wrong with the whole file raises DataError: missing, empty, damaged, or other columns than
+the ones asked for. How files are opened is in sources.py, how records stand in them in formats.py;
+no text is changed here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from amazon_desc.data.reading.formats import RawRecord, read_records
+from amazon_desc.data.reading.sources import (
+    LINE_TOO_LONG,
+    NOT_UTF8,
+    SUPPORTED,
+    TRAIN_MEMBER,
+    Fault,
+    Meter,
+    check_file,
+    open_source,
+    split_lines,
+)
+from amazon_desc.support.errors import DataError
+
+__all__ = ["Fault", "Product", "read_products", "read_titles"]
+
+# Records looked at before a column counts as missing from the whole file, and how many columns of
+# each are remembered for the refusal.
+_LOOK_AHEAD = 100
+_NUM_NAMES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A title and the description that was written for it; either may be empty."""
+
+    title: str
+    description: str
+    place: str = field(default="", compare=False)  # where it was read: "trn.json.gz, line 812"
+
+
+def read_products(
+    path: Path,
+    title_column: str = "title",
+    description_column: str = "content",
+    member: str = TRAIN_MEMBER,
+    meter: Meter | None = None,
+) -> Iterator[Product | Fault]:
+    """Yields one Product or Fault for every record of a file, in the file's order.
+
+    Reads .json (an object a line, or one array), .jsonl, .csv and .tsv, all also as .gz; .parquet;
+    and of the data set's .zip, in place, its `member`. An empty or null text is "", which cleaning
+    refuses by name.
+
+        {"title": "Mog's Kittens", "content": "A cat."}  -> Product("Mog's Kittens", "A cat.")
+        {"title": "Mog's Kittens", "content": null}      -> Product("Mog's Kittens", "")
+        {"title": "Mog's Kittens", "content": ["A cat"]} -> Fault(.., "description is not text")
+        {"title": "Mog's Kit                             -> Fault(.., "not valid JSON")
+
+    Raises:
+        DataError: at once for a file that is missing, empty or of an unknown format; at the first
+            record for missing columns; where the reader meets it for damage.
+    """
+    path = Path(path)
+    check_file(path, SUPPORTED)
+    options = {"title": title_column, "description": description_column}
+    rows = read_records(path, list(options.values()), member, meter)
+    return _checked(path, rows, options, _product)
+
+
+def read_titles(path: Path, title_column: str = "title") -> Iterator[str | Fault]:
+    """Yields one title or Fault for every record of a file, in the file's order.
+
+    Reads what read_products reads, and .txt with a title on every line. An empty title is a
+    Fault, since one line of output is owed to every title.
+
+        "Mog's Kittens\\n\\n" -> "Mog's Kittens", Fault("titles.txt, line 2", "title is empty")
+
+    Raises:
+        DataError: as read_products.
+    """
+    path = Path(path)
+    check_file(path, (".txt", *SUPPORTED))
+    if path.suffix.lower() == ".txt":
+        return _text_titles(path)
+    rows = read_records(path, [title_column])
+    return _checked(path, rows, {"title": title_column}, _title)
+
+
+def _text_titles(path: Path) -> Iterator[str | Fault]:
+    has_title = False
+    with open_source(path) as source:
+        for number, line in split_lines(source):
+            place = f"{source.name}, line {number}"
+            title = Fault(place, LINE_TOO_LONG) if line is None else _decoded(place, line)
+            has_title = has_title or title != Fault(place, "title is empty")
+            yield title
+    if not has_title:
+        raise DataError(f"{path} is empty: wanted a title on every line, found only white space.")
+
+
+def _decoded(place: str, line: bytes) -> str | Fault:
+    try:
+        title = line.decode()
+    except UnicodeDecodeError:
+        return Fault(place, NOT_UTF8)
+    return title if title.strip() else Fault(place, "title is empty")
+
+
+def _product(row: RawRecord | Fault, options: dict[str, str]) -> Product | Fault:
+    if isinstance(row, Fault):
+        return row
+    values = row.values
+    title, description = values.get(options["title"]), values.get(options["description"])
+    if isinstance(title, str) and isinstance(description, str):  # as nearly all are
+        return Product(title, description, row.place)
+    title = _text(row, options["title"], "title")
+    if isinstance(title, Fault):
+        return title
+    description = _text(row, options["description"], "description")
+    if isinstance(description, Fault):
+        return description
+    return Product(title, description, row.place)
+
+
+def _title(row: RawRecord | Fault, options: dict[str, str]) -> str | Fault:
+    title = row if isinstance(row, Fault) else _text(row, options["title"], "title")
+    if isinstance(title, Fault) or title.strip():
+        return title
+    return Fault(row.place, "title is empty")
+
+
+def _text(row: RawRecord, column: str, word: str) -> str | Fault:
+    """Reasons use our words, not the file's column names: they are counted across files."""
+    if column not in row.values:
+        return Fault(row.place, f"{word} is missing")
+    value = row.values[column]
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else Fault(row.place, f"{word} is not text")
+
+
+def _checked(
+    path: Path, rows: Iterator[RawRecord | Fault], options: dict[str, str], make: Callable[..., Any]
+) -> Iterator[Any]:
+    """What `make` makes of every record, once the first ones have shown that it has the columns.
+
+    Until then no record is held, only what is made of it: of one line a million values may come.
+    """
+    first: list[Any] = []
+    columns: dict[str, bool] | None = None  # whether any record has something in it
+    missing = options
+    for row in islice(rows, _LOOK_AHEAD):
+        first.append(make(row, options))
+        if isinstance(row, RawRecord):
+            missing = {word: name for word, name in missing.items() if name not in row.values}
+            columns = columns or {}
+            for name in islice(row.values, _NUM_NAMES):
+                columns[name] = columns.get(name, False) or bool(row.values[name])
+        if not missing:
+            break
+    if not first:
+        raise DataError(f"{path} is empty: it holds no record. Copy or download it again.")
+    if missing and columns is not None:
+        _refuse_columns(path, columns, missing, options)
+    return chain(first, (make(row, options) for row in rows))
+
+
+def _refuse_columns(
+    path: Path, columns: dict[str, bool], missing: dict[str, str], options: dict[str, str]
+) -> None:
+    wanted = " and ".join(f"a column {name!r} with the {word}" for word, name in missing.items())
+    found = ", ".join(str(column)[:40] for column in list(columns)[:20]) or "none"
+    if {"instruction", "output"} <= set(columns):
+        remedy = _alpaca_remedy(columns, options)
+    else:
+        names = " and ".join(f"--data.{word}_column" for word in missing)
+        remedy = f"Name yours with {names}."
+    raise DataError(f"{path}: wanted {wanted}; the columns seen are {found}. {remedy}")
+
+
+def _alpaca_remedy(columns: dict[str, bool], options: dict[str, str]) -> str:
+    """Alpaca rows keep the title in `input`, or in `instruction` where no row has an input."""
+    title = "input" if columns.get("input") else "instruction"
+    names = {"title": title, "description": "output"}
+    advice = " ".join(f"--data.{word}_column {names[word]}" for word in options)
+    return f"These look like Alpaca rows (instruction, input, output): use {advice}."

@@ -1,0 +1,94 @@
+"""What trained LoRA matrices belong to: base, quantisation and prompt.
+
+In come two records of it, out comes nothing, or an error that shows both values side by side. The
+record is stored in every checkpoint and in every adapter folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amazon_desc.data.encoding.prompts import with_line_ends
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.files import read_json, write_text
+
+RECORD_FILE = "amazon_desc.json"
+
+OPTIONS = {
+    "base_sha256": "--model.backbone",
+    "quantization": "--model.quantization",
+    "template": "--data.prompt.template",
+    "is_chat": "--data.prompt.chat",
+    "system": "--data.prompt.system",
+}
+
+# What is meant by a record that was written before there was such an option.
+BEFORE = {"system": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """`base_sha256` decides whether two bases are the same; name and revision say how to get it."""
+
+    backbone: str
+    revision: str | None
+    base_sha256: str
+    quantization: str
+    template: str
+    is_chat: bool
+    system: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_identity(
+    found: dict[str, Any] | None,
+    wanted: Identity,
+    owner: str,
+    keys: Collection[str] = tuple(OPTIONS),
+) -> None:
+    """Refuses weights that were trained on another base, quantisation or prompt.
+
+    Raises:
+        UserError: `owner`, the option, what it holds and what this run has.
+    """
+    found = {**BEFORE, **found} if isinstance(found, dict) else {}
+    if not set(OPTIONS) <= set(found):
+        raise UserError(
+            f"{owner} was not written by amazon_desc: wanted a record of the base and prompt that "
+            f"it is for, found none. Name weights that amazon_desc fit has written."
+        )
+    mine = wanted.as_dict()
+    for key, option in OPTIONS.items():
+        if key in keys and found[key] != mine[key]:
+            theirs, ours = found[key], mine[key]
+            if key == "base_sha256":
+                theirs, ours = (
+                    f"{r.get('backbone')} (sha256 {str(r[key])[:12]})" for r in (found, mine)
+                )
+            remedy = f"Set {option} to what it was trained with."
+            if key == "template" and with_line_ends(str(theirs)) != theirs:
+                remedy = "Its \\n was learnt as text, and is a line end now: train it again."
+            raise UserError(
+                f"{owner} was trained with {option} {theirs!r}, this run has {ours!r}. {remedy}"
+            )
+
+
+def write_record(folder: Path, identity: Identity) -> None:
+    write_text(folder / RECORD_FILE, json.dumps(identity.as_dict(), indent=1) + "\n")
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Returns the record of an adapter folder, or None where PEFT or TRL wrote it."""
+    file = folder / RECORD_FILE
+    if not file.is_file():
+        return None
+    record = read_json(file)
+    if not isinstance(record, dict):
+        raise UserError(f"{file}: wanted the record of an adapter, found {type(record).__name__}.")
+    return record

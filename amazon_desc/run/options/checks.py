@@ -1,0 +1,216 @@
+"""What is refused before a base is loaded: options and weights that do not go together.
+
+In come options, folders and files, out comes nothing, or a UserError that says what to do. Each
+check stands alone; what only the loaded base can tell is checked where it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS
+from amazon_desc.model import adapter as adapters
+from amazon_desc.model.backbone import weights_folder
+from amazon_desc.model.identity import OPTIONS, check_identity, read_record
+from amazon_desc.model.suitability import (
+    read_config,
+    refuse_family,
+    refuse_quantized,
+    refuse_too_long,
+)
+from amazon_desc.run.checkpoints import read_checkpoint
+from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.options.settings import refuse_other_settings
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.files import empty_folder_removed, refuse_unwritable, storage
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.layouts import ADAPTER_WEIGHTS
+from amazon_desc.support.locks import alone
+from amazon_desc.support.printing import say
+from amazon_desc.training.module import DescriptionModule
+
+
+def check_base(model: DescriptionModule, data: DescriptionData) -> None:
+    """Refuses a base that cannot be trained, before data is prepared or its weights are fetched.
+
+    Pickled weights are converted here, so that what is wrong with them shows before all else.
+    """
+    base = find_backbone(model.backbone, model.revision, needs_weights=False)
+    config = read_config(base)
+    refuse_quantized(base, config, model.quantization)
+    most_written = data.max_seq_length - MIN_DESCRIPTION_TOKENS + model.max_new_tokens
+    warning = refuse_too_long(base, config, data.max_seq_length, most_written)
+    if warning is not None:
+        say(warning)
+    refuse_family(base)
+    weights_folder(find_backbone(model.backbone, model.revision))
+
+
+def check_adapter(
+    folder: Path,
+    model: DescriptionModule,
+    data: DescriptionData,
+    keys: Collection[str] = tuple(OPTIONS),
+) -> None:
+    """Refuses an adapter that does not belong to this base and prompt; PEFT's own say nothing."""
+    config = adapters.check_folder(folder)
+    record = read_record(folder)
+    if record is not None:
+        check_identity(record, model.identity(data), f"the adapter {folder}", keys)
+    elif (own := config.get("base_model_name_or_path")) and not is_named(model.backbone, own):
+        say(f"The adapter {folder} was trained on the base {own}, this run has {model.backbone}.")
+
+
+def check_checkpoint(path: Path, model: DescriptionModule, data: DescriptionData) -> None:
+    """Refuses a checkpoint of another base, quantisation or prompt, or of other LoRA."""
+    check_weights(read_checkpoint(path), path, model, data)
+
+
+def check_weights(
+    checkpoint: dict[str, Any], path: Path, model: DescriptionModule, data: DescriptionData
+) -> None:
+    """Refuses what check_checkpoint does, of a checkpoint that was read from `path`."""
+    check_identity(checkpoint["identity"], model.identity(data), f"the checkpoint {path}")
+    if model.adapter is None:
+        check_lora(checkpoint, path, model.lora)
+
+
+def check_lora(checkpoint: dict[str, Any], path: Path, lora: adapters.LoraSettings) -> None:
+    """Refuses LoRA of another rank or kind, or of another scale, which would fit unnoticed."""
+    weights, settings = checkpoint["state_dict"], checkpoint.get("settings")
+    ranks = {len(w) for name, w in weights.items() if "lora_A" in name}
+    found = {
+        "r": lora.r if ranks == {lora.r} else ", ".join(map(str, sorted(ranks))) or "none",
+        "use_dora": any("lora_magnitude_vector" in name for name in weights),
+    }
+    # one that was started from an adapter has that one's scale
+    if isinstance(settings, dict) and settings.get("--model.adapter") is None:
+        scale = {"alpha": lora.alpha, "use_rslora": False}
+        found |= {name: settings.get(f"--model.lora.{name}", scale[name]) for name in scale}
+    for name, value in found.items():
+        if value != getattr(lora, name):
+            raise UserError(
+                f"the checkpoint {path} was trained with --model.lora.{name} {value}, this run has "
+                f"{getattr(lora, name)}. Set --model.lora.{name} to what it was trained with."
+            )
+
+
+def check_resumed(
+    path: Path, model: DescriptionModule, data: DescriptionData, precision: str, run: RunFolder
+) -> str:
+    """Refuses a checkpoint that this run cannot go on from exactly; returns what is said of it."""
+    checkpoint = read_checkpoint(path)
+    if "settings" in checkpoint:
+        owner = f"the checkpoint {path}"
+        refuse_other_settings(checkpoint["settings"], model.settings, owner, run)
+    check_weights(checkpoint, path, model, data)
+    before = checkpoint.get("precision", precision)
+    changed = f", now in {precision} instead of {before}, as the device has it"
+    return f"Going on from {path}{changed if before != precision else ''}"
+
+
+def find_weights(
+    run: RunFolder, checkpoint: Path | None, model: DescriptionModule, data: DescriptionData
+) -> Path:
+    """Points the model at trained weights that fit it, or refuses, before a base is loaded.
+
+    Returns the file that holds them.
+    """
+    with storage(run.path), empty_folder_removed(run.path):
+        refuse_unwritable(run.path)
+    if checkpoint:
+        check_checkpoint(checkpoint, model, data)
+        return checkpoint
+    if model.adapter is None:
+        if not run.adapter.is_dir():
+            raise UserError(
+                f"no trained weights: {run.adapter} does not exist. Run fit first, or "
+                f"name weights with --model.adapter FOLDER or --ckpt_path FILE."
+            )
+        model.adapter = str(run.adapter)
+    assert model.adapter_folder is not None
+    check_adapter(model.adapter_folder, model, data)
+    return model.adapter_folder / ADAPTER_WEIGHTS
+
+
+def is_named(backbone: str, name: str) -> bool:
+    """Whether a base has that name, as a hub id or as the path of its folder."""
+    return backbone == name or Path(backbone).expanduser().resolve() == Path(name).resolve()
+
+
+@contextmanager
+def only_fit_in(run: RunFolder) -> Iterator[None]:
+    """Has a run folder to itself, or refuses: it cannot be written, or another fit is there.
+
+    What a killed fit left half written is removed.
+    """
+    with ExitStack() as held:
+        with storage(run.path):
+            held.enter_context(empty_folder_removed(run.path))
+            held.enter_context(empty_folder_removed(run.checkpoints))
+        refuse_unwritable(run.checkpoints)
+        held.enter_context(alone(run.checkpoints, "trained"))
+        run.remove_leftovers()
+        yield
+
+
+def refuse_optimizer(model: DescriptionModule) -> None:
+    """Refuses arguments that the optimizer does not take, before there is a model to train."""
+    try:
+        model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--model.optimizer: {error}. Set its arguments to what it takes."
+        ) from error
+
+
+def refuse_file(run: Path) -> None:
+    """Refuses a run folder that cannot be made, since a file is in the way."""
+    for path in (run, *run.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(
+                f"--trainer.default_root_dir {run}: wanted a folder, found a file at {path}. Name "
+                f"another folder, or move the file."
+            )
+
+
+def refuse_epochs_between_validations(num_epochs: int | None) -> None:
+    """Refuses to validate by epochs: to Lightning a whole run is one."""
+    if num_epochs is not None:
+        raise UserError(
+            f"--trainer.check_val_every_n_epoch {num_epochs}: validations are counted in "
+            f"optimizer steps here. Leave it null and set --trainer.val_check_interval."
+        )
+
+
+def refuse_no_batch(accumulate_grad_batches: int) -> None:
+    if accumulate_grad_batches < 1:
+        raise UserError(
+            f"--trainer.accumulate_grad_batches {accumulate_grad_batches}: wanted a whole number "
+            f"of at least 1. Set it to 1 to accumulate nothing."
+        )
+
+
+def refuse_several_devices(devices: Any, num_nodes: int) -> None:
+    """Refuses more than one process; Lightning takes -1 for all devices and "0,1" for two."""
+    is_one = devices in (1, "1", "auto") or (isinstance(devices, list) and len(devices) == 1)
+    if not is_one or num_nodes != 1:
+        raise UserError(
+            f"--trainer.devices {devices} and --trainer.num_nodes {num_nodes}: wanted one device "
+            f"of one node, since more are not tested yet. Set both to 1."
+        )
+
+
+def refuse_other_encoding(config: Path) -> None:
+    try:
+        config.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--config {config}: wanted UTF-8, found other bytes ({error}). Save it as UTF-8."
+        ) from error

@@ -1,0 +1,184 @@
+"""Which options decide what a run ends with, and what a run says that is gone on with others.
+
+In come all options of a fit, out goes the record of those that decide, which every checkpoint and
+RUN/run.json hold; two records are compared with old and new side by side. Every option stands in
+one of the lists below.
+"""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import Any
+
+from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.options.trainer_options import rows_per_step
+from amazon_desc.support.digests import sha256_of
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import find_adapter
+from amazon_desc.support.layouts import ADAPTER_WEIGHTS
+
+# Another value gives other weights: a run goes on only with the same.
+DECIDING = """
+    seed_everything
+    trainer.precision trainer.callbacks trainer.plugins trainer.fast_dev_run trainer.max_epochs
+    trainer.min_epochs trainer.max_steps trainer.min_steps trainer.max_time
+    trainer.limit_train_batches trainer.limit_val_batches trainer.overfit_batches
+    trainer.val_check_interval trainer.check_val_every_n_epoch trainer.gradient_clip_val
+    trainer.gradient_clip_algorithm
+    model.quantization model.lora model.optimizer model.schedule model.warmup_fraction
+    model.warmup_steps model.final_lr_fraction
+    data.title_column data.description_column data.cleaning data.repeated_titles data.num_products
+    data.validation_fraction data.test_fraction data.num_scored data.prompt data.max_seq_length
+    data.row_tokens data.loss_on
+""".split()  # noqa: SIM905 (a list to read)
+
+# Files and folders: what is in them decides, not where they are.
+BY_CONTENT = """
+    model.backbone model.revision model.adapter data.train_file data.test_file
+""".split()  # noqa: SIM905
+
+# Their product decides: the rows of an optimizer step.
+ROWS_PER_STEP = ["data.batch_size", "trainer.accumulate_grad_batches"]
+
+# How, where and how fast; what is logged, saved and written.
+OPERATIONAL = """
+    config help print_config ckpt_path
+    trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
+    trainer.limit_test_batches trainer.limit_predict_batches trainer.num_sanity_val_steps
+    trainer.log_every_n_steps trainer.enable_checkpointing trainer.enable_progress_bar
+    trainer.enable_model_summary trainer.deterministic trainer.benchmark trainer.inference_mode
+    trainer.use_distributed_sampler trainer.profiler trainer.detect_anomaly trainer.barebones
+    trainer.sync_batchnorm trainer.reload_dataloaders_every_n_epochs trainer.default_root_dir
+    trainer.enable_autolog_hparams trainer.model_registry
+    model.max_new_tokens model.kernels model.recompute
+    data.titles data.max_bad_records data.generation_batch_size data.num_workers data.corpora
+    data.prepare_workers data.verify
+    checkpoint
+""".split()  # noqa: SIM905
+
+# Set by another option, which is in one of the lists above.
+FOLLOWING = ["data.backbone", "data.revision", "data.num_epochs", "data.max_rows", "data.seed"]
+
+# What runs had that were begun before there were such options, of which their records say nothing.
+BEFORE = {
+    "--data.prompt.system": None,
+    "--model.schedule": "cosine",
+    "--model.warmup_steps": None,
+    "--model.lora.use_rslora": False,
+    "--model.lora.use_dora": False,
+}
+
+ROWS_PER_STEP_OPTION = "--data.batch_size x --trainer.accumulate_grad_batches"
+
+# Where one of these is changed, weights that were trained before cannot be started from.
+SHAPES = {
+    *("--model.backbone", "--model.lora.r", "--model.lora.alpha"),
+    *("--model.lora.target_modules", "--model.lora.use_rslora", "--model.lora.use_dora"),
+}
+
+
+def options_of(config: dict[str, Any], prefix: str = "", decides: bool = False) -> dict[str, Any]:
+    """Returns the deciding options of a config, by name.
+
+    {"seed_everything": 1, "model": {"lora": {"r": 4}, "max_new_tokens": 9}}
+    -> {"--seed_everything": 1, "--model.lora.r": 4}
+    """
+    found = {}
+    for name, value in config.items():
+        option = prefix + name
+        is_deciding = decides or option in DECIDING
+        # an option of the trainer that is a class is one option
+        if isinstance(value, dict) and not option.startswith("trainer."):
+            found |= options_of(value, f"{option}.", is_deciding)
+        elif is_deciding:
+            found[f"--{option}"] = value
+    return found
+
+
+def settings_record(
+    config: dict[str, Any], base_sha256: str, files: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns what decides a run, as plain values.
+
+    Args:
+        config: all options of a fit, as its YAML has them
+        files: the files of products as digests.describe_file describes them
+    """
+    record = options_of(config)
+    accumulated = config["trainer"]["accumulate_grad_batches"]
+    record[ROWS_PER_STEP_OPTION] = rows_per_step(accumulated, config["data"]["batch_size"])
+    record["--model.backbone"] = content(config["model"]["backbone"], base_sha256)
+    record["--model.adapter"] = adapter = config["model"]["adapter"]
+    if adapter is not None and (weights := find_adapter(adapter) / ADAPTER_WEIGHTS).is_file():
+        record["--model.adapter"] = content(adapter, sha256_of(weights))
+    for use in ("train", "test"):
+        record[f"--data.{use}_file"] = [
+            content(file["path"], file["sha256"]) for file in files if file["use"] == use
+        ]
+    return record
+
+
+def content(name: str, sha256: str) -> dict[str, str]:
+    return {"name": name, "sha256": sha256}
+
+
+def refuse_other_settings(found: Any, wanted: dict[str, Any], owner: str, run: RunFolder) -> None:
+    """Refuses to go on with settings that would have given other weights.
+
+    Raises:
+        UserError: what has changed, old and new side by side, and the way out.
+    """
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{owner} does not say which settings it was trained with, so it cannot be gone on "
+            f"with. Start anew in another --trainer.default_root_dir."
+        )
+    if changed := differing(found, wanted):
+        differences = "\n".join(changes(found, wanted))
+        further = (
+            f"; with --model.adapter {quote(str(run.adapter))} as well, from the weights that are "
+            f"trained already"
+        )
+        raise UserError(
+            f"{owner} was trained with other settings; going on would give neither the one run nor "
+            f"the other:\n{differences}\nSet them back to go on in {run.path}. Or start anew with "
+            f"--trainer.default_root_dir NEW{'' if SHAPES & set(changed) else further}."
+        )
+
+
+def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Returns the options in which two records differ.
+
+    What one of them lacks is not compared: it was written by another version. Of BEFORE it is
+    known what such a version did.
+    """
+    found = BEFORE | found
+    return [
+        option
+        for option in wanted
+        if option in found and identifying(found[option]) != identifying(wanted[option])
+    ]
+
+
+def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Returns what two records do not have in common, a line each, old and new side by side."""
+    found = BEFORE | found
+    return [
+        f"  {option}: {shown(found[option])}, now {shown(wanted[option])}"
+        for option in differing(found, wanted)
+    ]
+
+
+def identifying(value: Any) -> Any:
+    """Returns what must be the same: of files the content, not the name."""
+    if isinstance(value, dict) and set(value) == {"name", "sha256"}:
+        return value["sha256"]
+    return [identifying(entry) for entry in value] if isinstance(value, list) else value
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, dict) and set(value) == {"name", "sha256"}:
+        return f"{value['name']} (sha256 {value['sha256'][:12]})"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value)) or "none"
+    return repr(value) if isinstance(value, str) else str(value)

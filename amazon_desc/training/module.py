@@ -1,0 +1,281 @@
+"""What Lightning trains: a 4-bit base with LoRA, its loss and its scores.
+
+In come batches of DescriptionData, out go the loss of a step, the scores of base and tuned weights
+(loss, perplexity, ROUGE, BLEU), predictions, and what a checkpoint keeps of the model. What happens
+between backward and optimizer is in stepping.py; files, TensorBoard and the terminal are the
+callbacks' business.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from amazon_desc.data.datamodule import ROWS, DescriptionData
+from amazon_desc.data.loading.batches import PromptBatch, RowBatch
+from amazon_desc.evaluation.summary import Sample
+from amazon_desc.generation.describe import Description, describe
+from amazon_desc.model import adapter as adapters
+from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
+from amazon_desc.model.execution import Kernels, choose_path, dtype_of
+from amazon_desc.model.identity import Identity, check_identity
+from amazon_desc.model.loss import target_loss
+from amazon_desc.model.recomputation import RecomputeOption
+from amazon_desc.support.hub import find_adapter, find_backbone
+from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
+from amazon_desc.training import gradients
+from amazon_desc.training.schedule import Schedule, learning_rates, length_of_warmup
+from amazon_desc.training.scoring import BOTH, Scoring, Weights
+from amazon_desc.training.stepping import SteppingModule
+
+if TYPE_CHECKING:
+    from amazon_desc.model.kernels.step import FusedStep
+
+
+class Prediction(NamedTuple):
+    """A title as it was read, and what was written for it."""
+
+    title: str
+    description: Description
+
+
+class DescriptionModule(SteppingModule):
+    """A frozen base with trainable LoRA.
+
+    Args:
+        backbone: the base: a hub id, a folder, or `tiny` (ships with the package)
+        revision: commit, tag or branch of a hub id; null: its main branch
+        quantization: how the base is kept: in 4 bits (`nf4`, double quantisation) or not (`none`)
+        lora: the low-rank matrices that are trained
+        adapter: folder or hub id of a trained adapter (ours, PEFT's or TRL's): fit starts from it,
+            with its rank, scale and layers; validate, test and predict use it instead of the run's
+            own
+        optimizer: class and arguments of the optimizer
+        schedule: how the learning rate goes on after its warm-up: it falls along half a `cosine`,
+            falls as a line (`linear`), or stays (`constant`)
+        warmup_fraction: share of all steps over which the learning rate rises to its peak
+        warmup_steps: the same as a number of steps, which wins over the share; null: the share
+            decides. A run of fewer steps ends before the peak
+        final_lr_fraction: share of the peak learning rate that it falls to at the end
+        max_new_tokens: most tokens that are written for a title
+        kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
+            or `auto`: fused where they are known to be right
+        recompute: what of the forward pass is made again to save memory: `none`, `parts` (what is
+            quick to make), `products` (also the MLP's first), `layers` (the only one that `plain`
+            knows), or `auto`: as little as the free memory allows
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tiny",
+        revision: str | None = None,
+        quantization: Quantization = "nf4",
+        lora: adapters.LoraSettings = adapters.LoraSettings(),  # noqa: B008 (frozen)
+        adapter: str | None = None,
+        optimizer: OptimizerCallable = lambda params: AdamW(
+            params, lr=2e-4, weight_decay=0.0, fused=True
+        ),
+        schedule: Schedule = "cosine",
+        warmup_fraction: Fraction = 0.03,
+        warmup_steps: NonNegativeInt | None = None,
+        final_lr_fraction: Fraction = 0.1,
+        max_new_tokens: PositiveInt = 128,
+        kernels: Kernels = "auto",
+        recompute: RecomputeOption = "auto",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.revision = revision
+        self.quantization: Quantization = quantization
+        self.lora = lora
+        self.adapter = adapter
+        self.optimizer = optimizer
+        self.schedule: Schedule = schedule
+        self.warmup_fraction = warmup_fraction
+        self.warmup_steps = warmup_steps
+        self.final_lr_fraction = final_lr_fraction
+        self.max_new_tokens = max_new_tokens
+        self.kernels: Kernels = kernels
+        self.recompute: RecomputeOption = recompute
+        self.fused: FusedStep | None = None  # chosen when a fit starts
+        # A checkpoint holds LoRA only; on_load_checkpoint compares the names itself.
+        self.strict_loading = False
+        self.network: Any = None  # a PeftModel, once configure_model has built it
+        self.scoring = Scoring()
+        self.settings: dict[str, Any] = {}  # what decides this run, as its checkpoints record it
+
+    # Building
+
+    def configure_model(self) -> None:
+        """Loads the base and attaches LoRA: the adapter of `self.adapter`, or an untrained one."""
+        if self.network is not None:
+            return
+        base = find_backbone(self.backbone, self.revision)
+        model = load_backbone(base, self.quantization, self.compute_dtype, self.device)
+        if self.adapter_folder is not None:
+            self.network = adapters.load(model, self.adapter_folder, self.lora.dropout)
+        else:
+            self.network = adapters.attach(model, self.lora)
+        self.train()
+
+    @property
+    def adapter_folder(self) -> Path | None:
+        """The folder of `self.adapter`, which is fetched where that is a hub id."""
+        return None if self.adapter is None else find_adapter(self.adapter)
+
+    def use_adapter(self, folder: Path) -> None:
+        """Has the next command load base and adapter from their files, as a new process would."""
+        self.adapter, self.network, self.fused = str(folder), None, None
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return dtype_of(self.trainer.precision)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        num_warmup = length_of_warmup(num_steps, self.warmup_fraction, self.warmup_steps)
+        rates = learning_rates(
+            optimizer, self.schedule, num_steps, num_warmup, self.final_lr_fraction
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": rates, "interval": "step"},
+        }
+
+    # Training
+
+    def choose_path(self) -> str:
+        """Decides how training computes; returns a sentence that says it."""
+        data = self.data
+        path = choose_path(
+            self.network,
+            self.kernels,
+            self.device,
+            self.compute_dtype,
+            data.max_seq_length,
+            data.batch_size * data.row_tokens,
+            self.recompute,
+        )
+        self.fused = path.fused
+        return path.reason
+
+    def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
+        """Returns the summed loss over a constant; the optimizer step divides by the targets.
+
+        Micro-batches hold different numbers of targets, so the mean of their means would be wrong.
+        The constant only keeps the numbers small enough for float16.
+        """
+        if self.fused is None:
+            loss_sum, num_targets = target_loss(self.network, batch)
+        else:
+            if not self.accumulation.micro_batches:
+                self.fused.begin()
+            loss_sum, num_targets = self.fused.loss(batch, self.data.dropout_seed)
+        self.accumulation.add(loss_sum, num_targets, len(batch.input_ids))
+        return loss_sum / self.data.row_tokens
+
+    def gradients(self, optimizer: Optimizer) -> list[Tensor]:
+        """Returns those of the fused path in one piece: faster than hundreds of small ones."""
+        return super().gradients(optimizer) if self.fused is None else [self.fused.gradients]
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Keeps gradients where they are for the fused path, which adds to them."""
+        if self.fused is None:
+            optimizer.zero_grad()
+        else:
+            gradients.zero(self.gradients(optimizer))
+
+    # Scoring: the same steps for validation and test
+
+    def on_validation_epoch_start(self) -> None:
+        if self.fused is not None:
+            self.fused.release()  # scores need memory too
+        self.scoring.reset()
+
+    def validation_step(
+        self, batch: RowBatch | PromptBatch, batch_idx: int, dataloader_idx: int = ROWS
+    ) -> None:
+        # while training only the tuned weights are measured: the base does not change
+        is_fit = self.trainer.state.fn == "fit"
+        sides: tuple[Weights, ...] = ("tuned",) if is_fit else BOTH
+        if isinstance(batch, RowBatch):
+            fused = self.fused if is_fit else None  # which knows nothing of weights without LoRA
+            loss = partial(target_loss, self.network) if fused is None else fused.score
+            self.scoring.add_rows(self.network, batch, sides, loss)
+        else:
+            self.scoring.add_prompts(self.network, batch, sides, self.describe)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.state.fn == "fit":
+            scores = self.scoring.loss("tuned")
+            self.log("epoch", self.data.epoch)
+            for name in ("loss", "perplexity"):
+                self.log(f"validation/{name}", scores[name], prog_bar=name == "loss")
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(
+        self, batch: RowBatch | PromptBatch, batch_idx: int, dataloader_idx: int = ROWS
+    ) -> None:
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def scores(self, weights: Weights) -> dict[str, float]:
+        """Returns loss (nats a target token), perplexity, ROUGE (0 to 1) and BLEU (0 to 100)."""
+        return self.scoring.scores(weights)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return self.scoring.samples
+
+    # Prediction
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Prediction]:
+        descriptions = self.describe(batch)
+        return [Prediction(*pair) for pair in zip(batch.titles, descriptions, strict=True)]
+
+    def describe(self, batch: PromptBatch) -> list[Description]:
+        return describe(
+            self.network, self.data.tokenizer, batch, self.end_ids(), self.max_new_tokens
+        )
+
+    def end_ids(self) -> list[int]:
+        """Returns the tokens that end a description: the one that is trained first."""
+        encoder = self.data.encoder
+        return list(dict.fromkeys([encoder.end_id, encoder.eos_id]))
+
+    # What a checkpoint keeps
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # pyright: ignore
+        """Returns the LoRA matrices: the base is found by its name, and checked by its bytes."""
+        return adapters.trainable_state(self)
+
+    def identity(self, data: DescriptionData) -> Identity:
+        """Returns what must be the same wherever these LoRA matrices are used."""
+        base = find_backbone(self.backbone, self.revision)
+        return Identity(
+            backbone=base.name,
+            revision=base.revision,
+            base_sha256=fingerprint(base.folder),
+            quantization=self.quantization,
+            template=data.settings.prompt.template,
+            is_chat=data.encoder.prompter.is_chat,
+            system=data.settings.prompt.system,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["identity"] = self.identity(self.data).as_dict()
+        checkpoint["settings"] = self.settings
+        checkpoint["precision"] = str(self.trainer.precision)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_identity(checkpoint.get("identity"), self.identity(self.data), "the checkpoint")
+        adapters.check_shapes(checkpoint["state_dict"], self.state_dict())

@@ -1,0 +1,118 @@
+"""A LightningModule's optimizer steps: averaged over their targets, guarded, clipped and logged.
+
+In come micro-batches that were accumulated, with their gradients; out go gradients to step
+with and the numbers of the steps that are logged. On a GPU only those wait for the device, and
+what keeps the weights. What is trained, and how, is known in module.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.training import gradients
+from amazon_desc.training.accumulation import Accumulation
+from amazon_desc.training.finite import OptimizerStep
+from amazon_desc.training.guard import Guard
+
+
+class SteppingModule(L.LightningModule):
+    """Expects of its training step that it adds to `accumulation`, and a loss over `row_tokens`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accumulation = Accumulation()
+        self.guard: Guard | None = None  # of a fit
+        self.step: OptimizerStep | None = None  # the newest
+        self.settings_of_step: dict[str, float] = {}
+
+    @property
+    def data(self) -> DescriptionData:
+        data = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(data, DescriptionData)
+        return data
+
+    @property
+    def scaler(self) -> Any:
+        """The loss scaler of float16, or None."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def gradients(self, optimizer: Optimizer) -> list[Tensor]:
+        """Returns all that the optimizer will step with."""
+        return gradients.gradients_of(optimizer)
+
+    def on_train_start(self) -> None:
+        self.accumulation, self.guard = Accumulation(), Guard(self.data, self.scaler)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turns the accumulated gradient into that of the mean over the step's targets."""
+        if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            self.scaler.unscale_(optimizer)  # Lightning leaves it to optimizers that could
+        constant = self.trainer.accumulate_grad_batches * self.data.row_tokens
+        gradients.multiply(self.gradients(optimizer), constant / self.accumulation.num_targets())
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Refuses what is not finite, and clips as asked.
+
+        Raises:
+            NotFiniteError: loss or gradient is NaN or infinite; the weights are still as they were.
+        """
+        found = self.gradients(optimizer)
+        norm, number = gradients.norm_of(found), self.trainer.global_step + 1
+        assert self.guard is not None, "on_train_start makes it"
+        self.step = self.guard.begin(optimizer, self.accumulation, norm, number)
+        self.accumulation = Accumulation()
+        learning_rate = optimizer.param_groups[0]["lr"]
+        # Lightning's own epoch stays 0
+        self.settings_of_step = {"train/learning_rate": learning_rate, "epoch": self.data.epoch}
+        gradients.clip(found, norm, gradient_clip_val, gradient_clip_algorithm)
+
+    def numbers_of_step(self) -> dict[str, float | Tensor]:
+        """Returns what is logged of the newest step; waits for it."""
+        assert self.step is not None, "there was a step"
+        self.wait_for_steps()
+        return {
+            "train/loss": self.step.mean_loss(),
+            "train/gradient_norm": self.step.gradient_norm(),
+            **self.settings_of_step,
+        }
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Logs the step, if it is one of those that are."""
+        is_step_done = not self.accumulation.micro_batches
+        if is_step_done and self.trainer._logger_connector.should_update_logs:
+            for name, value in self.numbers_of_step().items():
+                self.log(name, value, prog_bar=name == "train/loss")
+
+    def log(self, name: str, value: Any, **options: Any) -> None:  # pyright: ignore
+        """Keeps plain numbers off the device, where Lightning would put them and wait for them."""
+        on_the_host = value if isinstance(value, Tensor) else torch.tensor(float(value))
+        super().log(name, on_the_host, **options)
+
+    def wait_for_steps(self) -> None:
+        """Returns when all steps are known to be finite: before anything is kept of them.
+
+        Raises:
+            NotFiniteError: one is not.
+        """
+        if self.guard is not None:
+            self.guard.wait()
+
+    def on_validation_start(self) -> None:
+        self.wait_for_steps()
+
+    def on_train_end(self) -> None:
+        self.wait_for_steps()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.wait_for_steps()

@@ -1,0 +1,63 @@
+"""A fit scores on the path that trains; base and tuned weights are compared on the plain one."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import amazon_desc.training.module
+from amazon_desc.data.loading.batches import RowBatch, collate_rows
+from amazon_desc.training.module import DescriptionModule
+
+ROW: Any = {"input_ids": [1, 5, 6, 7], "lengths": [4], "prompt_lengths": [1]}
+BATCH: RowBatch = collate_rows([ROW], 8, 0, "completion")
+
+
+class Step:
+    """Stands for a FusedStep: 2 nats a target."""
+
+    def __init__(self) -> None:
+        self.num_released = 0
+
+    def score(self, batch: RowBatch) -> tuple[torch.Tensor, int]:
+        return torch.tensor(6.0), len(batch.before_targets)
+
+    def release(self) -> None:
+        self.num_released += 1
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> DescriptionModule:
+    """Its plain path finds 3 nats a target."""
+    monkeypatch.setattr(
+        amazon_desc.training.module,
+        "target_loss",
+        lambda _, batch: (torch.tensor(9.0), len(batch.before_targets)),
+    )
+    module = DescriptionModule()
+    module.network = SimpleNamespace(disable_adapter=nullcontext)
+    module.fused = Step()  # pyright: ignore[reportAttributeAccessIssue]
+    return module
+
+
+def score(module: DescriptionModule, command: str) -> None:
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=command))
+    module._trainer = trainer
+    module.on_validation_epoch_start()
+    module.validation_step(BATCH, 0)
+
+
+def test_a_fit_scores_on_the_path_that_trains(module: DescriptionModule):
+    score(module, "fit")
+    assert module.scoring.loss("tuned")["loss"] == 2.0
+    assert module.fused.num_released == 1  # pyright: ignore
+    module.fused = None
+    score(module, "fit")
+    assert module.scoring.loss("tuned")["loss"] == 3.0
+
+
+def test_base_and_tuned_weights_are_compared_on_the_plain_path(module: DescriptionModule):
+    score(module, "validate")
+    assert [module.scoring.loss(side)["loss"] for side in ("base", "tuned")] == [3.0, 3.0]
