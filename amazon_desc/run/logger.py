@@ -100,7 +100,7 @@ def without_writer_errors(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Keeps TensorBoard's writer thread from printing what the main thread will see as well."""
 
     def quiet(arguments: Any) -> None:
-        is_writers = type(arguments.thread).__name__ == "_AsyncWriterThread"
+        is_writers = type(arguments.thread).__module__.startswith("tensorboard.")
         if not (is_writers and issubclass(arguments.exc_type, OSError)):
             hook(arguments)
 

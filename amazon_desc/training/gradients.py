@@ -1,12 +1,8 @@
-"""Gradients that an optimizer steps with: set to zero, multiplied and clipped all at once.
+"""Gradients that an optimizer steps with: set to zero, multiplied and clipped.
 
-In come the gradients of all parameters, in any number of tensors; they are changed in place.
-Hundreds of small matrices are handed to torch together: one by one they would cost the host more
-than the step costs a GPU.
+In come the gradients of all parameters, in any number of tensors; they are changed in place. The
+fused path has one tensor of all, so it is no loss that torch has no public function for many.
 """
-
-# torch exports no other functions that take many tensors.
-# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
@@ -22,12 +18,13 @@ def gradients_of(optimizer: Optimizer) -> list[Tensor]:
 
 def zero(gradients: list[Tensor]) -> None:
     """Sets them to zero where they are."""
-    if gradients:
-        torch._foreach_zero_(gradients)
+    for gradient in gradients:
+        gradient.zero_()
 
 
 def multiply(gradients: list[Tensor], factor: float | Tensor) -> None:
-    torch._foreach_mul_(gradients, factor)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def norm_of(gradients: list[Tensor]) -> Tensor:
@@ -47,7 +44,7 @@ def clip(
     if not largest:
         return
     if algorithm == "value":
-        torch._foreach_clamp_min_(gradients, -largest)
-        torch._foreach_clamp_max_(gradients, largest)
+        for gradient in gradients:
+            gradient.clamp_(-largest, largest)
     else:  # as torch.nn.utils.clip_grads_with_norm_ does
         multiply(gradients, torch.clamp(largest / (norm + 1e-6), max=1.0))

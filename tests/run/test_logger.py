@@ -2,12 +2,16 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.logger import RunLogger, SurvivingWriter, without_writer_errors
@@ -116,16 +120,19 @@ def test_a_misspelt_method_is_not_swallowed(surviving: SurvivingWriter):
 # What TensorBoard's thread prints
 
 
-class _AsyncWriterThread:
-    """A thread of that name, as TensorBoard's is called."""
+class Writers(threading.Thread):
+    """A thread of TensorBoard."""
+
+
+Writers.__module__ = "tensorboard.summary.writer.event_file_writer"
 
 
 @pytest.mark.parametrize(
     ("thread", "failure", "is_shown"),
     [
-        (_AsyncWriterThread(), OSError, False),
-        (_AsyncWriterThread(), PermissionError, False),
-        (_AsyncWriterThread(), ValueError, True),
+        (Writers(), OSError, False),
+        (Writers(), PermissionError, False),
+        (Writers(), ValueError, True),
         (threading.Thread(), OSError, True),
         (None, OSError, True),
     ],
@@ -139,10 +146,30 @@ def test_only_the_disk_errors_of_the_writer_thread_stay_quiet(
     assert shown == ([arguments] if is_shown else [])
 
 
-def test_tensorboard_calls_its_thread_so():
-    from tensorboard.summary.writer import event_file_writer
+@pytest.mark.parametrize(("failure", "num_shown"), [(OSError(28, "full"), 0), (ValueError(), 1)])
+def test_so_it_is_with_the_thread_that_tensorboard_starts(
+    failure: Exception, num_shown: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", without_writer_errors(shown.append))
+    writer = EventFileWriter(str(tmp_path))
 
-    assert event_file_writer._AsyncWriterThread.__name__ == _AsyncWriterThread.__name__
+    def refuse(*_: Any) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", refuse)
+        before = set(threading.enumerate())
+        writer.add_event(Event(step=1))
+        wait_until(lambda: any(not thread.is_alive() for thread in before))
+    assert len(shown) == num_shown
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 # The log of a run
