@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
@@ -31,7 +31,8 @@ from amazon_desc.run.callbacks.predictions import (
     prediction_settings,
 )
 from amazon_desc.run.callbacks.progress import ProgressLine
-from amazon_desc.run.callbacks.resuming import Position, ResumeCheckpoint
+from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
+from amazon_desc.run.callbacks.run_files import SaveRunConfig
 from amazon_desc.run.callbacks.score_report import ScoreReport
 from amazon_desc.run.callbacks.signals import Signals, StopOnSignal
 from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
@@ -61,9 +62,10 @@ from amazon_desc.run.options.trainer_options import (
 )
 from amazon_desc.run.terminal import FINISHED, quiet, where, with_shipped_configs
 from amazon_desc.support.errors import UserError
-from amazon_desc.support.files import empty_folder_removed, storage, write_text
+from amazon_desc.support.files import empty_folder_removed, storage
 from amazon_desc.support.locks import alone
 from amazon_desc.support.printing import say
+from amazon_desc.training.lightning_internals import OptionsOnlyCLI
 from amazon_desc.training.module import DescriptionModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
@@ -74,23 +76,7 @@ CKPT_PATH_HELP = (
 )
 
 
-class SaveRunConfig(SaveConfigCallback):
-    """Writes RUN/config.yaml and RUN/run.json when a fit starts; no other command touches them.
-
-    Not before data, base and checkpoint are there: a refused fit leaves the folder as it was.
-    """
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leaves out what Lightning would write here."""
-
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            run = RunFolder(Path(trainer.default_root_dir))
-            write_text(run.config, self.parser.dump(self.config, skip_unset=False))
-            run.write_start(pl_module.settings, trainer.datamodule.batch_size)
-
-
-class DescriptionCLI(LightningCLI):
+class DescriptionCLI(OptionsOnlyCLI):
     """LightningCLI with this project's links, defaults and callbacks."""
 
     commands: ClassVar[tuple[str, ...]] = COMMANDS
@@ -141,14 +127,15 @@ class DescriptionCLI(LightningCLI):
             for name in DescriptionCLI.commands
         }
 
-    def _parse_ckpt_path(self) -> None:
-        """Takes no option from a checkpoint: they would silently beat YAML and command line."""
+    def options(self, of: Any) -> Any:
+        """Returns the options of the command that is run; without one, they are all there are."""
+        return of if self.subcommand is None else of[self.subcommand]
 
     def before_instantiate_classes(self) -> None:
-        prompt = self._get(self.config, "data").prompt
+        options = self.options(self.config)
+        prompt, trainer = options.data.prompt, options.trainer
         for name, value in vars(PromptSettings(**vars(prompt))).items():
             prompt[name] = value  # as it is recorded, however it was typed
-        trainer = self._get(self.config, "trainer")
         self.run = RunFolder(Path(trainer.default_root_dir))
         refuse_file(self.run.path)
         refuse_several_devices(trainer.devices, trainer.num_nodes)
@@ -156,11 +143,10 @@ class DescriptionCLI(LightningCLI):
         refuse_no_batch(trainer.accumulate_grad_batches)
         if self.subcommand == "fit":
             self.held.enter_context(only_fit_in(self.run))
-        asked: str | None = self._get(self.config, "ckpt_path")
-        self.checkpoint = chosen_checkpoint(self.run, asked, self.subcommand == "fit")
+        self.checkpoint = chosen_checkpoint(self.run, options.ckpt_path, self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        config = self._get(self.config_init, "trainer")
+        config = self.options(self.config_init).trainer
         kwargs |= {"max_epochs": 1, "max_steps": -1}
         kwargs.setdefault("precision", config.precision or best_precision(config.accelerator))
         accumulated = self.num_accumulated(config, kwargs["precision"])
@@ -174,9 +160,9 @@ class DescriptionCLI(LightningCLI):
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if config.enable_progress_bar is not False and not has_bar:
             callbacks.append(ProgressLine())
-        # Position counts what the others then save.
-        callbacks += [Position(), StopOnSignal(self.signals), ChosenPath(), DataLengths()]
-        callbacks += [Throughput(), TextSamples(), BestAdapter(), ScoreReport(), PredictionFile()]
+        # They report: none of them changes a weight, and any can be left out.
+        callbacks += [StopOnSignal(self.signals), ChosenPath(), DataLengths(), Throughput()]
+        callbacks += [TextSamples(), BestAdapter(), ScoreReport(), PredictionFile()]
         kwargs.setdefault("callbacks", callbacks)
         try:
             trainer = super().instantiate_trainer(**kwargs)
@@ -187,7 +173,7 @@ class DescriptionCLI(LightningCLI):
 
     def num_accumulated(self, trainer: Any, precision: Any) -> int:
         """Returns the micro-batches of an optimizer step; where their rows are open, sets those."""
-        if self._get(self.config, "data").batch_size != "auto" or self.subcommand is None:
+        if self.options(self.config).data.batch_size != "auto" or self.subcommand is None:
             return trainer.accumulate_grad_batches
         is_fit, rows_per_step = self.subcommand == "fit", trainer.accumulate_grad_batches
         before = self.run.read_record().get("batch_size") if is_fit and self.checkpoint else None
@@ -227,9 +213,8 @@ class DescriptionCLI(LightningCLI):
     def settings(self, model: DescriptionModule, data: DescriptionData) -> dict[str, Any]:
         """Returns what decides a fit with the options of this one."""
         data.trainer = self.trainer  # prepared data is beside the run folder
-        parser = self._parser(self.subcommand)
-        config = self.config[str(self.subcommand)]
-        config = json.loads(parser.dump(config, skip_unset=False, format="json"))
+        plain = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))
+        config = self.options(plain)
         return settings_record(config, model.identity(data).base_sha256, data.source_files)
 
     def finish(self, model: DescriptionModule) -> None:

@@ -36,19 +36,23 @@ ORDER = """
     generation.describe
     evaluation.metrics evaluation.summary evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule
-    training.guard training.scoring training.stepping training.module
+    training.random_states training.lightning_internals training.guard training.scoring
+    training.stepping training.module
     run.folder run.logger run.checkpoints run.model_card
     run.options.trainer_options run.options.settings run.options.micro_batch run.options.checks
-    run.callbacks.resuming run.callbacks.best_adapter run.callbacks.monitoring
-    run.callbacks.progress run.callbacks.predictions run.callbacks.score_report
-    run.callbacks.signals
+    run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
+    run.callbacks.monitoring run.callbacks.progress run.callbacks.predictions
+    run.callbacks.score_report run.callbacks.signals
     run.failures run.terminal
     cli
     __main__
 """
 FLOW = ORDER.split()
 
-KNOW_LIGHTNING = ("data.datamodule", "training.stepping", "training.module", "run.", "cli")
+KNOW_LIGHTNING = (
+    *("data.datamodule", "training.lightning_internals", "training.stepping", "training.module"),
+    *("run.", "cli"),
+)
 HEAVY = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "jsonargparse")
 
 

@@ -47,7 +47,7 @@ class Guard:
         )
         if is_later:
             optimizer.found_inf = self.steps.flag_after(numbers)  # pyright: ignore
-        first_row = self.data.num_trained_rows - sum(sizes[:-1])
+        first_row = self.data.num_trained_rows - sum(sizes)
         step = OptimizerStep(
             number, first_row, sizes, accumulation.num_targets(), *on_the_host(numbers)
         )

@@ -154,15 +154,14 @@ class DescriptionModule(SteppingModule):
 
     # Training
 
-    def choose_path(self) -> str:
-        """Makes ready to train as planned; returns a sentence that says how."""
+    def on_fit_start(self) -> None:
+        """Makes ready to train as planned: before any validation, which is scored that way too."""
         if self.plan is None:
             data = self.data
             options = (self.quantization, self.kernels, self.recompute)
             task = task_of(self.network, self.compute_dtype, data.row_tokens, *options)
             self.plan = plan(task, machine_with(task, self.device), data.batch_size)
         self.fused = execute(self.plan, self.network, self.data.max_seq_length)
-        return str(self.plan)
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
         """Returns the summed loss over a constant; the optimizer step divides by the targets.
@@ -176,7 +175,7 @@ class DescriptionModule(SteppingModule):
             if not self.accumulation.micro_batches:
                 self.fused.begin()
             loss_sum, num_targets = self.fused.loss(batch, self.data.dropout_seed)
-        self.accumulation.add(loss_sum, num_targets, len(batch.input_ids))
+        self.trained_on(loss_sum, num_targets, len(batch.input_ids))
         return loss_sum / self.data.row_tokens
 
     def gradients(self, optimizer: Optimizer) -> list[Tensor]:
@@ -277,3 +276,4 @@ class DescriptionModule(SteppingModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_identity(checkpoint.get("identity"), self.identity(self.data), "the checkpoint")
         adapters.check_shapes(checkpoint["state_dict"], self.state_dict())
+        super().on_load_checkpoint(checkpoint)

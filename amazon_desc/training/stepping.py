@@ -2,7 +2,8 @@
 
 In come micro-batches that were accumulated, with their gradients; out go gradients to step
 with and the numbers of the steps that are logged. On a GPU only those wait for the device, and
-what keeps the weights. What is trained, and how, is known in module.py.
+what keeps the weights. The state of training is here too: rows trained on, random states, the end;
+callbacks only report it. What is trained, and how, is known in module.py.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ from amazon_desc.training import gradients
 from amazon_desc.training.accumulation import Accumulation
 from amazon_desc.training.finite import OptimizerStep
 from amazon_desc.training.guard import Guard
+from amazon_desc.training.lightning_internals import (
+    count_micro_batches_anew,
+    is_step_logged,
+    leaves_unscaling_to,
+)
+from amazon_desc.training.random_states import random_states, restore_random_states
 
 
 class SteppingModule(L.LightningModule):
-    """Expects of its training step that it adds to `accumulation`, and a loss over `row_tokens`."""
+    """Expects of its training step that it calls `trained_on`, and a loss over `row_tokens`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,6 +37,7 @@ class SteppingModule(L.LightningModule):
         self.guard: Guard | None = None  # of a fit
         self.step: OptimizerStep | None = None  # the newest
         self.settings_of_step: dict[str, float] = {}
+        self.restored: dict[str, Any] | None = None  # random states of the resumed checkpoint
 
     @property
     def data(self) -> DescriptionData:
@@ -49,10 +57,26 @@ class SteppingModule(L.LightningModule):
     def on_train_start(self) -> None:
         self.accumulation, self.guard = Accumulation(), Guard(self.data, self.scaler)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.restored is not None:
+            restore_random_states(self.restored)  # whatever was drawn while all was loaded
+            self.restored = None
+        if self.trainer.is_last_batch:
+            self.trainer.should_stop = True  # Lightning validates before it obeys
+
+    def trained_on(self, loss_sum: Tensor, num_targets: int, num_rows: int) -> None:
+        """Adds a micro-batch to its optimizer step, and counts its rows.
+
+        Right after its forward pass: dropout and the checkpoint of this step, which callbacks save
+        before any later hook of a module, have to find the count without it and with it.
+        """
+        self.accumulation.add(loss_sum, num_targets, num_rows)
+        self.data.num_trained_rows += num_rows
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turns the accumulated gradient into that of the mean over the step's targets."""
-        if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            self.scaler.unscale_(optimizer)  # Lightning leaves it to optimizers that could
+        if self.scaler is not None and leaves_unscaling_to(optimizer):
+            self.scaler.unscale_(optimizer)
         constant = self.trainer.accumulate_grad_batches * self.data.row_tokens
         gradients.multiply(self.gradients(optimizer), constant / self.accumulation.num_targets())
 
@@ -89,8 +113,7 @@ class SteppingModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Logs the step, if it is one of those that are."""
-        is_step_done = not self.accumulation.micro_batches
-        if is_step_done and self.trainer._logger_connector.should_update_logs:
+        if is_step_logged(self.trainer):
             for name, value in self.numbers_of_step().items():
                 self.log(name, value, prog_bar=name == "train/loss")
 
@@ -116,3 +139,10 @@ class SteppingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.wait_for_steps()
+        checkpoint["random_states"] = random_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.restored = checkpoint["random_states"]
+        # Lightning calls this before the data module reads its own part.
+        num_rows = checkpoint[type(self.data).__qualname__]["num_trained_rows"]
+        count_micro_batches_anew(checkpoint, num_rows, self.data.batch_size)

@@ -12,8 +12,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.evaluation.summary import Sample
-from amazon_desc.run.callbacks.monitoring import DataLengths, Throughput, cell, markdown_table
-from amazon_desc.run.callbacks.resuming import is_logged
+from amazon_desc.run.callbacks import monitoring
+from amazon_desc.run.callbacks.monitoring import (
+    ChosenPath,
+    DataLengths,
+    Throughput,
+    cell,
+    markdown_table,
+)
+from amazon_desc.training.module import DescriptionModule
 
 
 class Clock:
@@ -60,12 +67,13 @@ def train(
 
     `step` is the number of optimizer steps made with it.
     """
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: not is_step))
-    trainer: Any = SimpleNamespace(global_step=step, log_every_n_steps=2, fit_loop=loop)
+    trainer: Any = None
     batch: Any = SimpleNamespace(num_tokens=num_tokens)
-    callback.on_train_batch_start(trainer, module, batch, step)  # pyright: ignore
-    clock.now += seconds
-    callback.on_train_batch_end(trainer, module, None, batch, step)  # pyright: ignore
+    with pytest.MonkeyPatch.context() as patch:  # what it says: test_lightning_internals.py
+        patch.setattr(monitoring, "is_step_logged", lambda _: is_step and step % 2 == 0)
+        callback.on_train_batch_start(trainer, module, batch, step)  # pyright: ignore
+        clock.now += seconds
+        callback.on_train_batch_end(trainer, module, None, batch, step)  # pyright: ignore
 
 
 def test_throughput_is_tokens_a_second_since_the_last_log(monkeypatch: pytest.MonkeyPatch):
@@ -114,11 +122,6 @@ def test_validation_before_any_training_does_not_start_the_clock(monkeypatch: py
     assert module == {"train/tokens_per_second": 50.0}
 
 
-def test_numbers_can_be_logged_never():
-    trainer: Any = SimpleNamespace(global_step=4, log_every_n_steps=0)
-    assert not is_logged(trainer)
-
-
 def test_a_card_is_waited_for_only_where_numbers_are_logged(monkeypatch: pytest.MonkeyPatch):
     """The host is four seconds ahead of it: without waiting, it would be 480 tokens in 2 s."""
     clock, module, callback = Clock(monkeypatch), Logged(), Throughput()
@@ -148,6 +151,14 @@ def test_what_the_card_does_before_a_validation_counts(monkeypatch: pytest.Monke
     train(callback, clock, module, step=2, num_tokens=100, seconds=1.0)
     assert module["train/tokens_per_second"] == 40.0  # 200 tokens in 1 + 3 + 1 s
     assert "train/mfu" not in module  # the limit was not measured
+
+
+def test_the_path_that_was_chosen_is_said(capsys: pytest.CaptureFixture[str]):
+    """The module chooses it; without this callback it is only not said."""
+    module, trainer = DescriptionModule(), SimpleNamespace()
+    module.plan = "Kernels: plain, as asked for."  # type: ignore[assignment]
+    ChosenPath().on_train_start(trainer, module)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "Kernels: plain, as asked for.\n"
 
 
 def test_samples_become_the_rows_of_a_table():

@@ -1,49 +1,20 @@
-"""What a checkpoint keeps beside the weights comes back, and is saved at the right steps."""
+"""Checkpoints are saved at the right steps, with what is to be made up for when one is resumed."""
 
 import io
-import random
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.run.callbacks import resuming
-from amazon_desc.run.callbacks.resuming import (
-    Position,
-    ResumeCheckpoint,
-    count_micro_batches_anew,
-    data_of,
-    random_states,
-    restore_random_states,
-)
+from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
 from amazon_desc.run.checkpoints import SealedCheckpointIO
 from amazon_desc.run.folder import RunFolder
-
-# Random states
-
-
-def draw_python() -> list[float]:
-    return [random.random(), random.gauss(0, 1), float(random.randrange(10**12))]
-
-
-def draw_numpy() -> list[float]:
-    return [*np.random.rand(3).tolist(), float(np.random.randn())]
-
-
-def draw_torch() -> list[float]:
-    return [*torch.rand(3).tolist(), *torch.randn(3).tolist(), *torch.randperm(9).tolist()]
-
-
-def draw_all() -> list[list[float]]:
-    return [draw_python(), draw_numpy(), draw_torch()]
 
 
 def as_a_checkpoint_keeps_it(value: Any) -> Any:
@@ -51,122 +22,6 @@ def as_a_checkpoint_keeps_it(value: Any) -> Any:
     torch.save(value, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    random.seed(1)
-    np.random.seed(2)
-    torch.manual_seed(3)
-
-
-@pytest.mark.parametrize("draw", [draw_python, draw_numpy, draw_torch])
-def test_the_next_draws_are_the_same(draw: Callable[[], list[float]]):
-    draw()
-    states = as_a_checkpoint_keeps_it(random_states())
-    expected = [draw() for _ in range(300)]  # beyond a block of 624 numbers
-    assert expected[0] != expected[1]
-    restore_random_states(states)
-    assert [draw() for _ in range(300)] == expected
-
-
-def test_half_of_a_pair_of_normal_numbers_is_kept():
-    """Python and NumPy make two at a time and keep one for the next call."""
-    random.gauss(0, 1)
-    np.random.randn()
-    states = as_a_checkpoint_keeps_it(random_states())
-    expected = (random.gauss(0, 1), float(np.random.randn()))
-    for seed in (random.seed, np.random.seed):
-        seed(99)
-    restore_random_states(states)
-    assert (random.gauss(0, 1), float(np.random.randn())) == expected
-
-
-def test_states_can_be_restored_again_and_again():
-    states = random_states()
-    expected = draw_all()
-    for _ in range(2):
-        restore_random_states(states)
-        assert draw_all() == expected
-
-
-def test_taking_the_states_draws_nothing():
-    expected = draw_all()
-    random.seed(1)
-    np.random.seed(2)
-    torch.manual_seed(3)
-    random_states()
-    assert draw_all() == expected
-
-
-def test_states_are_restored_once_before_the_first_micro_batch():
-    """Loading data and model draws numbers of its own, after the checkpoint was read."""
-    position, any_ = Position(), SimpleNamespace(datamodule=DescriptionData())
-    checkpoint = {"random_states": random_states(), **loops(ready=0, completed=0)}
-    expected = [draw_all(), draw_all()]
-    position.on_load_checkpoint(any_, any_, checkpoint)  # pyright: ignore[reportArgumentType]
-    draw_all()
-    found = []
-    for number in range(2):
-        position.on_train_batch_start(any_, any_, any_, number)  # pyright: ignore
-        found.append(draw_all())
-    assert found == expected
-
-
-# Micro-batches
-
-
-def loops(**counts: int) -> dict[str, Any]:
-    """Returns the part of a checkpoint that counts micro-batches, with the same counts twice."""
-    progress = {"total": {**counts}, "current": {**counts}, "is_last_batch": False}
-    return {"loops": {"fit_loop": {"epoch_loop.batch_progress": progress, "other": {"ready": 77}}}}
-
-
-def counted(num_rows: int, batch_size: int, **counts: int) -> dict[str, Any]:
-    data = DescriptionData(batch_size=batch_size)
-    data.num_trained_rows = num_rows
-    checkpoint = loops(**counts)
-    count_micro_batches_anew(checkpoint, data)
-    return checkpoint["loops"]["fit_loop"]
-
-
-@pytest.mark.parametrize(
-    ("num_rows", "batch_size", "num", "completed"),
-    [
-        (6, 2, 3, 2),  # the worked example
-        (6, 3, 2, 1),
-        (6, 6, 1, 0),
-        (6, 1, 6, 5),
-        (2000, 8, 250, 249),
-        (7, 2, 4, 3),  # the last one of a run, which is smaller
-        (7, 4, 2, 1),
-        (1, 4, 1, 0),
-    ],
-)
-def test_the_rows_trained_on_are_counted_in_micro_batches_of_this_run(
-    num_rows: int, batch_size: int, num: int, completed: int
-):
-    fit_loop = counted(num_rows, batch_size, ready=3, started=3, processed=3, completed=2)
-    expected = {"ready": num, "started": num, "processed": num, "completed": completed}
-    progress = fit_loop["epoch_loop.batch_progress"]
-    assert (progress["total"], progress["current"]) == (expected, expected)
-    assert progress["is_last_batch"] is False
-    assert fit_loop["other"] == {"ready": 77}
-
-
-def test_micro_batches_of_the_same_size_keep_their_counts():
-    counts = {"ready": 5, "started": 5, "processed": 5, "completed": 4}
-    assert counted(10, 2, **counts)["epoch_loop.batch_progress"]["total"] == counts
-
-
-def test_only_our_own_data_has_a_position():
-    data = DescriptionData()
-    assert data_of(SimpleNamespace(datamodule=data)) is data  # pyright: ignore[reportArgumentType]
-    with pytest.raises(AssertionError):
-        data_of(SimpleNamespace(datamodule=L.LightningDataModule()))  # pyright: ignore
-
-
-# When it is saved
 
 
 class Line(L.LightningModule):
@@ -236,13 +91,13 @@ def test_a_step_that_is_due_for_several_reasons_is_saved_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     saves: list[str] = []
-    save_checkpoint = ResumeCheckpoint._save_checkpoint
+    save_checkpoint = L.Trainer.save_checkpoint
 
-    def note(self: ResumeCheckpoint, trainer: L.Trainer, path: str) -> None:
-        saves.append(Path(path).name)
-        save_checkpoint(self, trainer, path)
+    def note(self: L.Trainer, path: Path) -> None:
+        saves.append(path.name)
+        save_checkpoint(self, path)
 
-    monkeypatch.setattr(ResumeCheckpoint, "_save_checkpoint", note)
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", note)
     fit(tmp_path, 12, ResumeCheckpoint(every_n_steps=3))
     assert saves == ["step=00000003.ckpt", "step=00000006.ckpt"]
     last = saved(tmp_path)[6]

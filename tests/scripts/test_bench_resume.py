@@ -44,8 +44,8 @@ def bench() -> ModuleType:
 # Kills every fit as soon as it has saved a checkpoint, and has it forget its random states then.
 FORGETFUL = """
 import signal
-from amazon_desc.run.callbacks import resuming
-resuming.restore_random_states = lambda states: None
+from amazon_desc.training import stepping
+stepping.restore_random_states = lambda states: None
 def hit(run, fault, folder, chance, seconds):
     while not bench.checkpoints(folder) and run.wait(0.01) is None:
         pass

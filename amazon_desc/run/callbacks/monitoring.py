@@ -19,8 +19,8 @@ from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.evaluation.summary import Sample
 from amazon_desc.model.cost.mfu import flops_per_token, matmul_limit
-from amazon_desc.run.callbacks.resuming import is_logged, is_step_done
 from amazon_desc.support.printing import say
+from amazon_desc.training.lightning_internals import is_step_logged
 from amazon_desc.training.module import DescriptionModule
 
 
@@ -47,11 +47,11 @@ class DataLengths(Callback):
 
 
 class ChosenPath(Callback):
-    """Has the module choose how training computes, and says it."""
+    """Says how training computes."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, DescriptionModule)
-        say(pl_module.choose_path())
+        say(str(pl_module.plan))
 
 
 class Throughput(Callback):
@@ -95,7 +95,7 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         self.num_tokens += batch.num_tokens
-        if is_step_done(trainer) and is_logged(trainer):
+        if is_step_logged(trainer):
             self.pause(pl_module.device)
             rate = self.num_tokens / self.seconds
             pl_module.log("train/tokens_per_second", rate, prog_bar=True)

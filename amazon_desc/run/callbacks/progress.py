@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
+
+from amazon_desc.training.lightning_internals import SparingBar
 
 # What is shown of the logged numbers, under which short name, and how.
 SHOWN = {
@@ -24,7 +25,7 @@ SHOWN = {
 DRAWN_EVERY_SECONDS = 0.2
 
 
-class ProgressLine(TQDMProgressBar):
+class ProgressLine(SparingBar):
     """Lightning's bar without its epoch, which here is always the only one.
 
     What is drawn of the numbers is what was logged of them last.
@@ -32,10 +33,9 @@ class ProgressLine(TQDMProgressBar):
 
     drawn_at = 0.0
 
-    def _should_update(self, current: int, total: int) -> bool:
+    def is_due(self, current: int, total: int) -> bool:
         now = time.monotonic()
-        is_due = current == total or now - self.drawn_at >= DRAWN_EVERY_SECONDS
-        if not (is_due and super()._should_update(current, total)):
+        if current != total and now - self.drawn_at < DRAWN_EVERY_SECONDS:
             return False
         self.drawn_at = now
         return True

@@ -1,28 +1,30 @@
-"""When a checkpoint is saved, what it holds beside the weights, and how a run goes on from it.
+"""When a checkpoint is saved, and what is made up for when a run is resumed from it.
 
-In come the trainer's events and states, out go calls to save, and a trainer that goes on exactly
-where a checkpoint was written. A checkpoint is always one of the end of an optimizer step, before
-the validation that may follow: going on from it, that validation comes first. How checkpoints lie
-on the disk is in checkpoints.py.
+In come the trainer's events, out go calls to save, and what was still to come of the saved step. A
+checkpoint is always one of the end of an optimizer step, before the validation that may follow: a
+resumed run begins with that validation. What a checkpoint holds is the module's and the data's
+business; how checkpoints lie on the disk is in checkpoints.py.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.run.checkpoints import SealedCheckpointIO, remove_oldest
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.options import AtLeastTwo, PositiveFloat, PositiveInt
+from amazon_desc.training.lightning_internals import (
+    is_step_done,
+    is_step_logged,
+    is_validated,
+    numbers_to_log,
+    validate,
+)
 from amazon_desc.training.stepping import SteppingModule
 
 STATE = ("saved_step", "validation_due", "is_last", "logged")
@@ -65,7 +67,7 @@ class ResumeCheckpoint(ModelCheckpoint):
         self.dirpath = str(self.run.checkpoints)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Makes up for what came after the step of the checkpoint that the run goes on from."""
+        """Makes up for what came after the step of the checkpoint that is resumed."""
         self.saved_at = time.monotonic()
         if trainer.logger and self.logged:
             trainer.logger.log_metrics(self.logged, step=self.saved_step - 1)
@@ -97,9 +99,11 @@ class ResumeCheckpoint(ModelCheckpoint):
         self.saved_step = trainer.global_step
         self.validation_due = is_validated(trainer)
         self.is_last = is_last_step(trainer)
-        self.logged = numbers_to_log(trainer)
+        self.logged = numbers_logged(trainer)
         path = self.run.checkpoint(trainer.global_step)
-        self._save_checkpoint(trainer, str(path))
+        trainer.save_checkpoint(path)
+        for logger in trainer.loggers:
+            logger.after_save_checkpoint(self)
         files_of(trainer).submit(remove_oldest, self.run, self.keep, path)
         self.saved_at = time.monotonic()
 
@@ -131,130 +135,15 @@ def files_of(trainer: L.Trainer) -> SealedCheckpointIO:
     return files
 
 
-# What Lightning knows about the micro-batch that was just trained on.
-
-
-def is_step_done(trainer: L.Trainer) -> bool:
-    """Says whether an optimizer step was made with it, not only gradients added up."""
-    return not trainer.fit_loop.epoch_loop._should_accumulate()
-
-
-def is_logged(trainer: L.Trainer) -> bool:
-    """Says whether the step that was just made is one of those whose numbers are logged."""
-    every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
-    return every > 0 and trainer.global_step % every == 0
-
-
 def is_last_step(trainer: L.Trainer) -> bool:
     return trainer.should_stop or trainer.is_last_batch
 
 
-def is_validated(trainer: L.Trainer) -> bool:
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
-
-
-def numbers_to_log(trainer: L.Trainer) -> dict[str, float]:
+def numbers_logged(trainer: L.Trainer) -> dict[str, float]:
     """Returns what is about to be logged of this step, if it is one of those that are."""
-    connector, module = trainer._logger_connector, trainer.lightning_module
-    if not connector.should_update_logs:
+    if not is_step_logged(trainer):
         return {}
-    numbers = connector.metrics["log"]
+    numbers, module = numbers_to_log(trainer), trainer.lightning_module
     if isinstance(module, SteppingModule):  # which logs only after its callbacks
-        numbers = {**numbers, **module.numbers_of_step()}
+        numbers |= module.numbers_of_step()
     return {name: float(value) for name, value in numbers.items()}
-
-
-def validate(trainer: L.Trainer) -> None:
-    """Validates in the middle of a fit, as Lightning does after a step."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False  # from its beginning, whatever the checkpoint says
-    trainer.validating = True
-    loop.run()
-    trainer.training = True
-
-
-class Position(Callback):
-    """Counts the rows trained on, keeps the random states, and has the last step validated."""
-
-    def __init__(self) -> None:
-        self.random_states: dict[str, Any] | None = None
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RowBatch, batch_idx: int
-    ) -> None:
-        if self.random_states is not None:
-            restore_random_states(self.random_states)
-            self.random_states = None
-
-    def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: RowBatch,
-        batch_idx: int,
-    ) -> None:
-        data_of(trainer).num_trained_rows += len(batch.input_ids)
-        if is_last_step(trainer):
-            trainer.should_stop = True  # Lightning validates before it obeys
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint["random_states"] = random_states()
-
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self.random_states = checkpoint["random_states"]
-        count_micro_batches_anew(checkpoint, data_of(trainer))
-
-
-def data_of(trainer: L.Trainer) -> DescriptionData:
-    data = getattr(trainer, "datamodule", None)
-    assert isinstance(data, DescriptionData)
-    return data
-
-
-def count_micro_batches_anew(checkpoint: dict[str, Any], data: DescriptionData) -> None:
-    """Tells Lightning how many micro-batches of this run's size the rows trained on make.
-
-    6 rows in micro-batches of 2, and now of 3:
-
-        total = {ready: 3, completed: 2, started: 3, processed: 3}   the last is not yet completed
-        total = {ready: 2, completed: 1, started: 2, processed: 2}
-    """
-    num = -(-data.num_trained_rows // data.batch_size)
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    for counts in (progress["total"], progress["current"]):
-        counts.update(ready=num, started=num, processed=num, completed=num - 1)
-
-
-def random_states() -> dict[str, Any]:
-    """Returns the states of all generators as tensors and plain values."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [
-            kind,
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            position,
-            has_gauss,
-            cached,
-        ],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_states(states: dict[str, Any]) -> None:
-    version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])

@@ -18,8 +18,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from amazon_desc.run.callbacks.resuming import ResumeCheckpoint, files_of, is_step_done
+from amazon_desc.run.callbacks.resuming import ResumeCheckpoint, files_of
 from amazon_desc.support.errors import Interrupted
+from amazon_desc.training.lightning_internals import is_step_done
 
 STOPPING = (
     "\namazon_desc: {name}: finishing this optimizer step and saving. Once more, and it leaves "
@@ -83,7 +84,9 @@ class StopOnSignal(Callback):
     ) -> None:
         """Leaves between two steps, the numbers of the last being logged."""
         is_between = batch_idx % trainer.accumulate_grad_batches == 0  # pyright: ignore
-        if is_between and saver_of(trainer).saved_step == trainer.global_step > 0:
+        saver = saver_of(trainer)
+        is_saved = saver is None or saver.saved_step == trainer.global_step > 0
+        if is_between and is_saved:
             self.leave_if_asked(trainer)
 
     def leave_if_asked(self, trainer: L.Trainer) -> None:
@@ -100,8 +103,9 @@ class StopOnSignal(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self.signals.received is not None and is_step_done(trainer):
-            saver_of(trainer).save(trainer)
+        saver = saver_of(trainer)
+        if self.signals.received is not None and saver is not None and is_step_done(trainer):
+            saver.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.is_training = False
@@ -132,5 +136,7 @@ class StopOnSignal(Callback):
         self.signals.handle()
 
 
-def saver_of(trainer: L.Trainer) -> ResumeCheckpoint:
-    return next(c for c in trainer.checkpoint_callbacks if isinstance(c, ResumeCheckpoint))
+def saver_of(trainer: L.Trainer) -> ResumeCheckpoint | None:
+    """Returns what saves checkpoints; None: nothing does, and a signal leaves without one."""
+    savers = (c for c in trainer.checkpoint_callbacks if isinstance(c, ResumeCheckpoint))
+    return next(savers, None)

@@ -1,0 +1,27 @@
+"""Writes what a run is: RUN/config.yaml, all its options, and RUN/run.json, what decides it.
+
+In comes a fit that starts, out go the two files; no other command touches them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import SaveConfigCallback
+
+from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.files import write_text
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes only when data, base and checkpoint are there: a refused fit changes nothing."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leaves out what Lightning would write here."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            run = RunFolder(Path(trainer.default_root_dir))
+            write_text(run.config, self.parser.dump(self.config, skip_unset=False))
+            run.write_start(pl_module.settings, trainer.datamodule.batch_size)

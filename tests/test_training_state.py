@@ -1,0 +1,206 @@
+"""What decides the weights is in the module: callbacks report, and any can be left out.
+
+Small whole runs, each without one of our callbacks, end with the weights of the run that has all of
+them, to the last bit; and so does a run that was stopped and resumed with hardly any of them.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+
+import amazon_desc.training.module
+from amazon_desc.cli import DescriptionCLI
+from amazon_desc.run.checkpoints import read_checkpoint
+from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.layouts import ADAPTER_WEIGHTS
+from amazon_desc.training.module import DescriptionModule
+from tests.conftest import exit_code
+
+# 6 optimizer steps of 2 micro-batches of 2 rows, with dropout; validated after 4, and at the end.
+SMALL = [
+    *("--config", "configs/quickstart.yaml", "--data.num_products", "40"),
+    *("--data.row_tokens", "256", "--data.num_scored", "2", "--data.validation_fraction", "0.1"),
+    *("--data.test_fraction", "0", "--data.batch_size", "2", "--model.max_new_tokens", "2"),
+    *("--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "6"),
+    *("--model.lora.r", "4", "--model.lora.dropout", "0.1", "--trainer.val_check_interval", "4"),
+    *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "3"),
+    *("--trainer.max_epochs", "9"),
+]
+
+Weights = dict[str, torch.Tensor]
+
+
+class Ended(NamedTuple):
+    """What a fit ended with."""
+
+    run: RunFolder
+    callbacks: list[str]
+    weights: Weights
+
+    def adapter(self) -> Weights:
+        return load_file(self.run.adapter / ADAPTER_WEIGHTS)
+
+
+Fit = Callable[..., Ended]
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    folder = tmp_path_factory.mktemp("state")
+
+    def fit(name: str, without: Callable[[str], bool], code: int = 0) -> Ended:
+        """Trains without those of our callbacks; scores need an adapter, and are left out."""
+        module, found = None, []
+
+        def instantiate_trainer(self: DescriptionCLI, **named: Any) -> Any:
+            nonlocal module
+            trainer, module = make(self, **named), self.model
+            ours = [c for c in trainer.callbacks if type(c).__module__.startswith("amazon_desc.")]
+            found.extend(type(callback).__name__ for callback in ours)
+            left: list[Callback] = [c for c in ours if without(type(c).__name__)]
+            trainer.callbacks = [c for c in trainer.callbacks if c not in left]
+            return trainer
+
+        make = DescriptionCLI.instantiate_trainer
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DescriptionCLI, "instantiate_trainer", instantiate_trainer)
+            patch.setattr(DescriptionCLI, "finish", lambda self, model: None)
+            where = ["--trainer.default_root_dir", str(folder / name)]
+            assert exit_code(["fit", *SMALL, *where]) == code
+        assert module is not None
+        weights = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+        return Ended(RunFolder(folder / name), found, weights)
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def whole(fit: Fit) -> Ended:
+    """The fit that all our callbacks watched."""
+    return fit("whole", lambda name: False)
+
+
+def assert_equal(found: Weights, wanted: Weights) -> None:
+    assert len(found) == len(wanted) == 56
+    for name, tensor in found.items():
+        assert torch.equal(tensor, wanted[name]), name
+
+
+OURS = """
+    ProgressLine StopOnSignal ChosenPath DataLengths Throughput TextSamples BestAdapter ScoreReport
+    PredictionFile ResumeCheckpoint SaveRunConfig
+""".split()  # noqa: SIM905
+
+
+def test_the_list_below_names_every_callback_of_ours(whole: Ended):
+    assert sorted(whole.callbacks) == sorted(OURS)
+    assert any(bool(tensor.any()) for name, tensor in whole.weights.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_without_a_callback_the_weights_are_the_same(name: str, fit: Fit, whole: Ended):
+    ended = fit(f"without_{name}", lambda other: other == name)
+    assert_equal(ended.weights, whole.weights)
+    if name == "BestAdapter":
+        assert not ended.run.adapter.exists()
+    else:
+        assert_equal(ended.adapter(), whole.adapter())
+    saved = [path.name for path in ended.run.checkpoint_files()]
+    wanted = (
+        [] if name == "ResumeCheckpoint" else [path.name for path in whole.run.checkpoint_files()]
+    )
+    assert saved == wanted
+    assert wanted or name == "ResumeCheckpoint"
+
+
+def test_a_run_that_is_resumed_with_hardly_a_callback_ends_the_same(
+    fit: Fit, whole: Ended, monkeypatch: pytest.MonkeyPatch
+):
+    """Stopped in the fourth step, right before its validation."""
+    needed = ("StopOnSignal", "ResumeCheckpoint")
+    training_step, num_calls = DescriptionModule.training_step, 0
+
+    def stopping(self: DescriptionModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DescriptionModule, "training_step", stopping)
+    stopped = fit("resumed", lambda name: name not in needed, code=143)
+    assert stopped.run.checkpoint_files()[0] == stopped.run.checkpoint(4)
+    resumed = fit("resumed", lambda name: name not in needed)
+    assert num_calls == 12
+    assert_equal(resumed.weights, whole.weights)
+
+
+def test_a_signal_ends_a_run_that_saves_nothing(fit: Fit, monkeypatch: pytest.MonkeyPatch):
+    training_step = DescriptionModule.training_step
+
+    def stopping(self: DescriptionModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert batch_idx <= 3, "the second step was its last"
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DescriptionModule, "training_step", stopping)
+    ended = fit("unsaved", lambda name: name == "ResumeCheckpoint", code=143)
+    assert ended.run.checkpoint_files() == []
+
+
+def test_the_path_is_chosen_without_any_callback_and_before_the_first_validation(
+    fit: Fit, whole: Ended, monkeypatch: pytest.MonkeyPatch
+):
+    """It was a callback's business: without that, training was plain, and nobody said so."""
+    happened: list[str] = []
+    execute = amazon_desc.training.module.execute
+    validation_step = DescriptionModule.validation_step
+
+    def executed(*arguments: Any) -> Any:
+        happened.append("chosen")
+        return execute(*arguments)
+
+    def validated(self: DescriptionModule, *arguments: Any) -> None:
+        happened.append("validated")
+        validation_step(self, *arguments)
+
+    monkeypatch.setattr(amazon_desc.training.module, "execute", executed)
+    monkeypatch.setattr(DescriptionModule, "validation_step", validated)
+    ended = fit("alone", lambda name: True)
+    assert happened[0] == "chosen"
+    assert happened.count("chosen") == 1
+    assert "validated" in happened
+    assert_equal(ended.weights, whole.weights)
+
+
+# What a checkpoint holds
+
+# As every version since 0.1 writes it: what is missing here could not be resumed.
+LAYOUT = {
+    *("epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"),
+    *("optimizer_states", "lr_schedulers", "DescriptionData", "random_states", "identity"),
+    *("settings", "precision"),
+}
+
+
+def keys(part: Collection[Any]) -> set[Any]:
+    return set(part)
+
+
+def test_a_checkpoint_has_the_layout_of_before(whole: Ended):
+    """The state moved from callbacks into the module, and its places in the file stayed."""
+    checkpoint = read_checkpoint(whole.run.checkpoint_files()[0])
+    assert keys(checkpoint) == LAYOUT
+    assert checkpoint["DescriptionData"].keys() == {"num_trained_rows", "corpus"}
+    assert checkpoint["DescriptionData"]["num_trained_rows"] == 24
+    assert keys(checkpoint["random_states"]) == {"python", "numpy", "torch", "cuda"}
+    assert checkpoint["callbacks"].keys() == {"ResumeCheckpoint", "BestAdapter"}
+    saved = {"saved_step", "validation_due", "is_last", "logged"}
+    assert checkpoint["callbacks"]["ResumeCheckpoint"].keys() == saved
