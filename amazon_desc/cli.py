@@ -234,16 +234,22 @@ class DescriptionCLI(OptionsOnlyCLI):
         """Scores base and tuned weights with what the trainer runs for it."""
         data = self.datamodule
         check_base(model, data)
-        find_weights(self.run, self.checkpoint, model, data)
+        self.use_weights(model, data)
         warn_of_markers(data.encoder)
         run(model, data, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
+
+    def use_weights(self, model: DescriptionModule, data: DescriptionData) -> Path:
+        """Has the model load trained weights; returns the file that holds them."""
+        weights = find_weights(self.run, self.checkpoint, model, data)
+        model.adapter = weights.adapter
+        return weights.file
 
     def predict(self, model: DescriptionModule, **kwargs: Any) -> None:
         data = self.datamodule
         assert isinstance(data, DescriptionData)
         check_base(model, data)
         num_titles = len(data.product_titles)
-        weights = find_weights(self.run, self.checkpoint, model, data)
+        weights = self.use_weights(model, data)
         files = PredictionFiles.of(self.run, data.titles_file)
         with storage(files.path.parent):
             self.held.enter_context(empty_folder_removed(files.path.parent))

@@ -1,24 +1,33 @@
 """What decides the weights is in the module: callbacks report, and any can be left out.
 
 Small whole runs, each without one of our callbacks, end with the weights of the run that has all of
-them, to the last bit; and so does a run that was stopped and resumed with hardly any of them.
+them, to the last bit; and so does a run that was stopped and resumed with hardly any of them. What
+a checkpoint says of base and run is what it was trained on, and stays readable.
 """
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import amazon_desc.training.module
 from amazon_desc.cli import DescriptionCLI
+from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.model.adapter import LoraSettings
+from amazon_desc.model.backbone import fingerprint
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.options.checks import find_weights
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
+from amazon_desc.support.resources import TINY_BASE
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import exit_code
 
@@ -204,3 +213,56 @@ def test_a_checkpoint_has_the_layout_of_before(whole: Ended):
     assert checkpoint["callbacks"].keys() == {"ResumeCheckpoint", "BestAdapter"}
     saved = {"saved_step", "validation_due", "is_last", "logged"}
     assert checkpoint["callbacks"]["ResumeCheckpoint"].keys() == saved
+
+
+# What it says of the base
+
+
+def test_files_of_the_base_that_are_replaced_in_a_fit_change_nothing_of_what_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """The base was trained on as it was loaded; scores with another one are refused."""
+    base, run = tmp_path / "base", RunFolder(tmp_path / "run")
+    shutil.copytree(TINY_BASE, base)
+    loaded, weights = fingerprint(base), load_file(base / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    training_step = DescriptionModule.training_step
+
+    def replacing(self: DescriptionModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 1:
+            save_file(weights, tmp_path / "other", metadata={"format": "pt"})
+            (tmp_path / "other").replace(base / "model.safetensors")
+        return training_step(self, batch, batch_idx)
+
+    command = ["fit", *SMALL, "--trainer.default_root_dir", str(run.path)]
+    command += ["--model.backbone", str(base)]
+    with monkeypatch.context() as patch:
+        patch.setattr(DescriptionModule, "training_step", replacing)
+        assert exit_code(command) == 2
+    found = fingerprint(base)
+    assert found != loaded
+    said = capfd.readouterr().err
+    assert f"--model.backbone {base}: wanted the files that were there" in said
+    assert f"(sha256 {loaded[:12]}), found others (sha256 {found[:12]}). Put those back" in said
+    files = run.checkpoint_files()
+    assert len(files) == 2
+    for path in files:
+        assert read_checkpoint(path)["identity"]["base_sha256"] == loaded
+    record = json.loads((run.adapter / "amazon_desc.json").read_text())
+    assert record["base_sha256"] == loaded
+
+    shutil.copy(TINY_BASE / "model.safetensors", base)
+    assert exit_code(command) == 0
+    assert run.is_finished()
+
+
+# Which weights are used
+
+
+def test_trained_weights_are_found_and_the_model_stays_as_it_was(whole: Ended):
+    model, data = DescriptionModule(lora=LoraSettings(r=4)), DescriptionData()
+    adapter, checkpoint = whole.run.adapter, whole.run.checkpoint_files()[0]
+    found = find_weights(whole.run, None, model, data)
+    assert found == (adapter / ADAPTER_WEIGHTS, str(adapter))
+    assert find_weights(whole.run, checkpoint, model, data) == (checkpoint, None)
+    assert model.adapter is None

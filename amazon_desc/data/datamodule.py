@@ -2,13 +2,13 @@
 
 In come the data options, out go batches: packed rows to train on; packed rows and prompts of the
 same fixed examples to score; prompts of a file of titles to predict. The only file of the data
-stage that knows Lightning. It also keeps the position in the data that a checkpoint stores.
+stage that knows Lightning. It also keeps the position in the data that a checkpoint stores; the
+module that trains moves it on.
 """
 
 from __future__ import annotations
 
 import functools
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,8 +46,6 @@ ROWS, PROMPTS = 0, 1
 
 # Written for at each validation during training, so that progress can be read as text.
 NUM_TEXT_SAMPLES = 3
-
-ROW_TOKENS_SHOWN = 40
 
 
 class DescriptionData(L.LightningDataModule):
@@ -229,20 +227,6 @@ class DescriptionData(L.LightningDataModule):
         return RowOrder(
             num_rows, self.batch_size, self.num_epochs, self.seed, first_row, self.max_rows
         )
-
-    def rows_in_training(self, first_row: int, sizes: list[int]) -> list[list[int]]:
-        """Returns the numbers of the rows of micro-batches of these sizes, one behind the other.
-
-        Args:
-            first_row: rows that were trained on before them
-        """
-        order = self.order(len(self.opened.rows()), first_row).rows()
-        return [list(islice(order, size)) for size in sizes]
-
-    def row_as_text(self, number: int) -> str:
-        """Returns a row's number and how it begins, printable."""
-        ids = list(self.opened.rows()[number]["input_ids"][:ROW_TOKENS_SHOWN])
-        return f"row {number} (begins {str(self.tokenizer.decode(ids))!r})"
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         num_prompts = NUM_TEXT_SAMPLES if self.stage == "fit" else self.num_scored

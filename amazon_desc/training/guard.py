@@ -7,6 +7,7 @@ anything is kept of the weights. Elsewhere it comes at once.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,8 @@ from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.support.errors import NotFiniteError
 from amazon_desc.training.accumulation import Accumulation
 from amazon_desc.training.finite import OptimizerStep, OptimizerSteps, leaves_steps_out, on_the_host
+
+ROW_TOKENS_SHOWN = 40
 
 
 class Guard:
@@ -74,11 +77,32 @@ class Guard:
         for what, numbers in step.not_finite().items():
             if what == "gradient" and self.scaler is not None and self.scaler.get_scale() > 1:
                 return
-            rows = self.data.rows_in_training(step.first_row, step.sizes)
-            named = [self.data.row_as_text(row) for number in numbers for row in rows[number]]
+            rows = rows_in_training(self.data, step.first_row, step.sizes)
+            named = [row_as_text(self.data, row) for number in numbers for row in rows[number]]
             raise NotFiniteError(
                 f"the {what} of optimizer step {step.number} is NaN or infinite. That step was not "
                 f"made, and the checkpoints are from before it. Its rows of the prepared data: "
                 f"{'; '.join(named)}. Look at them, or lower --model.optimizer.init_args.lr and "
                 f"start anew in another --trainer.default_root_dir."
             )
+
+
+def rows_in_training(data: DescriptionData, first_row: int, sizes: list[int]) -> list[list[int]]:
+    """Returns the numbers of the rows of successive micro-batches.
+
+    Rows in the order 5, 2, 7, 1, 4:
+
+        first_row = 1, sizes = [2, 1]  ->  [[2, 7], [1]]
+
+    Args:
+        first_row: rows that were trained on before them
+        sizes: rows of each micro-batch
+    """
+    order = data.order(len(data.opened.rows()), first_row).rows()
+    return [list(islice(order, size)) for size in sizes]
+
+
+def row_as_text(data: DescriptionData, number: int) -> str:
+    """Returns a row's number and how it begins, printable."""
+    ids = list(data.opened.rows()[number]["input_ids"][:ROW_TOKENS_SHOWN])
+    return f"row {number} (begins {str(data.tokenizer.decode(ids))!r})"

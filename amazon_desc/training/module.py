@@ -8,7 +8,7 @@ callbacks' business.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +29,8 @@ from amazon_desc.model.loss import target_loss
 from amazon_desc.model.machine import dtype_of
 from amazon_desc.model.plan import Kernels, Plan, plan, task_of
 from amazon_desc.model.recomputation import RecomputeOption
-from amazon_desc.support.hub import find_adapter, find_backbone
+from amazon_desc.support.errors import UserError
+from amazon_desc.support.hub import Backbone, find_adapter, find_backbone
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 from amazon_desc.training import gradients
 from amazon_desc.training.schedule import Schedule, learning_rates, length_of_warmup
@@ -116,16 +117,35 @@ class DescriptionModule(SteppingModule):
     # Building
 
     def configure_model(self) -> None:
-        """Loads the base and attaches LoRA: the adapter of `self.adapter`, or an untrained one."""
+        """Loads the base and attaches LoRA: the adapter of `self.adapter`, or an untrained one.
+
+        Raises:
+            UserError: it is no longer the base that `identity` names.
+        """
         if self.network is not None:
             return
-        base = find_backbone(self.backbone, self.revision)
+        wanted, base = self.base_sha256, find_backbone(self.backbone, self.revision)
         model = load_backbone(base, self.quantization, self.compute_dtype, self.device)
+        if (found := fingerprint(base.folder)) != wanted:
+            raise UserError(
+                f"--model.backbone {base.name}: wanted the files that were there when this command "
+                f"first read them (sha256 {wanted[:12]}), found others (sha256 {found[:12]}). Put "
+                f"those back, and run the same command again."
+            )
         if self.adapter_folder is not None:
             self.network = adapters.load(model, self.adapter_folder, self.lora.dropout)
         else:
             self.network = adapters.attach(model, self.lora)
         self.train()
+
+    @cached_property
+    def base(self) -> Backbone:
+        return find_backbone(self.backbone, self.revision)
+
+    @cached_property
+    def base_sha256(self) -> str:
+        """Of the base's files as they were first read: what replaces them later is not trained."""
+        return fingerprint(self.base.folder)
 
     @property
     def adapter_folder(self) -> Path | None:
@@ -256,11 +276,10 @@ class DescriptionModule(SteppingModule):
 
     def identity(self, data: DescriptionData) -> Identity:
         """Returns what must be the same wherever these LoRA matrices are used."""
-        base = find_backbone(self.backbone, self.revision)
         return Identity(
-            backbone=base.name,
-            revision=base.revision,
-            base_sha256=fingerprint(base.folder),
+            backbone=self.base.name,
+            revision=self.base.revision,
+            base_sha256=self.base_sha256,
             quantization=self.quantization,
             template=data.settings.prompt.template,
             is_chat=data.encoder.prompter.is_chat,

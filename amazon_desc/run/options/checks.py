@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,7 +29,7 @@ from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import refuse_other_settings
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import empty_folder_removed, refuse_unwritable, storage
-from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.hub import find_adapter, find_backbone
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.support.locks import alone
 from amazon_desc.support.printing import say
@@ -115,28 +115,33 @@ def check_resumed(
     return f"Going on from {path}{changed if before != precision else ''}"
 
 
+class TrainedWeights(NamedTuple):
+    """What is scored or written with."""
+
+    file: Path
+    """that holds them"""
+    adapter: str | None
+    """what --model.adapter then is; a checkpoint's weights take its place"""
+
+
 def find_weights(
     run: RunFolder, checkpoint: Path | None, model: DescriptionModule, data: DescriptionData
-) -> Path:
-    """Points the model at trained weights that fit it, or refuses, before a base is loaded.
-
-    Returns the file that holds them.
-    """
+) -> TrainedWeights:
+    """Returns trained weights that fit base and prompt, or refuses, before a base is loaded."""
     with storage(run.path), empty_folder_removed(run.path):
         refuse_unwritable(run.path)
     if checkpoint:
         check_checkpoint(checkpoint, model, data)
-        return checkpoint
-    if model.adapter is None:
-        if not run.adapter.is_dir():
-            raise UserError(
-                f"no trained weights: {run.adapter} does not exist. Run fit first, or "
-                f"name weights with --model.adapter FOLDER or --ckpt_path FILE."
-            )
-        model.adapter = str(run.adapter)
-    assert model.adapter_folder is not None
-    check_adapter(model.adapter_folder, model, data)
-    return model.adapter_folder / ADAPTER_WEIGHTS
+        return TrainedWeights(checkpoint, model.adapter)
+    if model.adapter is None and not run.adapter.is_dir():
+        raise UserError(
+            f"no trained weights: {run.adapter} does not exist. Run fit first, or "
+            f"name weights with --model.adapter FOLDER or --ckpt_path FILE."
+        )
+    adapter = str(run.adapter) if model.adapter is None else model.adapter
+    folder = find_adapter(adapter)
+    check_adapter(folder, model, data)
+    return TrainedWeights(folder / ADAPTER_WEIGHTS, adapter)
 
 
 def is_named(backbone: str, name: str) -> bool:
