@@ -87,7 +87,7 @@ def fused_seconds(
     shape = shape_of(step.config)
     rows, columns = shape.linears()["gate_proj"]
     first_products = 2 * rows * columns * shape.num_layers  # of gate and up
-    again = {"products": first_products, "layers": shape.num_linear_weights}.get(recompute, 0)
+    again = {"mlp": first_products, "layers": shape.num_linear_weights}.get(recompute, 0)
     passes = PASSES + DROPOUT_PASSES * (step.lora.dropout > 0)
     passes += AGAIN_PASSES * (recompute != "none")
     bare = dataclasses.replace(step.lora, dropout=0.0)

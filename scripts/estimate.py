@@ -46,7 +46,7 @@ from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
 
 # What is made again, as short as a column wants it.
-AGAIN = {"none": "kept", "parts": "parts", "products": "products", "layers": "layers"}
+AGAIN = {"none": "kept", "parts": "parts", "mlp": "mlp", "layers": "layers"}
 
 
 class Run(NamedTuple):

@@ -33,7 +33,7 @@ WEIGHTS = {
 MADE_AGAIN: dict[Recompute, str] = {
     "none": "activations kept",
     "parts": "what is quick to make made again",
-    "products": "what is quick to make and the MLP's first product made again",
+    "mlp": "what is quick to make and the MLP's first product made again",
     "layers": "layers made again",
 }
 
@@ -133,7 +133,7 @@ def plain_path(model: PeftModel, recompute: RecomputeOption, reason: str) -> Pat
         UserError: parts of layers are asked to be made again, which only fused kernels do.
     """
     base: Any = model.get_base_model()
-    if recompute in ("parts", "products"):
+    if recompute in ("parts", "mlp"):
         raise UserError(
             f"--model.recompute {recompute}: only fused kernels can do that, but they are "
             f"plain{reason}. Set it to none or layers."
@@ -176,7 +176,7 @@ FASTEST_FIRST = (
     Way(True, "none"),
     Way(False, "none"),
     Way(False, "parts"),
-    Way(False, "products"),
+    Way(False, "mlp"),
     Way(False, "layers"),
 )
 

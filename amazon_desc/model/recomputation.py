@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Recompute = Literal["none", "parts", "products", "layers"]
+Recompute = Literal["none", "parts", "mlp", "layers"]
 """From the most memory to the least: nothing; what is quick to make; also the MLP's first product;
 whole layers."""
 
-RecomputeOption = Literal["auto", "none", "parts", "products", "layers"]
+RecomputeOption = Literal["auto", "none", "parts", "mlp", "layers"]
 """auto: as little as the free memory allows."""

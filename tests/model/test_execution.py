@@ -59,7 +59,7 @@ def test_the_plain_path_makes_whole_layers_again_with_the_same_gradients():
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("recompute", ["parts", "products"])
+@pytest.mark.parametrize("recompute", ["parts", "mlp"])
 def test_the_plain_path_makes_no_parts_again(recompute: Any):
     wanted = f"recompute {recompute}: only fused kernels .* they are plain: the device is cpu"
     with pytest.raises(UserError, match=wanted):
@@ -132,7 +132,7 @@ def test_the_settings_of_attached_lora_are_read_back():
         (80, Way(True, "none")),
         (6, Way(False, "none")),
         (4, Way(False, "parts")),
-        (3, Way(False, "products")),
+        (3, Way(False, "mlp")),
         (2, Way(False, "layers")),
         (1, Way(False, "layers")),
     ],

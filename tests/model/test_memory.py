@@ -110,15 +110,15 @@ def test_of_a_model_with_vision_the_text_counts() -> None:
         (tinyllama, 2048, "none", True, 0.0, 5.52, 6.26),
         (tinyllama, 2048, "none", False, 0.0, 3.89, 4.59),
         (tinyllama, 2048, "parts", False, 0.0, 3.12, 3.63),
-        (tinyllama, 2048, "products", False, 0.0, 2.17, 2.58),
+        (tinyllama, 2048, "mlp", False, 0.0, 2.17, 2.58),
         (tinyllama, 2048, "layers", False, 0.0, 1.66, 2.12),
         (tinyllama, 16_384, "none", True, 0.0, 23.98, 25.11),
         (tinyllama, 2048, "none", True, 0.05, 6.51, 7.35),
         (tinyllama, 16_384, "none", True, 0.05, 31.88, 33.03),
-        (tinyllama, 2048, "products", False, 0.05, 2.11, 2.81),
+        (tinyllama, 2048, "mlp", False, 0.05, 2.11, 2.81),
         (gemma, 2048, "none", True, 0.0, 17.02, 17.82),
         (gemma, 2048, "parts", False, 0.0, 9.20, 10.49),
-        (gemma, 2048, "products", False, 0.0, 6.55, 8.12),
+        (gemma, 2048, "mlp", False, 0.0, 6.55, 8.12),
         (gemma, 2048, "layers", False, 0.0, 4.63, 5.89),
     ],
 )
@@ -173,7 +173,7 @@ def test_dense_weights_take_the_place_of_workspace_and_copies() -> None:
 
 
 def test_the_less_is_kept_the_less_memory_it_takes() -> None:
-    every: tuple[How, ...] = ("none", "parts", "products", "layers")
+    every: tuple[How, ...] = ("none", "parts", "mlp", "layers")
     totals = [memory(gemma(), LORA, 4096, how).total for how in every]
     assert totals == sorted(totals, reverse=True)
     layers = memory(gemma(), LORA, 4096, "layers")

@@ -22,7 +22,7 @@ from amazon_desc.model.cost.shape import (
 if TYPE_CHECKING:
     from amazon_desc.model.adapter import LoraSettings
 
-How = Literal["none", "parts", "products", "layers", "plain", "plain layers"]
+How = Literal["none", "parts", "mlp", "layers", "plain", "plain layers"]
 """What the fused path makes again, see recomputation.py; `plain` is what autograd keeps, or, with
 layers, keeps when whole layers are made again."""
 
@@ -222,7 +222,7 @@ def layer_numbers(shape: Shape, lora: LoraSettings, how: How) -> int:
     numbers += sum(block.room for block in fused_blocks(shape, lora))
     if shape.has_outer_norms:
         numbers += projected  # before heads are normalised
-    if how != "products":
+    if how != "mlp":
         numbers += 2 * shape.inner  # gate and up
     if how in ("none", "layers"):
         numbers += 2 * hidden + shape.inner  # inputs of projections
