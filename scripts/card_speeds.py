@@ -8,7 +8,8 @@ of a run of it.
 import dataclasses
 from typing import NamedTuple
 
-from amazon_desc.model.cost.memory import NF4_BYTES, activation_bytes, flops_per_token
+from amazon_desc.model.cost.arithmetic import flops_by_part
+from amazon_desc.model.cost.memory import NF4_BYTES, activation_bytes
 from amazon_desc.model.cost.shape import shape_of
 from amazon_desc.model.plan import Task
 from amazon_desc.model.recomputation import Recompute
@@ -77,7 +78,7 @@ def products_seconds(task: Task, work: Work, card: Card, again: float, share: fl
         again: frozen weights whose product is made once more
         share: of the card's speed that is reached
     """
-    flops = flops_per_token(task.config, task.lora, work.target_share, work.mean_context)
+    flops = flops_by_part(task.config, task.lora, work.target_share, work.mean_context)
     return (flops.total + 2 * again) * work.num_tokens / (share * card.tera_flops * 1e12)
 
 
