@@ -138,10 +138,9 @@ def test_an_abbreviated_or_misspelt_option_is_refused_by_name(
     assert option.removeprefix("--") in message
 
 
-# configs/README.md and configs/notebooks.md
+# configs/README.md
 
 PAGE = (ROOT / "configs" / "README.md").read_text("utf-8")
-NOTEBOOKS_PAGE = (ROOT / "configs" / "notebooks.md").read_text("utf-8")
 NOTEBOOKS = """
     num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate
     lr_scheduler_type warmup_steps warmup_ratio weight_decay max_grad_norm optim bf16 fp16
@@ -156,7 +155,7 @@ NOTEBOOKS = """
 def rows_of_page() -> list[list[str]]:
     """Returns the cells of the table of what notebooks set: there, here, what differs."""
     heading = "| there | here | what differs |\n|---|---|---|\n"
-    table = NOTEBOOKS_PAGE.split(heading)[1].split("\n\n")[0]
+    table = PAGE.split(heading)[1].split("\n\n")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
 
 
@@ -223,8 +222,7 @@ def test_the_page_knows_what_notebooks_set_and_says_why_what_has_no_option_has_n
 def test_the_page_has_a_line_for_every_config():
     for config in CONFIGS:
         assert re.search(rf"^{re.escape(config.name)} +\S", PAGE, re.MULTILINE)
-    assert len(PAGE.splitlines()) < 150
-    assert len(NOTEBOOKS_PAGE.splitlines()) < 150
+    assert len(PAGE.splitlines()) < 200
 
 
 def test_the_line_for_8_bit_adamw_is_taken(printed: Callable[[list[str]], dict]):
