@@ -14,7 +14,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.trainer import Trainer
 
@@ -22,19 +21,11 @@ from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.markers import warn_of_markers
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.model import adapter as adapters
-from amazon_desc.model.machine import dtype_of
-from amazon_desc.run.callbacks.best_adapter import BestAdapter
-from amazon_desc.run.callbacks.monitoring import ChosenPath, DataLengths, TextSamples, Throughput
-from amazon_desc.run.callbacks.predictions import (
-    PredictionFile,
-    PredictionFiles,
-    prediction_settings,
-)
-from amazon_desc.run.callbacks.progress import ProgressLine
+from amazon_desc.run.callbacks.predictions import PredictionFiles, prediction_settings
+from amazon_desc.run.callbacks.reporting import with_ours
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
 from amazon_desc.run.callbacks.run_files import SaveRunConfig
-from amazon_desc.run.callbacks.score_report import ScoreReport
-from amazon_desc.run.callbacks.signals import Signals, StopOnSignal
+from amazon_desc.run.callbacks.signals import Signals
 from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder, step_of
@@ -45,18 +36,20 @@ from amazon_desc.run.options.checks import (
     check_resumed,
     find_weights,
     only_fit_in,
+    refuse_accumulation,
     refuse_epochs_between_validations,
     refuse_file,
-    refuse_no_batch,
     refuse_optimizer,
     refuse_several_devices,
+    refuse_uneven_rows,
 )
-from amazon_desc.run.options.micro_batch import rows_to_score, rows_to_train, task_of_options
+from amazon_desc.run.options.micro_batch import MicroBatch, choose_micro_batch
 from amazon_desc.run.options.settings import refuse_other_settings, settings_record
 from amazon_desc.run.options.trainer_options import (
     best_precision,
     listed,
     max_rows,
+    num_accumulated,
     num_epochs,
     val_check_interval,
 )
@@ -71,7 +64,7 @@ from amazon_desc.training.module import DescriptionModule
 COMMANDS = ("fit", "validate", "test", "predict")
 
 CKPT_PATH_HELP = (
-    "checkpoint to read instead of the run's own choice: fit goes on from it, the others use its "
+    "checkpoint to read instead of the run's own choice: fit resumes from it, the others use its "
     "weights; `last`: the newest of the run"
 )
 
@@ -101,9 +94,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("trainer.max_epochs", "data.num_epochs", compute_fn=num_epochs)
         parser.link_arguments(
-            ("trainer.max_steps", "trainer.accumulate_grad_batches", "data.batch_size"),
-            "data.max_rows",
-            compute_fn=max_rows,
+            ("trainer.max_steps", "data.rows_per_step"), "data.max_rows", compute_fn=max_rows
         )
         parser.set_defaults(
             {
@@ -140,7 +131,9 @@ class DescriptionCLI(OptionsOnlyCLI):
         refuse_file(self.run.path)
         refuse_several_devices(trainer.devices, trainer.num_nodes)
         refuse_epochs_between_validations(trainer.check_val_every_n_epoch)
-        refuse_no_batch(trainer.accumulate_grad_batches)
+        if self.subcommand in ("fit", None):
+            refuse_accumulation(trainer.accumulate_grad_batches, options.data.batch_size)
+            refuse_uneven_rows(options.data.rows_per_step, options.data.batch_size)
         if self.subcommand == "fit":
             self.held.enter_context(only_fit_in(self.run))
         self.checkpoint = chosen_checkpoint(self.run, options.ckpt_path, self.subcommand == "fit")
@@ -149,20 +142,19 @@ class DescriptionCLI(OptionsOnlyCLI):
         config = self.options(self.config_init).trainer
         kwargs |= {"max_epochs": 1, "max_steps": -1}
         kwargs.setdefault("precision", config.precision or best_precision(config.accelerator))
-        accumulated = self.num_accumulated(config, kwargs["precision"])
+        rows = self.micro_batch(config, kwargs["precision"])
+        self.datamodule.batch_size, self.model.plan = rows.num_rows, rows.plan
+        if rows.reason:
+            say(rows.reason)
+        accumulated = num_accumulated(self.datamodule.rows_per_step, rows.num_rows)
         kwargs["accumulate_grad_batches"] = accumulated
         kwargs["val_check_interval"] = val_check_interval(config.val_check_interval, accumulated)
         if config.logger in (None, True):
             logger = RunLogger(self.run, step_of(self.checkpoint) or 0)
             kwargs.setdefault("logger", logger if self.subcommand == "fit" else False)
         kwargs.setdefault("plugins", [*listed(config.plugins), SealedCheckpointIO()])
-        callbacks = listed(config.callbacks)
-        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-        if config.enable_progress_bar is not False and not has_bar:
-            callbacks.append(ProgressLine())
-        # They report: none of them changes a weight, and any can be left out.
-        callbacks += [StopOnSignal(self.signals), ChosenPath(), DataLengths(), Throughput()]
-        callbacks += [TextSamples(), BestAdapter(), ScoreReport(), PredictionFile()]
+        has_bar = config.enable_progress_bar is not False
+        callbacks = with_ours(listed(config.callbacks), has_bar, self.signals)
         kwargs.setdefault("callbacks", callbacks)
         try:
             trainer = super().instantiate_trainer(**kwargs)
@@ -171,21 +163,17 @@ class DescriptionCLI(OptionsOnlyCLI):
         refuse_several_devices(trainer.num_devices, trainer.num_nodes)
         return trainer
 
-    def num_accumulated(self, trainer: Any, precision: Any) -> int:
-        """Returns the micro-batches of an optimizer step; where their rows are open, sets those."""
-        if self.options(self.config).data.batch_size != "auto" or self.subcommand is None:
-            return trainer.accumulate_grad_batches
-        is_fit, rows_per_step = self.subcommand == "fit", trainer.accumulate_grad_batches
-        before = self.run.read_record().get("batch_size") if is_fit and self.checkpoint else None
-        task = task_of_options(self.model, self.datamodule, dtype_of(precision))
-        if is_fit:
-            self.model.plan, reason = rows_to_train(task, trainer, rows_per_step, before)
-            self.datamodule.batch_size = self.model.plan.num_rows
-        else:
-            self.datamodule.batch_size, reason = rows_to_score(task, trainer, rows_per_step)
-        if self.subcommand != "predict" and not (is_fit and self.run.is_finished()):
-            say(reason)
-        return rows_per_step // self.datamodule.batch_size
+    def micro_batch(self, trainer: Any, precision: Any) -> MicroBatch:
+        """Decides the rows of a micro-batch, and changes nothing."""
+        asked, before = self.options(self.config).data.batch_size, None
+        command = self.subcommand
+        if command == "fit" and self.checkpoint:
+            before = self.run.read_record().get("batch_size")
+        if command == "fit" and self.run.is_finished():
+            command = None
+        return choose_micro_batch(
+            asked, command, self.model, self.datamodule, trainer, precision, before
+        )
 
     # The commands. Each is called with what the trainer's method of that name takes.
 
@@ -260,7 +248,7 @@ class DescriptionCLI(OptionsOnlyCLI):
             say(f"{num_titles} descriptions are in {files.path} already")
             return
         if num_done:
-            say(f"Going on behind title {num_done} of {num_titles} in {files.partial}")
+            say(f"Resuming after title {num_done} of {num_titles} in {files.partial}")
         warn_of_markers(data.encoder)
         data.num_predicted = num_done
         self.trainer.predict(

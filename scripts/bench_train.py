@@ -175,6 +175,7 @@ def fit_options(task: Mapping[str, Any], line: Line, steps: int) -> list[str]:
         "--data.prepare_workers": 0,
         "--data.validation_fraction": 0.02,  # of a few hundred products there have to be some
         "--data.test_fraction": 0.02,
+        "--data.rows_per_step": line.rows,
         "--data.batch_size": line.rows,
         "--trainer.default_root_dir": folder / "runs" / line.name,
         "--trainer.max_steps": steps,

@@ -35,7 +35,6 @@ from amazon_desc.model.machine import Machine
 from amazon_desc.model.plan import Plan, Task, plan, plan_rows
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.options.micro_batch import task_of_options
-from amazon_desc.run.options.trainer_options import rows_per_step
 from amazon_desc.support.files import write_text
 from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
@@ -88,7 +87,7 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
     dtype = torch.float32 if is_float32 else torch.bfloat16
     return Run(
         task=task_of_options(model, data, dtype, needs_weights=False),
-        rows_per_step=rows_per_step(trainer["accumulate_grad_batches"], asked),
+        rows_per_step=data.rows_per_step,
         batch_size=None if asked == "auto" else data.batch_size,
         num_epochs=data.num_epochs,
         max_rows=data.max_rows,

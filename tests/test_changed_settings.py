@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import amazon_desc.cli
@@ -37,7 +38,7 @@ SMALL = [
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--data.batch_size", "2"),
     *("--data.generation_batch_size", "2", "--model.max_new_tokens", "4", "--model.lora.r", "4"),
     *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2"),
-    *("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "4"),
+    *("--data.rows_per_step", "4", "--trainer.val_check_interval", "4"),
     *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "2"),
 ]
 NUM_STOPPED = 3  # optimizer steps
@@ -147,7 +148,7 @@ DECIDING = [
     ("--data.validation_fraction 0.2", "--data.validation_fraction: 0.1, now 0.2"),
     ("--data.loss_on all", "--data.loss_on: 'completion', now 'all'"),
     ("--data.cleaning.tags false", "--data.cleaning.tags: True, now False"),
-    ("--data.batch_size 4", "--data.batch_size x --trainer.accumulate_grad_batches: 4, now 8"),
+    ("--data.rows_per_step 8", "--data.rows_per_step: 4, now 8"),
 ]
 
 # What the weights belong to as well: whoever uses them is asked for it.
@@ -272,6 +273,15 @@ def test_a_checkpoint_named_from_another_folder_is_refused_too(
 
 NEWER = ["--model.schedule", "--model.warmup_steps", "--model.lora.use_rslora"]
 NEWER += ["--model.lora.use_dora"]
+ROWS_PER_STEP = "--data.rows_per_step"
+PRODUCT = "--data.batch_size x --trainer.accumulate_grad_batches"  # its name of before
+
+
+def as_before(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the record of a run as it was written before there were these options."""
+    assert {*NEWER, ROWS_PER_STEP} <= set(settings)
+    kept = {option: value for option, value in settings.items() if option not in NEWER}
+    return {PRODUCT: kept.pop(ROWS_PER_STEP), **kept}
 
 
 @pytest.fixture
@@ -280,8 +290,7 @@ def older(stopped: RunFolder, copied: Callable[..., str], place: Path) -> RunFol
     run = RunFolder(place / copied(stopped))
     for path in run.checkpoint_files():
         checkpoint = read_checkpoint(path)
-        for option in NEWER:
-            del checkpoint["settings"][option]
+        checkpoint["settings"] = as_before(checkpoint["settings"])
         write_checkpoint(checkpoint, path)
     return run
 
@@ -296,7 +305,8 @@ def test_a_run_from_before_there_was_an_option_goes_on_and_ends_the_same(
 
 
 @pytest.mark.parametrize(
-    ("options", "change"), [case for case in DECIDING if case[0].split(" ")[0] in NEWER]
+    ("options", "change"),
+    [case for case in DECIDING if case[0].split(" ")[0] in [*NEWER, ROWS_PER_STEP]],
 )
 def test_a_run_from_before_there_was_an_option_is_not_gone_on_with_under_it(
     options: str, change: str, older: RunFolder, refusal: Callable[..., str]
@@ -304,6 +314,67 @@ def test_a_run_from_before_there_was_an_option_is_not_gone_on_with_under_it(
     said = refusal("fit", older, options)
     (line,) = [line for line in said.splitlines() if ", now " in line]
     assert change in line
+
+
+def test_a_finished_run_from_before_is_known_as_finished(
+    finished: RunFolder,
+    call: Call,
+    copied: Callable[..., str],
+    place: Path,
+    refusal: Callable[..., str],
+    capfd: pytest.CaptureFixture[str],
+):
+    run = RunFolder(place / copied(finished))
+    record = run.read_record()
+    run.record.write_text(json.dumps({**record, "settings": as_before(record["settings"])}))
+    assert call("fit", str(run.path.relative_to(place))) == 0
+    assert "This run is finished" in capfd.readouterr().out
+    assert "  --data.rows_per_step: 4, now 8\n" in refusal("fit", run, "--data.rows_per_step 8")
+
+
+@pytest.mark.parametrize(
+    ("data", "trainer", "words"),
+    [
+        (
+            {"batch_size": 2},
+            {"accumulate_grad_batches": 2},
+            ("--trainer.accumulate_grad_batches 2: wanted 1", "Set --data.rows_per_step 4,"),
+        ),
+        (
+            {"batch_size": 4},
+            {"accumulate_grad_batches": 1},
+            ("--data.batch_size 4: wanted a divisor", "or --data.rows_per_step to 4."),
+        ),
+    ],
+    ids=["accumulated", "at once"],
+)
+def test_the_config_of_a_run_from_before_is_refused_by_fit_alone_with_what_to_set(
+    data: dict[str, int],
+    trainer: dict[str, int],
+    words: tuple[str, str],
+    finished: RunFolder,
+    copied: Callable[..., str],
+    place: Path,
+    capfd: pytest.CaptureFixture[str],
+):
+    """With what it says, the run goes on; who scores or writes makes no optimizer steps."""
+    run = RunFolder(place / copied(finished))
+    config = yaml.safe_load(run.config.read_text())
+    assert config["trainer"]["accumulate_grad_batches"] == 1, "what it follows from decides"
+    assert (config["data"].pop("rows_per_step"), config["data"].pop("batch_size")) == (4, 2)
+    config["trainer"] |= {**trainer, "default_root_dir": str(run.path)}
+    config["data"] |= {**data, "titles": str(place / "titles.txt")}
+    (place / "before.yaml").write_text(yaml.safe_dump(config))
+    given = ["--config", str(place / "before.yaml")]
+    assert exit_code(["fit", *given]) == 2
+    said = capfd.readouterr().err
+    assert all(word in said for word in words)
+    rows = ["--trainer.accumulate_grad_batches", "1", "--data.rows_per_step", "4"]
+    assert exit_code(["fit", *given, *rows]) == 0
+    assert "This run is finished" in capfd.readouterr().out
+    assert exit_code(["validate", *given]) == 0
+    (run.predictions / "titles.jsonl").unlink()
+    assert exit_code(["predict", *given]) == 0
 
 
 # Taken: how, where and how fast
@@ -342,7 +413,7 @@ def test_what_does_not_decide_is_taken_and_ends_the_same(
 ):
     name, given = copied(stopped), options.replace("PLACE", str(place)).split(" ")
     assert call("fit", name, *given) == 0
-    assert f"Going on from {place / name}/checkpoints/step=" in capfd.readouterr().out
+    assert f"Resuming from {place / name}/checkpoints/step=" in capfd.readouterr().out
     assert call("predict", name, *given) == 0
     assert bench.outcome(place / name) == untouched
 
@@ -431,9 +502,8 @@ def note_rows(patch: pytest.MonkeyPatch, steps: Steps) -> None:
     patch.setattr(DescriptionModule, "training_step", noting)
 
 
-def sized(batch_size: int, accumulated: int) -> list[str]:
-    options = ["--data.batch_size", str(batch_size)]
-    return [*ROWS, *options, "--trainer.accumulate_grad_batches", str(accumulated)]
+def sized(batch_size: int) -> list[str]:
+    return [*ROWS, "--data.batch_size", str(batch_size)]
 
 
 def test_micro_batches_of_another_size_see_the_same_rows_in_the_same_steps(call: Call, place: Path):
@@ -441,13 +511,13 @@ def test_micro_batches_of_another_size_see_the_same_rows_in_the_same_steps(call:
     expected: Steps = {}
     with pytest.MonkeyPatch.context() as patch:
         note_rows(patch, expected)
-        assert call("fit", "one_size", *sized(2, 2)) == 0
+        assert call("fit", "one_size", *sized(2)) == 0
     found: Steps = {}
-    for sizes, num_micro_batches, code in (((2, 2), 6, 143), ((4, 1), 4, 143), ((1, 4), 0, 0)):
+    for size, num_micro_batches, code in ((2, 6, 143), (4, 4, 143), (1, 0, 0)):
         with pytest.MonkeyPatch.context() as patch:
             note_rows(patch, found)
             stop_at(patch, num_micro_batches)
-            assert call("fit", "sizes", *sized(*sizes)) == code
+            assert call("fit", "sizes", *sized(size)) == code
     assert [len(rows) for rows in expected.values()] == [4] * 12 + [3]
     assert list(found) == list(range(13))
     assert found == expected
@@ -547,7 +617,7 @@ def test_a_finished_run_takes_what_does_not_decide(
     before = files_of(finished.path)
     for options in [
         *OPERATIONAL.values(),
-        "--data.batch_size 1 --trainer.accumulate_grad_batches 4",
+        "--data.batch_size 1",
     ]:
         assert call("fit", "finished", *options.replace("PLACE", str(place)).split(" ")) == 0
         assert "This run is finished" in capfd.readouterr().out

@@ -43,7 +43,7 @@ ORDER = """
     run.options.trainer_options run.options.settings run.options.micro_batch run.options.checks
     run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
     run.callbacks.monitoring run.callbacks.progress run.callbacks.predictions
-    run.callbacks.score_report run.callbacks.signals
+    run.callbacks.score_report run.callbacks.signals run.callbacks.reporting
     run.failures run.terminal
     cli
     __main__

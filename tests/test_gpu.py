@@ -70,7 +70,7 @@ def test_a_run_that_is_stopped_and_gone_on_with_ends_with_the_same_bits(
         options = [
             *("--config", "configs/quickstart.yaml", "--trainer.accelerator", "gpu"),
             *("--trainer.default_root_dir", str(tmp_path / name), "--trainer.max_steps", "40"),
-            *("--trainer.precision", precision, "--trainer.accumulate_grad_batches", "2"),
+            *("--trainer.precision", precision, "--data.rows_per_step", "8"),
             *("--trainer.val_check_interval", "15", "--model.lora.dropout", "0.1"),
             *("--data.num_scored", "20", "--data.num_products", "2000"),
             *("--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false"),
@@ -149,7 +149,7 @@ def test_rows_of_a_micro_batch_are_as_many_as_fit_and_the_steps_the_same(
         monkeypatch.setattr(torch.cuda, "mem_get_info", few)
     losses = {}
     for name, options in {
-        "auto": ["--data.batch_size", "auto", "--trainer.accumulate_grad_batches", "4"],
+        "auto": ["--data.batch_size", "auto"],
         "four": ["--data.batch_size", "4", "--model.recompute", "none"],
     }.items():
         run = RunFolder(tmp_path / name)

@@ -41,7 +41,7 @@ SMALL = [
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0", "--data.batch_size", "2"),
     *("--data.generation_batch_size", "2", "--model.max_new_tokens", "4", "--model.lora.r", "4"),
     *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2"),
-    *("--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "5"),
+    *("--data.rows_per_step", "4", "--trainer.val_check_interval", "5"),
     *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "2"),
 ]
 

@@ -105,7 +105,7 @@ def test_a_run_begun_with_one_spelling_goes_on_with_the_other(call: Callable[...
     scores = run.metrics.read_text()
     unfinished(run)
     again = call("fit", "my typed one", "--data.prompt.template", MEANT)
-    assert f"Going on from {run.checkpoint_files()[0]}" in again
+    assert f"Resuming from {run.checkpoint_files()[0]}" in again
     assert "Preparing " not in again
     assert run.metrics.read_text() == scores
 
@@ -136,7 +136,7 @@ def test_what_was_made_before_there_were_system_messages_goes_on_without_one(
     assert "are in runs/before/predictions/titles.jsonl already" in call("predict", "before")
     call("validate", "before")
     unfinished(run)
-    assert "Going on from runs/before/checkpoints/" in call("fit", "before")
+    assert "Resuming from runs/before/checkpoints/" in call("fit", "before")
 
 
 # The model card

@@ -28,7 +28,7 @@ SMALL = [
     *("--data.num_products", "300", "--data.row_tokens", "256", "--data.num_scored", "6"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1"),
     *("--model.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
-    *("--data.batch_size", "2", "--trainer.log_every_n_steps", "1"),
+    *("--data.rows_per_step", "2", "--data.batch_size", "2", "--trainer.log_every_n_steps", "1"),
 ]
 FINISHED = [
     *("fit", "run", "--trainer.max_steps", "8", "--trainer.val_check_interval", "3"),
@@ -145,11 +145,9 @@ def test_accumulated_uneven_batches_give_the_step_of_one_big_batch(call) -> None
         *("--trainer.max_steps", "3", "--trainer.val_check_interval", "100"),
         *("--model.optimizer", "torch.optim.SGD", "--model.optimizer.init_args.lr", "0.3"),
     )
+    options += ("--data.rows_per_step", "6")
     big = call("fit", "big", "--data.batch_size", "6", *options)
-    small = call(
-        *("fit", "small", "--data.batch_size", "2", "--trainer.accumulate_grad_batches", "3"),
-        *options,
-    )
+    small = call("fit", "small", "--data.batch_size", "2", *options)
     assert scalars(small)["train/loss"] == pytest.approx(scalars(big)["train/loss"], rel=1e-5)
     norms = (scalars(run)["train/gradient_norm"] for run in (small, big))
     assert next(norms) == pytest.approx(next(norms), rel=1e-4)
@@ -174,14 +172,15 @@ def test_a_run_that_ended_before_it_was_scored_is_scored_when_run_again(call, ca
     run.metrics.unlink()
     run.record.write_text("{}")
     call("fit", "unscored", *options)
-    assert f"Going on from {run.checkpoints / 'step=00000004.ckpt'}" in capsys.readouterr().out
+    assert f"Resuming from {run.checkpoints / 'step=00000004.ckpt'}" in capsys.readouterr().out
     assert run.metrics.read_text() == expected
     assert all(torch.equal(t, expected_weights[n]) for n, t in weights(run).items())
     assert run.is_finished()
 
 
 def test_a_whole_epoch_ends_with_every_row_trained_on_once(call) -> None:
-    run = call("fit", "epoch", "--data.batch_size", "3", "--trainer.max_epochs", "2")
+    rows = ("--data.rows_per_step", "3", "--data.batch_size", "3")
+    run = call("fit", "epoch", *rows, "--trainer.max_epochs", "2")
     manifest = json.loads(next((run.path.parent / "corpora").glob("*/manifest.json")).read_text())
     num_rows = manifest["counts"]["num_rows"]
     newest = torch.load(run.checkpoint_files()[0], weights_only=True)

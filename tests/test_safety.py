@@ -58,7 +58,11 @@ SMALL = [
     *("--data.train_file", "products.jsonl", "--data.prepare_workers", "0"),
     *("--data.cleaning.invisible", "false", "--data.cleaning.tags", "false"),
     *("--data.row_tokens", "256", "--data.validation_fraction", "0.2", "--data.test_fraction", "0"),
-    *("--data.batch_size", "2", "--data.num_scored", "4", "--model.lora.r", "4"),
+    *("--data.rows_per_step", "2", "--data.batch_size", "2", "--data.num_scored", "4"),
+    *(
+        "--model.lora.r",
+        "4",
+    ),
     *("--data.generation_batch_size", "12", "--model.max_new_tokens", "4"),
     *("--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "5"),
     *("--checkpoint.every_n_steps", "2", "--checkpoint.keep", "9"),
@@ -522,7 +526,7 @@ def test_a_checkpoint_chooses_no_code_and_no_option(
     assert call("fit", *where, "--ckpt_path", str(file)) == 0
     assert call("predict", *where, "--data.titles", "titles.txt") == 0
     out, err = capfd.readouterr()
-    assert f"Going on from {file}" in out
+    assert f"Resuming from {file}" in out
     assert "Traceback" not in err
     untouched = watched.folder / "runs/trained"
     assert options_of(stopped.path) == options_of(untouched)

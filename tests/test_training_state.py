@@ -23,7 +23,7 @@ from amazon_desc.cli import DescriptionCLI
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.backbone import fingerprint
-from amazon_desc.run.checkpoints import read_checkpoint
+from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.checks import find_weights
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
@@ -36,7 +36,7 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--data.num_products", "40"),
     *("--data.row_tokens", "256", "--data.num_scored", "2", "--data.validation_fraction", "0.1"),
     *("--data.test_fraction", "0", "--data.batch_size", "2", "--model.max_new_tokens", "2"),
-    *("--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "6"),
+    *("--data.rows_per_step", "4", "--trainer.max_steps", "6"),
     *("--model.lora.r", "4", "--model.lora.dropout", "0.1", "--trainer.val_check_interval", "4"),
     *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "3"),
     *("--trainer.max_epochs", "9"),
@@ -213,6 +213,43 @@ def test_a_checkpoint_has_the_layout_of_before(whole: Ended):
     assert checkpoint["callbacks"].keys() == {"ResumeCheckpoint", "BestAdapter"}
     saved = {"saved_step", "validation_due", "is_last", "logged"}
     assert checkpoint["callbacks"]["ResumeCheckpoint"].keys() == saved
+
+
+def test_a_checkpoint_of_before_is_resumed(fit: Fit, whole: Ended, monkeypatch: pytest.MonkeyPatch):
+    """Put together part by part, as it was written when callbacks held the state of training."""
+    checkpoint = read_checkpoint(whole.run.checkpoint(4))
+    data, saver = checkpoint["DescriptionData"], checkpoint["callbacks"]["ResumeCheckpoint"]
+    settings = dict(checkpoint["settings"])
+    product = "--data.batch_size x --trainer.accumulate_grad_batches"
+    settings[product] = settings.pop("--data.rows_per_step")
+    assert (data["num_trained_rows"], settings[product]) == (16, 4)
+    before = {
+        **{part: checkpoint[part] for part in LAYOUT},
+        "settings": settings,
+        "DescriptionData": {"num_trained_rows": 16, "corpus": data["corpus"]},
+        "random_states": dict(checkpoint["random_states"]),
+        "callbacks": {
+            "BestAdapter": {"best_loss": None},
+            "ResumeCheckpoint": {
+                **{"saved_step": 4, "validation_due": True, "is_last": False},
+                "logged": saver["logged"],
+            },
+        },
+    }
+    folder = whole.run.path.with_name("before")
+    write_checkpoint(before, RunFolder(folder).checkpoint(4))
+    steps: list[int] = []
+    training_step = DescriptionModule.training_step
+
+    def noting(self: DescriptionModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        steps.append(self.trainer.global_step)
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DescriptionModule, "training_step", noting)
+    ended = fit("before", lambda name: False)
+    assert steps == [4, 4, 5, 5]
+    assert_equal(ended.weights, whole.weights)
+    assert_equal(ended.adapter(), whole.adapter())
 
 
 # What it says of the base

@@ -108,7 +108,8 @@ OPTIONS = [
     Case("no step", "--trainer.max_steps=0", 2, ("--trainer.max_steps 0: wanted", "or -1 for no")),
     Case("Lightning's interval", "--trainer.val_check_interval 1.5", 2, ("`val_check_interval`",)),
     Case("Lightning's limit", "--trainer.limit_val_batches=-3", 2, ("-3 for limit_val_batches",)),
-    Case("no batch", "--trainer.accumulate_grad_batches 0", 2, ("batches 0: wanted", "Set it")),
+    Case("no batch", "--trainer.accumulate_grad_batches 0", 2, ("batches 0: wanted", "Set --data")),
+    Case("no row", "--data.rows_per_step 0", 2, ("data.rows_per_step", "v>0", "fit --help")),
     Case("validation by epochs", "--trainer.check_val_every_n_epoch 1", 2, ("epoch 1:", "Leave")),
     Case("a seed below 0", "--seed_everything=-1", 2, ("seed", "-1", "v>=0")),
     Case(

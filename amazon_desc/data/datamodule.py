@@ -69,8 +69,9 @@ class DescriptionData(L.LightningDataModule):
         prompt: how a title is put to the model
         max_seq_length: tokens of one example: prompt, description and end token
         row_tokens: tokens of one packed row
-        batch_size: rows of one micro-batch; `auto`: as many as fit into the memory, out of
-            trainer.accumulate_grad_batches, which then says the rows of an optimizer step
+        rows_per_step: rows of an optimizer step
+        batch_size: of them, rows that are trained on at a time (a micro-batch): a divisor; `auto`:
+            as many as fit into the memory
         generation_batch_size: titles that are written for at a time
         loss_on: what is learnt: description and end (`completion`), or the prompt too (`all`)
         num_workers: processes that load batches; 0: the main process does
@@ -103,7 +104,8 @@ class DescriptionData(L.LightningDataModule):
         prompt: PromptSettings = PromptSettings(),  # noqa: B008 (frozen)
         max_seq_length: PositiveInt = 256,
         row_tokens: PositiveInt = 2048,
-        batch_size: PositiveInt | Literal["auto"] = 1,
+        rows_per_step: PositiveInt = 1,
+        batch_size: PositiveInt | Literal["auto"] = "auto",
         generation_batch_size: PositiveInt = 32,
         loss_on: LossOn = "completion",
         num_workers: NonNegativeInt = 0,
@@ -119,6 +121,7 @@ class DescriptionData(L.LightningDataModule):
         super().__init__()
         self.titles = titles
         self.num_scored = num_scored
+        self.rows_per_step = rows_per_step
         self.batch_size: int = 1 if batch_size == "auto" else batch_size  # `auto`: for now
         self.generation_batch_size = generation_batch_size
         self.loss_on: LossOn = loss_on

@@ -30,11 +30,10 @@ REFUSALS = (
 
 SCORES_NEED_LESS = "Lower --data.batch_size, or --data.generation_batch_size if texts are written."
 LESS_MEMORY = {
-    "fit": "Lower --data.batch_size, and raise --trainer.accumulate_grad_batches by the same "
-    "factor: the optimizer steps stay the same, and the same command resumes from the last "
-    "checkpoint. If it is 1 already, try --model.recompute layers, or start anew with a lower "
-    "--data.row_tokens. For the texts that are written in between, lower "
-    "--data.generation_batch_size.",
+    "fit": "Lower --data.batch_size to a smaller divisor of --data.rows_per_step: the optimizer "
+    "steps stay the same, and the same command resumes from the last checkpoint. If it is 1 "
+    "already, try --model.recompute layers, or start anew with a lower --data.row_tokens. For the "
+    "texts that are written in between, lower --data.generation_batch_size.",
     "validate": SCORES_NEED_LESS,
     "test": SCORES_NEED_LESS,
     "predict": "Lower --data.generation_batch_size: the same command resumes after the titles "

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import amazon_desc.model.machine
+import amazon_desc.run.options.micro_batch
 from amazon_desc.cli import main
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.model.adapter import LoraSettings
@@ -20,6 +21,8 @@ from amazon_desc.model.machine import Machine, dtype_of, free_machine_memory
 from amazon_desc.model.plan import Task, plan
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.micro_batch import (
+    MicroBatch,
+    choose_micro_batch,
     device_of,
     rows_to_score,
     rows_to_train,
@@ -99,6 +102,50 @@ def test_as_many_rows_as_fit_are_planned_for(monkeypatch: pytest.MonkeyPatch):
     assert rows_to_score(task(row_tokens=64), trainer, 256)[0] == 128
 
 
+def chosen(asked: Any, command: str | None, rows_per_step: int) -> MicroBatch:
+    data = DescriptionData(rows_per_step=rows_per_step, row_tokens=64, max_seq_length=64)
+    trainer = SimpleNamespace(accelerator="cpu", devices=1)
+    return choose_micro_batch(asked, command, DescriptionModule(), data, trainer, "32-true", None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "command", "rows_per_step", "num_rows"),
+    [
+        (4, "fit", 8, 4),
+        (4, "validate", 1, 4),  # no optimizer steps are made
+        ("auto", "fit", 1, 1),
+        ("auto", "test", 1, 1),
+        ("auto", "predict", 8, 1),
+        ("auto", None, 8, 1),
+    ],
+)
+def test_what_leaves_no_choice_is_neither_planned_nor_said(
+    asked: Any,
+    command: str | None,
+    rows_per_step: int,
+    num_rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """So the default, as many as fit of one row a step, costs nothing and says nothing."""
+
+    def task_of_options(*arguments: Any) -> None:
+        raise AssertionError("planned")
+
+    monkeypatch.setattr(amazon_desc.run.options.micro_batch, "task_of_options", task_of_options)
+    assert chosen(asked, command, rows_per_step) == MicroBatch(num_rows)
+
+
+def test_a_choice_comes_with_its_plan_and_its_reason(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(amazon_desc.model.machine, "free_machine_memory", lambda: 1000 * GIB)
+    found = chosen("auto", "fit", 256)
+    assert found.plan is not None
+    assert found.num_rows == found.plan.num_rows == 128
+    assert str(found.reason).startswith("Micro-batches: 128 of the 256 rows of a step (")
+    scored = chosen("auto", "validate", 256)
+    assert (scored.num_rows, scored.plan) == (128, None)
+    assert str(scored.reason).startswith("Micro-batches: 128 of the 256 rows of a step (")
+
+
 def test_this_machine_has_memory():
     assert GIB / 8 < free_machine_memory() < 1 << 50
 
@@ -109,7 +156,7 @@ OPTIONS = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.row_tokens", "256", "--data.num_scored", "4"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--model.lora.r", "4"),
-    *("--model.max_new_tokens", "4", "--trainer.accumulate_grad_batches", "4"),
+    *("--model.max_new_tokens", "4", "--data.rows_per_step", "4"),
     *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2"),
     *("--model.optimizer", "torch.optim.SGD", "--model.optimizer.init_args.lr", "0.3"),
 ]
@@ -189,7 +236,7 @@ def test_a_fit_that_goes_on_keeps_its_rows_while_they_fit(
     rows: int,
     said: str,
 ):
-    """It was killed behind its second step, which leaves no end in run.json."""
+    """It was killed after its second step, which leaves no end in run.json."""
     name = f"goes_on_{rows}"
     room_for(monkeypatch, 2)
     run = call("fit", name, *AUTO)
@@ -205,7 +252,7 @@ def test_a_fit_that_goes_on_keeps_its_rows_while_they_fit(
     out = capsys.readouterr().out
     assert f"Micro-batches: {rows} of the 4 rows of a step" in out
     assert said in out
-    assert f"Going on from {run.checkpoint(2)}" in out
+    assert f"Resuming from {run.checkpoint(2)}" in out
     assert run.read_record()["batch_size"] == rows
     for key, found in weights(run).items():
         if rows == 2:

@@ -1,4 +1,4 @@
-"""Every option has a class, and what a run is gone on with is compared option by option.
+"""Every option has a class, and what a run is resumed with is compared option by option.
 
 An option that is new to the parser fails here until it stands in one of the lists of settings.py.
 """
@@ -20,8 +20,7 @@ from amazon_desc.run.options.settings import (
     DECIDING,
     FOLLOWING,
     OPERATIONAL,
-    ROWS_PER_STEP,
-    ROWS_PER_STEP_OPTION,
+    RENAMED,
     changes,
     options_of,
     refuse_other_settings,
@@ -29,10 +28,11 @@ from amazon_desc.run.options.settings import (
 )
 from amazon_desc.support.errors import UserError
 
-LISTS = (DECIDING, BY_CONTENT, ROWS_PER_STEP, OPERATIONAL, FOLLOWING)
+LISTS = (DECIDING, BY_CONTENT, OPERATIONAL, FOLLOWING)
 LISTED = [option for options in LISTS for option in options]
 
 Record = dict[str, Any]
+AUTO = ("--data.batch_size", "auto")
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def test_what_follows_is_exactly_what_is_linked(fit: Callable[..., DescriptionCL
     links = [action for action in actions if type(action).__name__ == "ActionLink"]
     assert sorted(link.dest for link in links) == sorted(FOLLOWING)
     sources = {key for link in links for key, _ in link.source}
-    assert len(sources) == 7
-    free = {*DECIDING, *BY_CONTENT, *ROWS_PER_STEP}
+    assert len(sources) == 6
+    free = {*DECIDING, *BY_CONTENT}
     assert sources <= free, "what others follow must decide as well"
 
 
@@ -140,10 +140,10 @@ def test_every_option_that_decides_is_recorded_also_when_it_is_not_given(
 
 
 def test_base_files_and_rows_a_step_are_recorded(fit: Callable[..., DescriptionCLI]):
-    cli = fit("--data.batch_size", "3", "--trainer.accumulate_grad_batches", "4")
+    cli = fit("--data.batch_size", "3", "--data.rows_per_step", "12")
     files = [file_of("a.jsonl", "aa"), file_of("b.jsonl", "bb"), file_of("t.jsonl", "tt", "test")]
     found = settings_record(config_of(cli), "b" * 64, files)
-    assert found[ROWS_PER_STEP_OPTION] == 12
+    assert found["--data.rows_per_step"] == 12
     assert found["--model.backbone"] == {"name": "tiny", "sha256": "b" * 64}
     assert found["--data.train_file"] == [
         {"name": "a.jsonl", "sha256": "aa"},
@@ -152,13 +152,13 @@ def test_base_files_and_rows_a_step_are_recorded(fit: Callable[..., DescriptionC
     assert found["--data.test_file"] == [{"name": "t.jsonl", "sha256": "tt"}]
 
 
-def test_open_rows_of_a_micro_batch_are_recorded_as_the_rows_of_per_step(
+def test_rows_of_a_micro_batch_are_not_recorded_with_what_decides(
     record: Callable[..., Record],
 ):
-    accumulated = "--trainer.accumulate_grad_batches"
-    found = record("--data.batch_size", "auto", accumulated, "12")
-    assert found[ROWS_PER_STEP_OPTION] == 12
-    assert found == record("--data.batch_size", "3", accumulated, "4")
+    rows = ("--data.rows_per_step", "12")
+    found = record(*rows)
+    assert found["--data.rows_per_step"] == 12
+    assert found == record(*rows, "--data.batch_size", "3") == record(*rows, *AUTO)
 
 
 def test_other_operational_options_give_the_same_record(record: Callable[..., Record]):
@@ -214,8 +214,7 @@ def test_the_same_options_out_of_the_saved_config_give_the_same_record(
         ("--model.warmup_steps 0", "--model.warmup_steps: None, now 0"),
         ("--data.cleaning.tags false", "--data.cleaning.tags: True, now False"),
         ("--data.prompt.template {title}:", "--data.prompt.template: 'Write a description for the"),
-        ("--data.batch_size 2", f"{ROWS_PER_STEP_OPTION}: 1, now 2"),
-        ("--trainer.accumulate_grad_batches 8", f"{ROWS_PER_STEP_OPTION}: 1, now 8"),
+        ("--data.rows_per_step 2", "--data.rows_per_step: 1, now 2"),
     ],
 )
 def test_another_value_is_shown_beside_the_old_one(
@@ -264,6 +263,18 @@ def test_what_runs_had_before_there_was_an_option_is_compared(record: Callable[.
     assert changes(older, record("--model.schedule", "linear")) == [
         "  --model.schedule: 'cosine', now 'linear'"
     ]
+
+
+def test_a_record_from_before_rows_per_step_was_an_option_is_compared(
+    record: Callable[..., Record],
+):
+    """It held the product of two options, under the names of both."""
+    (product,) = RENAMED
+    assert product == "--data.batch_size x --trainer.accumulate_grad_batches"
+    now = record("--data.rows_per_step", "8")
+    older = {option: value for option, value in now.items() if option != "--data.rows_per_step"}
+    assert changes({**older, product: 8}, now) == []
+    assert changes({**older, product: 4}, now) == ["  --data.rows_per_step: 4, now 8"]
 
 
 def test_a_record_from_before_there_were_system_messages_has_none():
@@ -328,12 +339,13 @@ def test_other_settings_are_refused_with_all_changes_and_the_way_out(run: RunFol
     with pytest.raises(UserError) as refused:
         refuse_other_settings(found, {"--a": 2, "--b": "y", "--c": None}, "the checkpoint X", run)
     assert str(refused.value) == (
-        "the checkpoint X was trained with other settings; going on would give neither the one run "
+        "the checkpoint X was trained with other settings; resuming would give neither the one run "
         "nor the other:\n"
         "  --a: 1, now 2\n"
         "  --b: 'x', now 'y'\n"
-        f"Set them back to go on in {run.path}. Or start anew with --trainer.default_root_dir NEW; "
-        f"with --model.adapter {run.adapter} as well, from the weights that are trained already."
+        f"Set them back to resume in {run.path}. Or start anew with --trainer.default_root_dir "
+        f"NEW; with --model.adapter {run.adapter} as well, from the weights that are trained "
+        f"already."
     )
     assert refused.value.exit_code == 2
 

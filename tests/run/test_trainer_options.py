@@ -7,8 +7,8 @@ import pytest
 from amazon_desc.run.options.trainer_options import (
     listed,
     max_rows,
+    num_accumulated,
     num_epochs,
-    rows_per_step,
     val_check_interval,
 )
 from amazon_desc.support.errors import UserError
@@ -26,22 +26,21 @@ def test_a_run_without_an_end_is_refused(max_epochs: int | None):
         num_epochs(max_epochs)
 
 
-def test_steps_take_their_micro_batches_of_rows():
-    assert max_rows(10, accumulated=4, batch_size=2) == 80
-    assert max_rows(1, accumulated=1, batch_size=1) == 1
+def test_steps_take_their_rows():
+    assert max_rows(10, rows_per_step=8) == 80
+    assert max_rows(1, rows_per_step=1) == 1
 
 
-def test_micro_batches_of_another_size_are_the_same_rows():
-    assert {max_rows(9, 4, 1), max_rows(9, 2, 2), max_rows(9, 1, 4)} == {36}
+def test_micro_batches_of_another_size_make_the_same_steps():
+    assert [num_accumulated(12, size) * size for size in (1, 2, 3, 4, 6, 12)] == [12] * 6
 
 
-def test_where_rows_of_a_micro_batch_are_open_a_step_has_those_that_are_accumulated():
-    assert rows_per_step(12, "auto") == rows_per_step(4, 3) == 12
-    assert max_rows(9, accumulated=12, batch_size="auto") == 108
+def test_what_is_scored_at_a_time_may_be_more_than_a_step():
+    assert num_accumulated(1, 8) == 1
 
 
 def test_no_limit_of_steps_is_no_limit_of_rows():
-    assert max_rows(-1, accumulated=4, batch_size=2) is None
+    assert max_rows(-1, rows_per_step=8) is None
 
 
 @pytest.mark.parametrize("max_steps", [0, -2])
@@ -49,7 +48,7 @@ def test_a_run_without_a_step_is_refused(max_steps: int):
     with pytest.raises(
         UserError, match=rf"--trainer\.max_steps {max_steps}: .* or -1 for no limit"
     ):
-        max_rows(max_steps, 1, 1)
+        max_rows(max_steps, 1)
 
 
 def test_validations_are_counted_in_optimizer_steps():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -104,7 +104,7 @@ def check_lora(checkpoint: dict[str, Any], path: Path, lora: adapters.LoraSettin
 def check_resumed(
     path: Path, model: DescriptionModule, data: DescriptionData, precision: str, run: RunFolder
 ) -> str:
-    """Refuses a checkpoint that this run cannot go on from exactly; returns what is said of it."""
+    """Refuses a checkpoint that this run cannot resume exactly; returns what is said of it."""
     checkpoint = read_checkpoint(path)
     if "settings" in checkpoint:
         owner = f"the checkpoint {path}"
@@ -112,7 +112,7 @@ def check_resumed(
     check_weights(checkpoint, path, model, data)
     before = checkpoint.get("precision", precision)
     changed = f", now in {precision} instead of {before}, as the device has it"
-    return f"Going on from {path}{changed if before != precision else ''}"
+    return f"Resuming from {path}{changed if before != precision else ''}"
 
 
 class TrainedWeights(NamedTuple):
@@ -194,12 +194,34 @@ def refuse_epochs_between_validations(num_epochs: int | None) -> None:
         )
 
 
-def refuse_no_batch(accumulate_grad_batches: int) -> None:
-    if accumulate_grad_batches < 1:
+def refuse_accumulation(accumulated: int, batch_size: int | Literal["auto"]) -> None:
+    """Refuses Lightning's way to say how many rows an optimizer step has."""
+    if accumulated != 1:
+        rows = max(1, accumulated) * (1 if batch_size == "auto" else batch_size)
         raise UserError(
-            f"--trainer.accumulate_grad_batches {accumulate_grad_batches}: wanted a whole number "
-            f"of at least 1. Set it to 1 to accumulate nothing."
+            f"--trainer.accumulate_grad_batches {accumulated}: wanted 1, since it follows from the "
+            f"rows of an optimizer step, which have an option of their own. Set "
+            f"--data.rows_per_step {rows}, and leave this one away."
         )
+
+
+def refuse_uneven_rows(rows_per_step: int, batch_size: int | Literal["auto"]) -> None:
+    """Refuses micro-batches of which an optimizer step is no whole number.
+
+    3 of 8: wanted 2 or 4 of 8, or 3 of 6 or 9.
+    """
+    if batch_size == "auto" or rows_per_step % batch_size == 0:
+        return
+    divisors = [rows for rows in range(1, rows_per_step + 1) if rows_per_step % rows == 0]
+    sizes = [d for d in divisors if d < batch_size][-1:]
+    sizes += [d for d in divisors if d > batch_size][:1]
+    steps = [rows_per_step // batch_size * batch_size, -(-rows_per_step // batch_size) * batch_size]
+    raise UserError(
+        f"--data.batch_size {batch_size}: wanted a divisor of the rows of an optimizer step, which "
+        f"are --data.rows_per_step {rows_per_step}. Set --data.batch_size to auto or "
+        f"{' or '.join(map(str, sizes))}, or --data.rows_per_step to "
+        f"{' or '.join(str(rows) for rows in steps if rows)}."
+    )
 
 
 def refuse_several_devices(devices: Any, num_nodes: int) -> None:

@@ -1,23 +1,63 @@
 """What the options of a command say of its training: what is planned, and on what device.
 
 In come modules and options as they were given, out go the Task and the Machine that model/plan.py
-decides with. The base's weights are not read.
+decides with, and the rows of a micro-batch. Nothing is set or said here, and the base's weights are
+not read.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.model.machine import machine_of
+from amazon_desc.model.machine import dtype_of, machine_of
 from amazon_desc.model.plan import Plan, Task, bytes_to_score, choose_rows, plan_rows, task_of
 from amazon_desc.model.skeleton import skeleton
 from amazon_desc.model.suitability import read_config
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.training.module import DescriptionModule
+
+
+class MicroBatch(NamedTuple):
+    """The rows that are trained on, or scored, at a time."""
+
+    num_rows: int
+    plan: Plan | None = None
+    """of a fit, where its rows were left open"""
+    reason: str | None = None
+    """a sentence that says why they are so many, where they were left open"""
+
+
+def choose_micro_batch(
+    asked: int | Literal["auto"],
+    command: str | None,
+    model: DescriptionModule,
+    data: DescriptionData,
+    trainer: Any,
+    precision: Any,
+    before: int | None,
+) -> MicroBatch:
+    """Decides the rows of a micro-batch.
+
+    Args:
+        asked: what the option says
+        command: None: nothing is computed
+        trainer: its options
+        before: rows of a micro-batch that the run had until now
+    """
+    if asked != "auto":
+        return MicroBatch(asked)
+    if data.rows_per_step == 1 or command not in ("fit", "validate", "test"):
+        return MicroBatch(1)
+    task = task_of_options(model, data, dtype_of(precision))
+    if command == "fit":
+        plan, reason = rows_to_train(task, trainer, data.rows_per_step, before)
+        return MicroBatch(plan.num_rows, plan, reason)
+    num_rows, reason = rows_to_score(task, trainer, data.rows_per_step)
+    return MicroBatch(num_rows, reason=reason)
 
 
 def rows_to_train(

@@ -1,4 +1,4 @@
-"""Which options decide what a run ends with, and what a run says that is gone on with others.
+"""Which options decide what a run ends with, and what one says that is resumed with others.
 
 In come all options of a fit, out goes the record of those that decide, which every checkpoint and
 RUN/run.json hold; two records are compared with old and new side by side. Every option stands in
@@ -11,13 +11,12 @@ from shlex import quote
 from typing import Any
 
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.options.trainer_options import rows_per_step
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import find_adapter
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 
-# Another value gives other weights: a run goes on only with the same.
+# Another value gives other weights: a run is resumed only with the same.
 DECIDING = """
     seed_everything
     trainer.precision trainer.callbacks trainer.plugins trainer.fast_dev_run trainer.max_epochs
@@ -29,7 +28,7 @@ DECIDING = """
     model.warmup_steps model.final_lr_fraction
     data.title_column data.description_column data.cleaning data.repeated_titles data.num_products
     data.validation_fraction data.test_fraction data.num_scored data.prompt data.max_seq_length
-    data.row_tokens data.loss_on
+    data.row_tokens data.rows_per_step data.loss_on
 """.split()  # noqa: SIM905 (a list to read)
 
 # Files and folders: what is in them decides, not where they are.
@@ -37,10 +36,8 @@ BY_CONTENT = """
     model.backbone model.revision model.adapter data.train_file data.test_file
 """.split()  # noqa: SIM905
 
-# Their product decides: the rows of an optimizer step.
-ROWS_PER_STEP = ["data.batch_size", "trainer.accumulate_grad_batches"]
-
-# How, where and how fast; what is logged, saved and written.
+# How, where and how fast; what is logged, saved and written. Micro-batches are accumulated to the
+# rows of an optimizer step, which decide.
 OPERATIONAL = """
     config help print_config ckpt_path
     trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
@@ -49,9 +46,10 @@ OPERATIONAL = """
     trainer.enable_model_summary trainer.deterministic trainer.benchmark trainer.inference_mode
     trainer.use_distributed_sampler trainer.profiler trainer.detect_anomaly trainer.barebones
     trainer.sync_batchnorm trainer.reload_dataloaders_every_n_epochs trainer.default_root_dir
-    trainer.enable_autolog_hparams trainer.model_registry
+    trainer.enable_autolog_hparams trainer.model_registry trainer.accumulate_grad_batches
     model.max_new_tokens model.kernels model.recompute
-    data.titles data.max_bad_records data.generation_batch_size data.num_workers data.corpora
+    data.titles data.max_bad_records data.batch_size data.generation_batch_size data.num_workers
+    data.corpora
     data.prepare_workers data.verify
     checkpoint
 """.split()  # noqa: SIM905
@@ -68,7 +66,8 @@ BEFORE = {
     "--model.lora.use_dora": False,
 }
 
-ROWS_PER_STEP_OPTION = "--data.batch_size x --trainer.accumulate_grad_batches"
+# What options were called in the records of such runs.
+RENAMED = {"--data.batch_size x --trainer.accumulate_grad_batches": "--data.rows_per_step"}
 
 # Where one of these is changed, weights that were trained before cannot be started from.
 SHAPES = {
@@ -105,8 +104,6 @@ def settings_record(
         files: the files of products as digests.describe_file describes them
     """
     record = options_of(config)
-    accumulated = config["trainer"]["accumulate_grad_batches"]
-    record[ROWS_PER_STEP_OPTION] = rows_per_step(accumulated, config["data"]["batch_size"])
     record["--model.backbone"] = content(config["model"]["backbone"], base_sha256)
     record["--model.adapter"] = adapter = config["model"]["adapter"]
     if adapter is not None and (weights := find_adapter(adapter) / ADAPTER_WEIGHTS).is_file():
@@ -123,15 +120,15 @@ def content(name: str, sha256: str) -> dict[str, str]:
 
 
 def refuse_other_settings(found: Any, wanted: dict[str, Any], owner: str, run: RunFolder) -> None:
-    """Refuses to go on with settings that would have given other weights.
+    """Refuses to resume with settings that would have given other weights.
 
     Raises:
         UserError: what has changed, old and new side by side, and the way out.
     """
     if not isinstance(found, dict):
         raise UserError(
-            f"{owner} does not say which settings it was trained with, so it cannot be gone on "
-            f"with. Start anew in another --trainer.default_root_dir."
+            f"{owner} does not say which settings it was trained with, so it cannot be resumed. "
+            f"Start anew in another --trainer.default_root_dir."
         )
     if changed := differing(found, wanted):
         differences = "\n".join(changes(found, wanted))
@@ -140,8 +137,8 @@ def refuse_other_settings(found: Any, wanted: dict[str, Any], owner: str, run: R
             f"trained already"
         )
         raise UserError(
-            f"{owner} was trained with other settings; going on would give neither the one run nor "
-            f"the other:\n{differences}\nSet them back to go on in {run.path}. Or start anew with "
+            f"{owner} was trained with other settings; resuming would give neither the one run nor "
+            f"the other:\n{differences}\nSet them back to resume in {run.path}. Or start anew with "
             f"--trainer.default_root_dir NEW{'' if SHAPES & set(changed) else further}."
         )
 
@@ -150,9 +147,9 @@ def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns the options in which two records differ.
 
     What one of them lacks is not compared: it was written by another version. Of BEFORE it is
-    known what such a version did.
+    known what such a version did, and RENAMED is compared under the name of now.
     """
-    found = BEFORE | found
+    found = as_now(found)
     return [
         option
         for option in wanted
@@ -162,11 +159,16 @@ def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Returns what two records do not have in common, a line each, old and new side by side."""
-    found = BEFORE | found
+    found = as_now(found)
     return [
         f"  {option}: {shown(found[option])}, now {shown(wanted[option])}"
         for option in differing(found, wanted)
     ]
+
+
+def as_now(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record as this version would have written it."""
+    return BEFORE | {RENAMED.get(option, option): value for option, value in record.items()}
 
 
 def identifying(value: Any) -> Any:

@@ -1,13 +1,13 @@
 """What follows from options: passes, rows and micro-batches as Lightning and the data want them.
 
 In come options as they were given, out go numbers, or a refusal. To Lightning a run is one epoch
-without a limit of steps, since it goes on exactly only inside of an epoch; the order of the rows
+without a limit of steps, since it resumes exactly only inside of an epoch; the order of the rows
 knows the real epochs, and ends where the steps end.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -23,12 +23,12 @@ def num_epochs(max_epochs: int | None) -> int:
     return max_epochs
 
 
-def rows_per_step(accumulated: int, batch_size: int | Literal["auto"]) -> int:
-    """Returns the rows of an optimizer step: with `auto` they are what is accumulated."""
-    return accumulated if batch_size == "auto" else accumulated * batch_size
+def num_accumulated(rows_per_step: int, batch_size: int) -> int:
+    """Returns the micro-batches of an optimizer step; 1 where nothing is trained, but scored."""
+    return max(1, rows_per_step // batch_size)
 
 
-def max_rows(max_steps: int, accumulated: int, batch_size: int | Literal["auto"]) -> int | None:
+def max_rows(max_steps: int, rows_per_step: int) -> int | None:
     """Returns how many rows `max_steps` optimizer steps take; None for -1, no limit."""
     if max_steps == -1:
         return None
@@ -37,7 +37,7 @@ def max_rows(max_steps: int, accumulated: int, batch_size: int | Literal["auto"]
             f"--trainer.max_steps {max_steps}: wanted a number of optimizer steps of at least 1, "
             f"or -1 for no limit."
         )
-    return max_steps * rows_per_step(accumulated, batch_size)
+    return max_steps * rows_per_step
 
 
 def val_check_interval(steps: Any, accumulated: int) -> Any:
