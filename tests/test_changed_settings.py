@@ -1,4 +1,4 @@
-"""A run is gone on with under other settings: refused where they decide what it ends with.
+"""A run is resumed under other settings: refused where they decide what it ends with.
 
 One fit is stopped in the middle of its steps, another is left to finish. Both are called again with
 other options. What decides the weights is refused with old and new value and the way out, and no
@@ -357,7 +357,7 @@ def test_the_config_of_a_run_from_before_is_refused_by_fit_alone_with_what_to_se
     place: Path,
     capfd: pytest.CaptureFixture[str],
 ):
-    """With what it says, the run goes on; who scores or writes makes no optimizer steps."""
+    """With what it says, the run is taken; who scores or writes makes no optimizer steps."""
     run = RunFolder(place / copied(finished))
     config = yaml.safe_load(run.config.read_text())
     assert config["trainer"]["accumulate_grad_batches"] == 1, "what it follows from decides"

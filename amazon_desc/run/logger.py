@@ -24,8 +24,8 @@ FLUSH_SECONDS = 10
 class RunLogger(TensorBoardLogger):
     """Writes RUN/tensorboard.
 
-    TensorBoard counts steps from 0. A run that goes on from a checkpoint of `num_steps` steps takes
-    back what an interrupted one logged of the last of these and later, and logs it anew.
+    TensorBoard counts steps from 0. A run that is resumed from a checkpoint of `num_steps` steps
+    takes back what an interrupted one logged of the last of these and later, and logs it anew.
     """
 
     def __init__(self, run: RunFolder, num_steps: int) -> None:
@@ -56,7 +56,7 @@ class RunLogger(TensorBoardLogger):
         self.writer.flush()
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Has on the disk what was logged before a checkpoint: a run that goes on repeats none."""
+        """Has on the disk what was logged before a checkpoint: a resumed run repeats none."""
         self.writer.flush()
 
 

@@ -60,8 +60,8 @@ class DescriptionModule(SteppingModule):
             with its rank, scale and layers; validate, test and predict use it instead of the run's
             own
         optimizer: class and arguments of the optimizer
-        schedule: how the learning rate goes on after its warm-up: it falls along half a `cosine`,
-            falls as a line (`linear`), or stays (`constant`)
+        schedule: the learning rate after its warm-up: it falls along half a `cosine`, falls
+            linearly (`linear`), or stays (`constant`)
         warmup_fraction: share of all steps over which the learning rate rises to its peak
         warmup_steps: the same as a number of steps, which wins over the share; null: the share
             decides. A run of fewer steps ends before the peak
@@ -69,8 +69,8 @@ class DescriptionModule(SteppingModule):
         max_new_tokens: most tokens that are written for a title
         kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
             or `auto`: fused where they are known to be right
-        recompute: what of the forward pass is made again to save memory: `none`, `parts` (what is
-            quick to make), `mlp` (also the MLP's first product), `layers` (the only one that
+        recompute: what of the forward pass is recomputed to save memory: `none`, `parts` (what is
+            quick to compute), `mlp` (also the MLP's first product), `layers` (the only one that
             `plain` knows), or `auto`: as little as the free memory allows
     """
 

@@ -1,4 +1,4 @@
-"""Training survives a log that cannot be written, and a run that goes on logs each step once."""
+"""Training survives a log that cannot be written, and a resumed run logs each step once."""
 
 import threading
 import time
@@ -182,7 +182,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def log(run: RunFolder, num_steps: int, values: dict[int, float]) -> None:
-    """Logs a loss by step, as a fit does that goes on from a checkpoint of so many steps."""
+    """Logs a loss by step, as a fit does that is resumed from a checkpoint of so many steps."""
     logger = RunLogger(run, num_steps)
     for step, value in values.items():
         logger.log_metrics({"loss": value}, step=step)

@@ -127,7 +127,7 @@ def test_minutes_count_from_the_checkpoint_before(tmp_path: Path, monkeypatch: p
 
 
 def test_what_is_logged_of_a_saved_step_is_kept_with_it(tmp_path: Path):
-    """Lightning logs a step after it was saved: a run that goes on would miss its numbers."""
+    """Lightning logs a step after it was saved: a resumed run would miss its numbers."""
     saver = ResumeCheckpoint(every_n_steps=1, keep=100)
     logger = CSVLogger(tmp_path / "log")
     fit(tmp_path, 12, saver, logger=logger, log_every_n_steps=2)

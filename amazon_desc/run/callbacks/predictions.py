@@ -2,7 +2,7 @@
 
 In come batches of predictions, out goes a file that grows as `.jsonl.partial`, flushed after each
 batch, and gets its own name when the last title is written. Beside it, `.settings.json` says what
-it is made with: the same command goes on behind the last whole batch, another one is refused. A
+it is made with: the same command resumes after the last whole batch, another one is refused. A
 file that is there already is never overwritten.
 """
 
@@ -55,7 +55,7 @@ class PredictionFiles:
     def begin(self, settings: dict[str, Any], batch_size: int, num_titles: int) -> int | None:
         """Returns how many titles are done: the first so many, or None if the output is complete.
 
-        What stands behind the last whole batch of an interrupted run is cut off: a batch has to be
+        What comes after the last whole batch of an interrupted run is cut off: a batch has to be
         written for whole to give the same texts.
 
         Raises:
@@ -94,15 +94,15 @@ class PredictionFiles:
             differences = "\n".join(changed)
             raise UserError(
                 f"{there} is there already, made with other settings, and predictions are never "
-                f"overwritten:\n{differences}\nSet them back to go on. Or: {remedy}"
+                f"overwritten:\n{differences}\nSet them back to resume. Or: {remedy}"
             )
 
 
 def cut_to_whole_batches(partial: Path, first: int, size: int, most: int) -> int:
-    """Cuts a file behind the last line of a whole batch; returns how many lines it keeps.
+    """Cuts a file after the last line of a whole batch; returns how many lines it keeps.
 
     At least one title of all is left to write, so `most` lines are kept. Batches of `size` begin
-    behind the line `first`; with batches of 4 behind line 2:
+    after the line `first`; with batches of 4 after line 2:
 
         9 lines, the last one torn -> 8 whole lines -> 2 + 4 = 6 lines stay
     """
