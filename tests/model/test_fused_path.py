@@ -252,11 +252,11 @@ def test_scores_are_those_of_the_plain_path_without_dropout(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("kind", "dropout"), [("llama", 0.0), ("llama", 0.1), ("qwen 2", 0.0)])
 def test_captured_steps_are_the_eager_ones_also_of_other_shapes_in_between(
-    dropout: float, fused_of: Callable[..., Any]
+    kind: str, dropout: float, fused_of: Callable[..., Any]
 ):
-    model = with_lora(base("llama"), dropout)
+    model = with_lora(base(kind), dropout)
     eager, captured = fused_of(model), fused_of(model, captures=True)
     order = [*batches(6), *batches(2, num_rows=2), *batches(4)]
     found: dict[str, list[Any]] = {"eager": [], "captured": []}
