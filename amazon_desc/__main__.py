@@ -14,7 +14,7 @@ usage: python -m amazon_desc {fit,validate,test,predict} --config FILE [--OPTION
 
 Fine-tunes a 4-bit language model with LoRA to write product descriptions from titles.
 
-  fit        train; run again with the same config, it goes on where it stopped
+  fit        train; run again with the same config, it resumes where it stopped
   validate   score base and tuned weights on held-out products: loss, perplexity, ROUGE, BLEU
   test       the same on products that neither training nor validation saw
   predict    write a description for each title of a file: --data.titles FILE

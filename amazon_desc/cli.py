@@ -22,6 +22,7 @@ from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.markers import warn_of_markers
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.model import adapter as adapters
+from amazon_desc.model.machine import dtype_of
 from amazon_desc.run.callbacks.best_adapter import BestAdapter
 from amazon_desc.run.callbacks.monitoring import ChosenPath, DataLengths, TextSamples, Throughput
 from amazon_desc.run.callbacks.predictions import (
@@ -49,7 +50,7 @@ from amazon_desc.run.options.checks import (
     refuse_optimizer,
     refuse_several_devices,
 )
-from amazon_desc.run.options.micro_batch import set_batch_size
+from amazon_desc.run.options.micro_batch import rows_to_score, rows_to_train, task_of_options
 from amazon_desc.run.options.settings import refuse_other_settings, settings_record
 from amazon_desc.run.options.trainer_options import (
     best_precision,
@@ -188,12 +189,17 @@ class DescriptionCLI(LightningCLI):
         """Returns the micro-batches of an optimizer step; where their rows are open, sets those."""
         if self._get(self.config, "data").batch_size != "auto" or self.subcommand is None:
             return trainer.accumulate_grad_batches
-        is_fit = self.subcommand == "fit"
+        is_fit, rows_per_step = self.subcommand == "fit", trainer.accumulate_grad_batches
         before = self.run.read_record().get("batch_size") if is_fit and self.checkpoint else None
-        chosen = set_batch_size(self.model, self.datamodule, trainer, precision, is_fit, before)
+        task = task_of_options(self.model, self.datamodule, dtype_of(precision))
+        if is_fit:
+            self.model.plan, reason = rows_to_train(task, trainer, rows_per_step, before)
+            self.datamodule.batch_size = self.model.plan.num_rows
+        else:
+            self.datamodule.batch_size, reason = rows_to_score(task, trainer, rows_per_step)
         if self.subcommand != "predict" and not (is_fit and self.run.is_finished()):
-            say(chosen.reason)
-        return trainer.accumulate_grad_batches // chosen.num_rows
+            say(reason)
+        return rows_per_step // self.datamodule.batch_size
 
     # The commands. Each is called with what the trainer's method of that name takes.
 

@@ -106,8 +106,9 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
     from amazon_desc.cli import build
     from amazon_desc.model.adapter import attach
     from amazon_desc.model.backbone import load_backbone
-    from amazon_desc.model.execution import choose_path
+    from amazon_desc.model.execution import execute, machine_with
     from amazon_desc.model.loss import target_loss
+    from amazon_desc.model.plan import plan, task_of
     from amazon_desc.support.hub import find_backbone
 
     cli = build(task["options"], run=False)
@@ -117,8 +118,10 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
     data.setup("fit")
     base = load_backbone(find_backbone(module.backbone), module.quantization, dtype, device)
     network = attach(base, module.lora).train()
-    shape = data.max_seq_length, data.batch_size * data.row_tokens
-    path = choose_path(network, module.kernels, device, dtype, *shape, module.recompute)
+    options = (module.quantization, module.kernels, module.recompute)
+    given = task_of(network, dtype, data.row_tokens, *options)
+    planned = plan(given, machine_with(given, device), data.batch_size)
+    fused = execute(planned, network, data.max_seq_length)
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = module.optimizer(parameters)
     num_measured = task["steps"] - task["steps"] // 2
@@ -126,15 +129,15 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
 
     def train(batch: RowBatch, seed: int) -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            if path.fused is None:
+            if fused is None:
                 loss = target_loss(network, batch)[0]
             else:
-                path.fused.begin()
-                loss = path.fused.loss(batch, seed)[0]
+                fused.begin()
+                loss = fused.loss(batch, seed)[0]
         (loss / len(batch.before_targets)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=path.fused is None)
+        optimizer.zero_grad(set_to_none=fused is None)
 
     def now() -> float:
         """Returns the time when all that was asked of the card is done."""
@@ -152,7 +155,7 @@ def bare(task: Mapping[str, Any]) -> dict[str, Any]:
         "tokens_per_second": num_tokens / seconds,
         "ms_per_step": seconds / num_measured * 1e3,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None,
-        "note": path.reason,
+        "note": str(planned),
     }
 
 

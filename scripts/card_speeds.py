@@ -1,7 +1,8 @@
 """How fast cards are: the seconds of a micro-batch on either path, with where each number is from.
 
-In come a step, its tokens and a card, out go seconds. What was measured was measured on an H100
-SXM of 80 GB; other cards are reckoned from it. estimate.py makes the time of a run of it.
+In come what is trained, the tokens of a micro-batch and a card, out go seconds. What was measured
+was measured on an H100 SXM of 80 GB; other cards are reckoned from it. estimate.py makes the time
+of a run of it.
 """
 
 import dataclasses
@@ -9,8 +10,8 @@ from typing import NamedTuple
 
 from amazon_desc.model.cost.memory import NF4_BYTES, activation_bytes, flops_per_token
 from amazon_desc.model.cost.shape import shape_of
+from amazon_desc.model.plan import Task
 from amazon_desc.model.recomputation import Recompute
-from amazon_desc.run.options.micro_batch import Step
 
 
 class Card(NamedTuple):
@@ -32,7 +33,7 @@ OF_PEAK = 772 / 989
 EXTRAPOLATED = "extrapolated from the H100 by its maker's numbers, not measured"
 CARDS = {
     "h100": Card("H100 80 GB", 79.1, 772, 3.35, False, "products measured"),
-    # Its memory is faster; so far that was not seen in the time of a step.
+    # Its memory is faster; so far that was not seen in the time of a task.
     "h200": Card("H200 141 GB", 139.8, 788, 3.35, False, "products measured"),
     "a100": Card("A100 40 GB", 39.4, 312 * OF_PEAK, 1.555, False, EXTRAPOLATED),
     "l4": Card("L4 24 GB", 22.0, 121 * OF_PEAK, 0.3, False, EXTRAPOLATED),
@@ -69,50 +70,50 @@ class Work(NamedTuple):
     """tokens that a token attends to, on average"""
 
 
-def products_seconds(step: Step, work: Work, card: Card, again: float, share: float) -> float:
+def products_seconds(task: Task, work: Work, card: Card, again: float, share: float) -> float:
     """Returns the time of all products.
 
     Args:
         again: frozen weights whose product is made once more
         share: of the card's speed that is reached
     """
-    flops = flops_per_token(step.config, step.lora, work.target_share, work.mean_context)
+    flops = flops_per_token(task.config, task.lora, work.target_share, work.mean_context)
     return (flops.total + 2 * again) * work.num_tokens / (share * card.tera_flops * 1e12)
 
 
 def fused_seconds(
-    step: Step, work: Work, card: Card, is_dense: bool, recompute: Recompute
+    task: Task, work: Work, card: Card, is_dense: bool, recompute: Recompute
 ) -> float:
     """Returns the time of forward and backward on the fused path."""
-    shape = shape_of(step.config)
+    shape = shape_of(task.config)
     rows, columns = shape.linears()["gate_proj"]
     first_products = 2 * rows * columns * shape.num_layers  # of gate and up
     again = {"products": first_products, "layers": shape.num_linear_weights}.get(recompute, 0)
-    passes = PASSES + DROPOUT_PASSES * (step.lora.dropout > 0)
+    passes = PASSES + DROPOUT_PASSES * (task.lora.dropout > 0)
     passes += AGAIN_PASSES * (recompute != "none")
-    bare = dataclasses.replace(step.lora, dropout=0.0)
+    bare = dataclasses.replace(task.lora, dropout=0.0)
     traffic = passes * activation_bytes(shape, bare, work.num_tokens, "none", 2)
     if not is_dense:  # made dense forward and backward
         num_weights = 2 * shape.num_linear_weights + again
         traffic += DENSE_PASSES * num_weights * (NF4_BYTES + 2)
-    seconds = products_seconds(step, work, card, again, PRODUCTS_SHARE)
+    seconds = products_seconds(task, work, card, again, PRODUCTS_SHARE)
     waiting = shape.num_layers * LAYER_SECONDS
     return seconds + traffic / (card.tera_bytes * 1e12) + waiting
 
 
-def plain_seconds(step: Step, work: Work, card: Card) -> float:
+def plain_seconds(task: Task, work: Work, card: Card) -> float:
     """Returns the time of forward and backward on the plain path."""
-    shape = shape_of(step.config)
-    kept = activation_bytes(shape, step.lora, work.num_tokens, "plain", step.number_bytes)
-    again = shape.num_linear_weights if step.recompute == "layers" else 0
-    seconds = products_seconds(step, work, card, again, PLAIN_SHARE)
+    shape = shape_of(task.config)
+    kept = activation_bytes(shape, task.lora, work.num_tokens, "plain", task.number_bytes)
+    again = shape.num_linear_weights if task.recompute == "layers" else 0
+    seconds = products_seconds(task, work, card, again, PLAIN_SHARE)
     busy = seconds + PLAIN_PASSES * kept / (card.tera_bytes * 1e12)
     launches = shape.num_layers * PLAIN_LAYER_SECONDS * (4 / 3 if again else 1)
     return max(busy, launches)
 
 
-def scored_seconds(step: Step, work: Work, card: Card, is_fused: bool) -> float:
+def scored_seconds(task: Task, work: Work, card: Card, is_fused: bool) -> float:
     """Returns the time of a forward pass alone: half of the products, or its launches."""
-    busy = products_seconds(step, work, card, 0, PLAIN_SHARE) / 2
+    busy = products_seconds(task, work, card, 0, PLAIN_SHARE) / 2
     launches = FUSED_SCORED_LAYER_SECONDS if is_fused else PLAIN_SCORED_LAYER_SECONDS
-    return max(busy, shape_of(step.config).num_layers * launches)
+    return max(busy, shape_of(task.config).num_layers * launches)

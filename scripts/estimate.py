@@ -29,30 +29,25 @@ from estimated_rows import Rows, rows_of
 
 from amazon_desc.cli import build
 from amazon_desc.data.datamodule import NUM_TEXT_SAMPLES, DescriptionData
-from amazon_desc.model.cost.memory import CONTEXT_BYTES, GIB, SHARE_OF_CARD, How, Memory, memory
+from amazon_desc.model.cost.memory import CONTEXT_BYTES, GIB, Memory
 from amazon_desc.model.cost.shape import shape_of
-from amazon_desc.model.execution import fastest_way
+from amazon_desc.model.machine import Machine
+from amazon_desc.model.plan import Plan, Task, plan, plan_rows
 from amazon_desc.run.failures import errors_in_a_sentence
-from amazon_desc.run.options.micro_batch import (
-    Room,
-    Step,
-    choose_rows,
-    path_obstacle,
-    step_of_options,
-)
+from amazon_desc.run.options.micro_batch import task_of_options
 from amazon_desc.run.options.trainer_options import rows_per_step
 from amazon_desc.support.files import write_text
 from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
 
-# What is made again, as short as a column wants it.
-AGAIN = {"none": "kept", "parts": "parts", "products": "products", "layers": "layers"}
+# What is recomputed, as short as a column wants it.
+SHORT = {"none": "kept", "parts": "parts", "products": "products", "layers": "layers"}
 
 
 class Run(NamedTuple):
     """What the options of a fit say."""
 
-    step: Step
+    task: Task
     rows_per_step: int
     batch_size: int | None
     """None: as many as fit"""
@@ -62,8 +57,6 @@ class Run(NamedTuple):
     max_new_tokens: int
     generation_batch_size: int
     rows: Rows
-    kernels: str
-    obstacle: str | None
 
 
 class Estimate(NamedTuple):
@@ -93,9 +86,8 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
     # A GPU has bf16 or fp16; without an option this machine, which has none, would say float32.
     is_float32 = str(trainer["precision"]).startswith("32")
     dtype = torch.float32 if is_float32 else torch.bfloat16
-    step = step_of_options(model, data, dtype, needs_weights=False)
     return Run(
-        step=step,
+        task=task_of_options(model, data, dtype, needs_weights=False),
         rows_per_step=rows_per_step(trainer["accumulate_grad_batches"], asked),
         batch_size=None if asked == "auto" else data.batch_size,
         num_epochs=data.num_epochs,
@@ -104,46 +96,58 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
         max_new_tokens=model.max_new_tokens,
         generation_batch_size=data.generation_batch_size,
         rows=rows_of(data, num_rows),
-        kernels=model.kernels,
-        obstacle=path_obstacle(step.config, step.lora),
     )
 
 
 # Estimates
 
 
-def estimate(run: Run, card: Card, is_fused: bool) -> Estimate:
-    step = run.step._replace(is_fused=is_fused)
-    room = Room(round(card.gib * GIB) - CONTEXT_BYTES, SHARE_OF_CARD, None)
-    free = room.share * room.free
-    needed = step.bytes_to_train
-    rows = run.batch_size or choose_rows(run.rows_per_step, step.row_tokens, needed, room).num_rows
-    num_tokens = rows * step.row_tokens
-    counted: dict[str, Any] = {
-        "quantization": step.quantization,
-        "number_bytes": step.number_bytes,
+def machine_of(card: Card, dtype: torch.dtype) -> Machine:
+    obstacle = f"{card.name} is too old for them" if card.is_old else None
+    if dtype == torch.float32:
+        obstacle = "they compute in bf16 or fp16, not in float32"
+    return Machine(round(card.gib * GIB) - CONTEXT_BYTES, obstacle=obstacle)
+
+
+def planned(run: Run, machine: Machine) -> Plan:
+    if run.batch_size is None:
+        return plan_rows(run.task, machine, run.rows_per_step)[0]
+    return plan(run.task, machine, run.batch_size)
+
+
+def on_both_paths(run: Run, card: Card) -> dict[str, Estimate]:
+    """Returns what each path would take, whatever is in its way."""
+    machine = machine_of(card, run.task.dtype)._replace(obstacle=None)
+    fused, plain = (
+        run._replace(task=run.task._replace(kernels=kernels, obstacle=None))
+        for kernels in ("fused", "plain")
+    )
+    if run.task.recompute in ("parts", "products"):  # which the plain path cannot
+        plain = plain._replace(task=plain.task._replace(recompute="none"))
+    return {
+        "fused": estimate(fused, planned(fused, machine), card, machine),
+        "plain": estimate(plain, planned(plain, machine), card, machine),
     }
-    work = Work(num_tokens, run.rows.target_share, run.rows.mean_context)
-    how: How
+
+
+def estimate(run: Run, plan: Plan, card: Card, machine: Machine) -> Estimate:
+    task, rows, is_fused = run.task, plan.num_rows, plan.is_fused
+    work = Work(rows * task.row_tokens, run.rows.target_share, run.rows.mean_context)
     if is_fused:
-        is_dense, how = fastest_way(
-            step.config, step.lora, num_tokens, free, step.recompute, **counted
-        )
-        way = f"{'dense' if is_dense else '4-bit'}, {AGAIN[how]}"
-        seconds = fused_seconds(step, work, card, is_dense, how)
+        way = f"{'dense' if plan.is_dense else '4-bit'}, {SHORT[plan.recompute]}"
+        seconds = fused_seconds(task, work, card, plan.is_dense, plan.recompute)
     else:
-        is_dense, how, way = False, step.how, step.how
-        seconds = plain_seconds(step, work, card)
-    found = memory(step.config, step.lora, num_tokens, how, is_dense=is_dense, **counted)
+        way = "plain layers" if plan.recompute == "layers" else "plain"
+        seconds = plain_seconds(task, work, card)
     step_seconds = seconds * run.rows_per_step / rows
     num_steps = steps_of(run)
     return Estimate(
         way,
         rows,
-        found,
-        found.total <= free,
+        plan.memory,
+        plan.memory.total <= machine.room,
         step_seconds,
-        run.rows_per_step * step.row_tokens * run.rows.fill / step_seconds,
+        run.rows_per_step * task.row_tokens * run.rows.fill / step_seconds,
         num_steps,
         None if num_steps is None else num_steps * step_seconds,
         None if num_steps is None else scoring_seconds(run, work, card, num_steps, is_fused),
@@ -162,9 +166,9 @@ def scoring_seconds(run: Run, work: Work, card: Card, num_steps: int, is_fused: 
     """Returns the time of all validations, and of the scores of base and tuned weights."""
     num_batches = math.ceil(run.rows.num_scored_tokens / work.num_tokens)
     fit_losses, losses = (
-        num_batches * scored_seconds(run.step, work, card, path) for path in (is_fused, False)
+        num_batches * scored_seconds(run.task, work, card, path) for path in (is_fused, False)
     )
-    num_layers = shape_of(run.step.config).num_layers
+    num_layers = shape_of(run.task.config).num_layers
     texts = run.max_new_tokens * num_layers * WRITTEN_LAYER_SECONDS
     interval = run.val_check_interval or num_steps
     between = interval if isinstance(interval, int) else max(1, round(interval * num_steps))
@@ -179,13 +183,10 @@ def scoring_seconds(run: Run, work: Work, card: Card, num_steps: int, is_fused: 
 
 def taken(run: Run, card: Card) -> tuple[str, str]:
     """Returns the path that fit takes, and why."""
-    if run.kernels == "plain":
-        return "plain", "--model.kernels plain"
-    if not run.step.is_fused:
-        return "plain", "fused kernels do not compute in float32"
-    if card.is_old:
-        return "plain", f"{card.name} is too old for the fused path"
-    return ("plain", run.obstacle) if run.obstacle else ("fused", "known to be right here")
+    found = planned(run, machine_of(card, run.task.dtype))
+    if found.is_fused:
+        return "fused", "known to be right here"
+    return "plain", found.reason.lstrip(":, ")
 
 
 def part_of_memory(part: str) -> Callable[[Estimate], str]:
@@ -220,7 +221,7 @@ def table(run: Run, card: Card, paths: dict[str, Estimate], path: str, reason: s
     lines = [
         f"{card.name} ({card.source})",
         f"fit takes the {path} path: {reason}",
-        f"rows of {run.step.row_tokens} tokens: {run.rows.source}",
+        f"rows of {run.task.row_tokens} tokens: {run.rows.source}",
         f"{'':28}" + "".join(f"{name:>16}" for name in paths),
     ]
     for name, text in LINES:
@@ -246,7 +247,7 @@ def main(arguments: list[str]) -> None:
     options, rest = parser.parse_known_args(arguments)
     with errors_in_a_sentence(rest, "python -m amazon_desc fit"):
         run, card = read_options(rest, options.rows), CARDS[options.card]
-        paths = {name: estimate(run, card, name == "fused") for name in ("fused", "plain")}
+        paths = on_both_paths(run, card)
         path, reason = taken(run, card)
         say(table(run, card, paths, path, reason))
         if options.json is not None:

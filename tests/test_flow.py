@@ -31,7 +31,8 @@ ORDER = """
     model.kernels.cross_entropy model.kernels.dropout model.kernels.gate model.kernels.nf4
     model.kernels.norm model.kernels.rotary model.kernels.attention model.kernels.side_stream
     model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.from_peft
-    model.kernels.head model.kernels.step model.execution
+    model.kernels.head model.kernels.step
+    model.machine model.skeleton model.plan model.execution
     generation.describe
     evaluation.metrics evaluation.summary evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule

@@ -584,7 +584,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_they_are_kept(
     older.write_bytes(b"set aside")
     file.write_bytes(b"PK half a file")
     wanted = (
-        f"no intact checkpoint to go on from: {CHECKPOINT} (it has no checksum",
+        f"no intact checkpoint to resume from: {CHECKPOINT} (it has no checksum",
         "step=00000001.ckpt.damaged (set aside as damaged)",
         "start anew in another --trainer.default_root_dir",
     )

@@ -49,7 +49,7 @@ def describe(
 def generate(
     model: PeftModel, batch: PromptBatch, end_ids: Sequence[int], max_new_tokens: int
 ) -> Tensor:
-    """Returns the new ids, (B, up to max_new_tokens); behind an end token they are padding.
+    """Returns the new ids, (B, up to max_new_tokens); after an end token they are padding.
 
     Runs outside autocast: with it, greedy texts differ from those that plain PEFT writes.
     """

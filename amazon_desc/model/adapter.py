@@ -175,6 +175,23 @@ def save(model: "PeftModel", folder: Path, base_name: str, revision: str | None)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
+def settings_of(model: "PeftModel") -> LoraSettings:
+    """Returns the settings of a model's LoRA; its layers are named one by one, as PEFT found them.
+
+    all-linear on a Llama -> ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", ...]
+    """
+    config: Any = model.peft_config["default"]
+    with_lora = [name for name, layer in model.named_modules() if hasattr(layer, "lora_A")]
+    return LoraSettings(
+        r=config.r,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        target_modules=sorted({name.rsplit(".", 1)[-1] for name in with_lora}),
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+    )
+
+
 def trainable_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Returns what training changes: the LoRA matrices by name."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

@@ -20,7 +20,7 @@ class Layout(NamedTuple):
 
     tokens: Tensor
     """(E, L) int64: for each of E examples the places of its tokens in the B·T flattened ones; L is
-    the longest example's length, and behind a shorter one its last token is repeated"""
+    the longest example's length, and after a shorter one its last token is repeated"""
     places: Tensor
     """(B, T) int64: for each token its place in the E·L flattened ones; 0 for padding"""
 
@@ -47,7 +47,7 @@ def packed_attention(
     """Attends inside examples; query, key and value are (B, heads, T, head_dim).
 
     Without `packed`, or where an example is longer than a sliding window, the mask decides. Padding
-    behind an example comes after its tokens, so a causal mask keeps them from seeing it.
+    after an example comes later than its tokens, so a causal mask keeps them from seeing it.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

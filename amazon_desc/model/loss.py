@@ -46,7 +46,7 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
 
 
 def head_loss(base: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Returns the summed loss of targets (M) by the hidden states in front of them, (M, hidden)."""
+    """Returns the summed loss of targets (M) by the hidden states before them, (M, hidden)."""
     logits = base.get_output_embeddings()(hidden).float()  # (M, vocabulary)
     soft_cap = getattr(base.config, "final_logit_softcapping", None)
     if soft_cap is not None:

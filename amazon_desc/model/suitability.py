@@ -97,7 +97,7 @@ def refuse_too_long(
     Positions begin anew with each example, so a packed row may be longer than a base's positions.
 
     Args:
-        most_written: tokens of the longest prompt and of what is written for it
+        most_written: tokens of the longest prompt and of what is generated for it
     """
     text = config.get_text_config(decoder=True)
     limit = getattr(text, "max_position_embeddings", None)
@@ -116,7 +116,7 @@ def refuse_too_long(
             f"none beyond them. Lower --data.max_seq_length to {limit} or less."
         )
     raise UserError(
-        f"--model.max_new_tokens: behind the longest prompt of --data.max_seq_length "
+        f"--model.max_new_tokens: after the longest prompt of --data.max_seq_length "
         f"{max_seq_length} a text would end at position {most_written}, and {option} has learnt "
         f"{limit}. Lower --data.max_seq_length by {most_written - limit}, or "
         f"--model.max_new_tokens."

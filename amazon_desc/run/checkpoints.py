@@ -2,7 +2,7 @@
 
 In come a trainer's states, out go files `step=00002000.ckpt`. Each is a zip file as torch.save
 writes it, whose comment holds the sha256 of all else: `sha256:9f86d0...`. A file that is damaged is
-set aside, never deleted and never loaded. What is saved when, and how a run goes on from it, is
+set aside, never deleted and never loaded. What is saved when, and how a run is resumed from it, is
 decided in resuming.py.
 """
 
@@ -218,7 +218,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if flaw:
         raise CheckpointError(
             f"checkpoint {path}: {flaw}. Name another one, or leave --ckpt_path away: fit then "
-            f"goes on from the newest one that is intact."
+            f"resumes from the newest one that is intact."
         )
     return checkpoint
 
@@ -266,7 +266,7 @@ def newest_intact(run: RunFolder, set_aside: bool, say: Callable[[str], None]) -
     lost += [f"{path} (set aside as damaged)" for path in run.damaged_files()]
     if lost:
         raise CheckpointError(
-            f"no intact checkpoint to go on from: {'; '.join(lost)}. Copy an intact one back, or "
+            f"no intact checkpoint to resume from: {'; '.join(lost)}. Copy an intact one back, or "
             f"start anew in another --trainer.default_root_dir; to start anew here, delete "
             f"{run.checkpoints} first."
         )

@@ -31,13 +31,13 @@ REFUSALS = (
 SCORES_NEED_LESS = "Lower --data.batch_size, or --data.generation_batch_size if texts are written."
 LESS_MEMORY = {
     "fit": "Lower --data.batch_size, and raise --trainer.accumulate_grad_batches by the same "
-    "factor: the optimizer steps stay the same, and the same command goes on from the last "
+    "factor: the optimizer steps stay the same, and the same command resumes from the last "
     "checkpoint. If it is 1 already, try --model.recompute layers, or start anew with a lower "
     "--data.row_tokens. For the texts that are written in between, lower "
     "--data.generation_batch_size.",
     "validate": SCORES_NEED_LESS,
     "test": SCORES_NEED_LESS,
-    "predict": "Lower --data.generation_batch_size: the same command goes on behind the titles "
+    "predict": "Lower --data.generation_batch_size: the same command resumes after the titles "
     "that are done.",
 }
 
@@ -71,12 +71,12 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
 
 def leave(interrupted: Interrupted) -> None:
     name = signal.Signals(interrupted.args[0]).name
-    say(f"amazon_desc: stopped by {name}. The same command goes on from here.", file=sys.stderr)
+    say(f"amazon_desc: stopped by {name}. The same command resumes from here.", file=sys.stderr)
     sys.exit(interrupted.exit_code)
 
 
 def as_user_error(error: BaseException, arguments: list[str]) -> UserError | None:
-    """Returns what a user can mend of an error: it may stand behind it, or be of a library's."""
+    """Returns what a user can mend of an error: it may be its cause, or be of a library's."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__ or cause.__context__
@@ -89,12 +89,12 @@ def as_user_error(error: BaseException, arguments: list[str]) -> UserError | Non
     if text.startswith("DataLoader worker"):
         return OutOfMemoryError(
             f"a process that loads batches died ({first_words(text)}), most likely for lack of "
-            f"memory. Lower --data.num_workers; the same command goes on from the last checkpoint."
+            f"memory. Lower --data.num_workers; the same command resumes from the last checkpoint."
         )
     if text.startswith("DataLoader timed out"):
         return StorageError(
             f"a process that loads batches hangs ({first_words(text)}): the disk with the prepared "
-            f"data (--data.corpora) does not answer. The same command goes on from the last "
+            f"data (--data.corpora) does not answer. The same command resumes from the last "
             f"checkpoint."
         )
     if isinstance(error, OSError) and error.errno in REFUSALS:

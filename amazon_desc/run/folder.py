@@ -1,7 +1,7 @@
 """The run folder: where each thing of a run is, and whether the run has finished.
 
     RUN/config.yaml          all options of the run
-    RUN/checkpoints/         to go on from
+    RUN/checkpoints/         to resume from
     RUN/adapter/             the best weights, plain PEFT
     RUN/tensorboard/         curves and text samples
     RUN/metrics.json         scores of base and tuned weights
@@ -23,7 +23,7 @@ from typing import Any
 from amazon_desc.support.files import read_json, remove_leftovers, write_text
 
 CHECKPOINT_NAME = re.compile(r"step=(\d+)\.ckpt")
-DAMAGED = ".damaged"  # is put behind the name of a checkpoint that is set aside
+DAMAGED = ".damaged"  # is put after the name of a checkpoint that is set aside
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets")
 
 

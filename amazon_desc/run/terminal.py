@@ -64,7 +64,7 @@ Everything is in {run}:
   adapter/       the best weights, a PEFT folder
   metrics.json   scores of base and tuned weights
   tensorboard/   curves and text samples:    tensorboard --logdir {folder}
-  checkpoints/   to go on from
+  checkpoints/   to resume from
   config.yaml    all options of the run
 
 Write descriptions:  python -m amazon_desc predict --config {config} --data.titles titles.txt"""

@@ -18,7 +18,7 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """No intact checkpoint to go on from."""
+    """No intact checkpoint to resume from."""
 
     exit_code = 4
 

@@ -44,6 +44,6 @@ class Accumulation:
         return max(1, sum(batch.num_targets for batch in self.micro_batches))
 
     def numbers(self, gradient_norm: Tensor) -> Tensor:
-        """Returns the summed loss of each micro-batch, and the norm of the gradient behind them."""
+        """Returns the summed loss of each micro-batch, and the norm of the gradient after them."""
         losses = torch.stack([batch.loss_sum for batch in self.micro_batches])
         return torch.cat([losses, gradient_norm.reshape(1).to(losses)])

@@ -23,9 +23,11 @@ from amazon_desc.evaluation.summary import Sample
 from amazon_desc.generation.describe import Description, describe
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
-from amazon_desc.model.execution import Kernels, choose_path, dtype_of
+from amazon_desc.model.execution import execute, machine_with
 from amazon_desc.model.identity import Identity, check_identity
 from amazon_desc.model.loss import target_loss
+from amazon_desc.model.machine import dtype_of
+from amazon_desc.model.plan import Kernels, Plan, plan, task_of
 from amazon_desc.model.recomputation import RecomputeOption
 from amazon_desc.support.hub import find_adapter, find_backbone
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
@@ -103,7 +105,8 @@ class DescriptionModule(SteppingModule):
         self.max_new_tokens = max_new_tokens
         self.kernels: Kernels = kernels
         self.recompute: RecomputeOption = recompute
-        self.fused: FusedStep | None = None  # chosen when a fit starts
+        self.plan: Plan | None = None  # of a fit; made when it starts, where nobody made it before
+        self.fused: FusedStep | None = None  # where that is planned
         # A checkpoint holds LoRA only; on_load_checkpoint compares the names itself.
         self.strict_loading = False
         self.network: Any = None  # a PeftModel, once configure_model has built it
@@ -152,19 +155,14 @@ class DescriptionModule(SteppingModule):
     # Training
 
     def choose_path(self) -> str:
-        """Decides how training computes; returns a sentence that says it."""
-        data = self.data
-        path = choose_path(
-            self.network,
-            self.kernels,
-            self.device,
-            self.compute_dtype,
-            data.max_seq_length,
-            data.batch_size * data.row_tokens,
-            self.recompute,
-        )
-        self.fused = path.fused
-        return path.reason
+        """Makes ready to train as planned; returns a sentence that says how."""
+        if self.plan is None:
+            data = self.data
+            options = (self.quantization, self.kernels, self.recompute)
+            task = task_of(self.network, self.compute_dtype, data.row_tokens, *options)
+            self.plan = plan(task, machine_with(task, self.device), data.batch_size)
+        self.fused = execute(self.plan, self.network, self.data.max_seq_length)
+        return str(self.plan)
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
         """Returns the summed loss over a constant; the optimizer step divides by the targets.

@@ -3,7 +3,7 @@
 In comes a step, out goes the share of the peak learning rate, or what gives an optimizer its
 learning rates. How many steps there are is the caller's to know.
 
-Behind the warm-up the shares are those of transformers' schedules of these names. In the warm-up
+After the warm-up the shares are those of transformers' schedules of these names. In the warm-up
 ours are a step ahead: theirs begins with a step at 0, which learns nothing, here the first one
 learns.
 """

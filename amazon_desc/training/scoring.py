@@ -1,7 +1,7 @@
 """The scores of base and tuned weights, found in the same way for both.
 
 In come a model and batches of packed rows or of prompts, out go loss, perplexity, ROUGE and BLEU of
-either side, and the samples that were written for. The base is the same model with LoRA switched
+either side, and the samples that were generated for. The base is the same model with LoRA switched
 off. What becomes of the scores is not known here.
 """
 

@@ -1,6 +1,7 @@
 """A tiny 4-bit base with LoRA, as a run would build it, and rows to feed it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +38,16 @@ def build() -> Callable[..., torch.nn.Module]:
         return model.train()
 
     return build
+
+
+def llama(dropout: float = 0.05, lora: adapter.LoraSettings | None = None, **changes: Any) -> Any:
+    """Returns a small Llama with LoRA, its weights random."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    lora = lora or adapter.LoraSettings(dropout=dropout)
+    return adapter.attach(LlamaForCausalLM(LlamaConfig(**{**shape, **changes})), lora)
 
 
 def batch_of(examples: list[tuple[list[int], int]], row_tokens: int) -> RowBatch:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from amazon_desc.data.loading.batches import RowBatch, collate_rows
 from amazon_desc.model import attention, kernels
-from amazon_desc.model.execution import choose_path
+from amazon_desc.model.execution import execute, machine_with
 from amazon_desc.model.kernels.compiling import Kernel
 from amazon_desc.model.loss import target_loss
+from amazon_desc.model.plan import plan, task_of
 
 pytestmark = pytest.mark.gpu
 
@@ -455,10 +456,12 @@ def share_masks(model: Any, fused: Any) -> None:
 @pytest.fixture
 def fused_of() -> Callable[..., Any]:
     def fused_of(model: Any, captures: bool = False) -> Any:
-        chosen = choose_path(model, "fused", torch.device("cuda", 0), HALF, LONGEST, ROW_TOKENS)
-        assert chosen.fused is not None
-        chosen.fused.captures = captures
-        return chosen.fused
+        task = task_of(model, HALF, ROW_TOKENS, "nf4", "fused")
+        chosen = plan(task, machine_with(task, torch.device("cuda", 0)), 1)
+        fused = execute(chosen, model, LONGEST)
+        assert fused is not None
+        fused.captures = captures
+        return fused
 
     return fused_of
 

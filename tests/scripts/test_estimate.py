@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from amazon_desc.model.adapter import LoraSettings
-from amazon_desc.run.options.micro_batch import Step
+from amazon_desc.model.plan import Task
 from amazon_desc.support.resources import TINY_BASE
 from tests.conftest import SCRIPTS, load_script
 from tests.conftest import gemma_config as gemma
@@ -21,8 +22,9 @@ speeds = load_script("card_speeds")
 script = load_script("estimate")
 
 
-def step(config: Any) -> Step:
-    return Step(config, LoraSettings(), "nf4", 2048, is_fused=True, number_bytes=2)
+def task(config: Any, **changes: Any) -> Task:
+    given = Task(config, LoraSettings(), "nf4", torch.bfloat16, row_tokens=2048, obstacle=None)
+    return given._replace(**changes)
 
 
 # As real rows are.
@@ -31,7 +33,7 @@ WORK = speeds.Work(num_tokens=2048, target_share=0.63, mean_context=95.0)
 
 def run_of(config: Any, **changes: Any) -> Any:
     rows = script.Rows(1000, 0.99, 0.63, 95.0, 500, 85_000, "a test")
-    run = script.Run(step(config), 1, 1, 2, None, 500, 128, 32, rows, "auto", None)
+    run = script.Run(task(config), 1, 1, 2, None, 500, 128, 32, rows)
     return run._replace(**changes)
 
 
@@ -66,13 +68,13 @@ def test_the_fused_path_is_as_fast_as_was_measured_on_an_h100(
 ) -> None:
     """Bare steps, of examples with a prompt of 30 tokens."""
     work = speeds.Work(num_tokens, target_share=0.75, mean_context=64.0)
-    given = step(config())._replace(lora=LoraSettings(dropout=dropout))
+    given = task(config(), lora=LoraSettings(dropout=dropout))
     seconds = speeds.fused_seconds(given, work, speeds.CARDS["h100"], is_dense, recompute)
     assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.05)
 
 
 def test_the_plain_path_is_as_fast_as_was_measured_on_an_h100() -> None:
-    seconds = speeds.plain_seconds(step(tinyllama()), WORK, speeds.CARDS["h100"])
+    seconds = speeds.plain_seconds(task(tinyllama()), WORK, speeds.CARDS["h100"])
     assert 2048 / seconds == pytest.approx(6_400, rel=0.01)
 
 
@@ -90,13 +92,13 @@ def test_scores_are_as_fast_as_was_measured_on_an_h100(
 ) -> None:
     """A forward pass of a row on either path."""
     work = speeds.Work(2048, target_share=0.75, mean_context=64.0)
-    seconds = speeds.scored_seconds(step(config()), work, speeds.CARDS["h100"], is_fused)
+    seconds = speeds.scored_seconds(task(config()), work, speeds.CARDS["h100"], is_fused)
     assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.1)
 
 
 def test_weights_that_are_made_dense_take_time() -> None:
     dense, lean = (
-        speeds.fused_seconds(step(tinyllama()), WORK, speeds.CARDS["h100"], is_dense, "none")
+        speeds.fused_seconds(task(tinyllama()), WORK, speeds.CARDS["h100"], is_dense, "none")
         for is_dense in (True, False)
     )
     read_and_written = 2 * 968_884_224 * (0.5 + 1 / 64 + 1 / 4096 + 2)
@@ -116,7 +118,7 @@ def test_what_was_not_measured_is_said_to_be_extrapolated() -> None:
 
 
 def test_a_run_takes_its_steps_and_its_scores() -> None:
-    found = script.estimate(run_of(tinyllama()), speeds.CARDS["h100"], is_fused=True)
+    found = script.on_both_paths(run_of(tinyllama()), speeds.CARDS["h100"])["fused"]
     assert (found.way, found.batch_size, found.fits) == ("dense, kept", 1, True)
     assert found.num_steps == 2000
     assert found.training_seconds == pytest.approx(2000 * found.step_seconds)
@@ -126,7 +128,7 @@ def test_a_run_takes_its_steps_and_its_scores() -> None:
     at_the_end = 2 * (losses + 16 * texts)
     expected = 4 * (42 * 22 * 0.0009 + texts) + at_the_end
     assert found.scoring_seconds == pytest.approx(expected)
-    plain = script.estimate(run_of(tinyllama()), speeds.CARDS["h100"], is_fused=False)
+    plain = script.on_both_paths(run_of(tinyllama()), speeds.CARDS["h100"])["plain"]
     assert plain.scoring_seconds == pytest.approx(4 * (losses + texts) + at_the_end)
 
 
@@ -147,7 +149,7 @@ def test_steps_follow_from_rows_and_epochs(changes: dict[str, Any], num_steps: i
 def test_without_rows_there_is_no_time_but_a_speed() -> None:
     run = run_of(tinyllama())
     run = run._replace(rows=run.rows._replace(num_rows=None))
-    found = script.estimate(run, speeds.CARDS["h100"], is_fused=True)
+    found = script.on_both_paths(run, speeds.CARDS["h100"])["fused"]
     assert (found.num_steps, found.training_seconds, found.scoring_seconds) == (None, None, None)
     assert found.tokens_per_second > 80_000
 
@@ -155,7 +157,7 @@ def test_without_rows_there_is_no_time_but_a_speed() -> None:
 def test_open_rows_are_as_many_as_fit_into_the_card() -> None:
     open_ = run_of(tinyllama(), batch_size=None, rows_per_step=64)
     found = {
-        card: script.estimate(open_, speeds.CARDS[card], is_fused=True) for card in ("l4", "h200")
+        card: script.on_both_paths(open_, speeds.CARDS[card])["fused"] for card in ("l4", "h200")
     }
     assert [of.batch_size for of in found.values()] == [4, 32]
     assert all(of.fits for of in found.values())
@@ -163,7 +165,7 @@ def test_open_rows_are_as_many_as_fit_into_the_card() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    found = script.estimate(run_of(gemma()), speeds.CARDS["t4"], is_fused=False)
+    found = script.on_both_paths(run_of(gemma()), speeds.CARDS["t4"])["plain"]
     assert not found.fits
 
 
@@ -171,15 +173,16 @@ def test_what_does_not_fit_is_said() -> None:
     ("changes", "card", "path", "reason"),
     [
         ({}, "h100", "fused", "known to be right here"),
-        ({}, "t4", "plain", "T4 16 GB is too old for the fused path"),
-        ({"kernels": "plain"}, "h100", "plain", "--model.kernels plain"),
+        ({}, "t4", "plain", "T4 16 GB is too old for them"),
+        ({"kernels": "plain"}, "h100", "plain", "as asked for"),
         ({"obstacle": "they have no DoRA"}, "h100", "plain", "they have no DoRA"),
     ],
 )
 def test_the_path_that_fit_takes_is_named(
     changes: dict[str, Any], card: str, path: str, reason: str
 ) -> None:
-    assert script.taken(run_of(tinyllama(), **changes), speeds.CARDS[card]) == (path, reason)
+    run = run_of(tinyllama(), task=task(tinyllama(), **changes))
+    assert script.taken(run, speeds.CARDS[card]) == (path, reason)
 
 
 @pytest.mark.parametrize(

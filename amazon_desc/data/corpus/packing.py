@@ -1,6 +1,6 @@
 """Places whole examples into rows of a fixed number of tokens, none cut, none lost.
 
-In come examples as token ids, out go rows that hold them one behind the other. Best fit
+In come examples as token ids, out go rows that hold them one after the other. Best fit
 decreasing: the longest examples first, each into the fullest row that still has room for it.
 Deterministic: equal lengths go in by their number. Padding and tensors come later.
 """
@@ -48,7 +48,7 @@ def pack(lengths: Sequence[int] | np.ndarray, row_tokens: int) -> list[list[int]
 
 
 class Row(TypedDict):
-    """A packed row: its examples' ids one behind the other, and where each begins and ends."""
+    """A packed row: its examples' ids one after the other, and where each begins and ends."""
 
     input_ids: Sequence[int] | np.ndarray
     lengths: Sequence[int] | np.ndarray

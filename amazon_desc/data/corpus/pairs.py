@@ -175,11 +175,11 @@ class PairMaker:
 
 
 def holds_description(title: str, description: str) -> bool:
-    """Says whether a cleaned title holds its own description, behind other words, in any case.
+    """Says whether a cleaned title holds its own description, after other words, in any case.
 
     It does if the description's first LEAK_CHARACTERS characters, or all of a shorter one, stand
     in it, as they do when a title column is made as "{title} - {content}", even if that is cut
-    behind them. A title that a description begins with holds nothing: there it comes first.
+    after them. A title that a description begins with holds nothing: there it comes first.
 
         title "Red Mug - A MUG OF CLAY", description "A mug of clay"        -> True
         title "Red Mug", description "Red Mug: a mug of clay"               -> False

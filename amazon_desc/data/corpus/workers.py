@@ -149,7 +149,7 @@ def pickled(result: tuple[bool, Any]) -> bytes:
     try:
         data = pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL)
         if not result[0]:
-            pickle.loads(data)  # an exception may be one that cannot be made again
+            pickle.loads(data)  # an exception may be one that cannot be rebuilt
         return data
     except Exception as error:
         unsent = RuntimeError(f"{result[1]!r} cannot be sent: {error}")

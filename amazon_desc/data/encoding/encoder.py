@@ -33,7 +33,7 @@ MAX_TITLE_CHARACTERS = 2_000
 
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*$")
 SENTENCE_CLOSERS = frozenset(".!?…\"'”’)]")
-# A full stop and what closes behind it can be pieces of their own, but hardly more than these.
+# A full stop and what closes after it can be pieces of their own, but hardly more than these.
 MAX_END_PIECES = 4
 # How SentencePiece and byte-level pieces show that a word begins.
 WORD_STARTS = "▁Ġ"
@@ -153,7 +153,7 @@ class Encoder:
 
         After a template that ends in a word or a colon a description begins a new word, as it does
         at the start of a text. After white space it does not: there the ids are those of the text
-        behind a line break, or "Dance" would become " Dance".
+        after a line break, or "Dance" would become " Dance".
         """
         text = self.prompter("title")  # not "": a template may end in the title
         if (text.after or text.words)[-1:].isspace():
@@ -202,7 +202,7 @@ class Encoder:
         return self.plain.whole(texts, has_control_tokens=True)
 
     def find_start_ids(self) -> list[int]:
-        """Returns what the tokenizer puts in front of every text: BOS, for most."""
+        """Returns what the tokenizer puts before every text: BOS, for most."""
         text = self.template_ids(["a"])[0]
         ids = self.backend.encode("a", add_special_tokens=True).ids
         return ids[: next(n for n in range(len(ids)) if ids[n : n + len(text)] == text)]

@@ -25,7 +25,7 @@ SYSTEM_PLACEHOLDER = "\u27e6system\u27e7"
 
 # Braces around words, as Python, Jinja and people write a place to fill: {content}, {0}, { title },
 # {brand name}, {row['title']}, {title!r}, {title:>20}, {}. JSON has quotes first, or commas, or a
-# space behind its colons.
+# space after its colons.
 FIELD = re.compile(
     r"""\{ [ \t]*
     (?: WORD (?: [ \t]+ WORD )* [ \t]* )?

@@ -1,7 +1,7 @@
 """Words that were met before, with their token ids: the memory of a tokenizer that works by words.
 
 In come words, or texts made of words, out go token ids. A word that is not known is tokenised by a
-function that is given. Words are numbered and their ids lie one behind the other in one array, so
+function that is given. Words are numbered and their ids lie one after the other in one array, so
 that a batch of texts is put together without touching each of its words.
 """
 

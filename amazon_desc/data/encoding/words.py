@@ -17,7 +17,7 @@ from amazon_desc.data.encoding.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# What SentencePiece pieces have for the space in front of a word.
+# What SentencePiece pieces have for the space before a word.
 SPACE_MARK = "▁"
 
 # So much of a text is read at first if only some ids are wanted; English has about four.
@@ -187,7 +187,7 @@ def joined(*parts: list[int] | None) -> list[int] | None:
 def keeps_words_apart(description: dict[str, Any]) -> bool:
     """Says whether the ids of a text are those of its words, from a tokenizer's tokenizer.json.
 
-    So it is when spaces do nothing but become marks, and no piece has a mark behind a letter: then
+    So it is when spaces do nothing but become marks, and no piece has a mark after a letter: then
     no merge can reach from one word into the next.
     """
     model = description["model"]
@@ -203,7 +203,7 @@ def keeps_words_apart(description: dict[str, Any]) -> bool:
         *steps(description["normalizer"], "normalizers"),
         *steps(description["pre_tokenizer"], "pretokenizers"),
     ]
-    # Whatever comes behind the first one that marks spaces finds none.
+    # Whatever comes after the first one that marks spaces finds none.
     others = [step for step in changes if step["type"] != "Prepend"]
     return (
         all(map(only_marks_spaces, changes))

@@ -30,11 +30,11 @@ class RowBatch(NamedTuple):
     """(B, T) bool: this token is to be predicted from those before it"""
     example_tokens: Tensor
     """(E, L) int64: the places of each example's tokens among the B·T flattened ones; L is the
-    longest example's length, and behind a shorter one its last token is repeated"""
+    longest example's length, and after a shorter one its last token is repeated"""
     token_places: Tensor
     """(B, T) int64: the place of each token among the E·L flattened ones; 0 for padding"""
     before_targets: Tensor
-    """(M) int64: the place in front of each target among the B·T"""
+    """(M) int64: the place before each target among the B·T"""
     num_tokens: int
     """tokens that are no padding"""
 

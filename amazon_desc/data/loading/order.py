@@ -2,7 +2,7 @@
 
 In come the number of rows and epochs, out go the row numbers of each micro-batch, from any point
 on. Epochs follow each other without a seam, so only the very last micro-batch can be smaller, and
-a run that stops goes on at exactly the row where it stopped.
+a run that stops is resumed at exactly the row where it stopped.
 """
 
 from collections.abc import Iterator

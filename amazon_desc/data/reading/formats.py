@@ -130,15 +130,15 @@ def _array_elements(source: Source) -> Iterator[str]:
     is_open = not text.startswith("]")
     number, start = 1, 0 if is_open else 1
     while is_open:
-        mark = _mark_behind(text, start)
+        mark = _mark_after(text, start)
         while mark is None and len(text) - start <= LINE_BYTES and (more := next(texts, "")):
             text, start = (text[start:] + more).lstrip(_SPACE), 0
-            mark = _mark_behind(text, start)
+            mark = _mark_after(text, start)
         if mark is None:
             break
         yield text[start : mark.start()]
         number, start, is_open = number + 1, mark.end(), mark[1] == ","
-    # It is read to its end, also behind the bracket: only there damage shows.
+    # It is read to its end, also after the bracket: only there damage shows.
     if is_open or any(text.strip(_SPACE) for text in chain([text[start:]], texts)):
         raise DataError(
             f"{source.name} is not a valid JSON array: it breaks at record {number}, or that is "
@@ -147,8 +147,8 @@ def _array_elements(source: Source) -> Iterator[str]:
         )
 
 
-def _mark_behind(text: str, start: int) -> re.Match[str] | None:
-    """The comma or bracket behind the element that starts there, if both are whole."""
+def _mark_after(text: str, start: int) -> re.Match[str] | None:
+    """The comma or bracket after the element that starts there, if both are whole."""
     try:
         end = _ELEMENT.raw_decode(text, start)[1]
     except (ValueError, RecursionError):
@@ -189,7 +189,7 @@ class _CsvLines:
     def give_up(self) -> str:
         """Says why the record cannot be used; its lines but the first are read once more.
 
-        A quote that is not closed takes the good lines behind it into its record.
+        A quote that is not closed takes the good lines after it into its record.
         """
         self._again.extendleft(reversed(self.record[1:]))
         if len(self.record) > 1:

@@ -21,7 +21,7 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def obstacle(model: PeftModel) -> str | None:
-    """Returns what about a model the fused path does not know, or None."""
+    """Returns what about a model, loaded or its skeleton, the fused path does not know, or None."""
     base: Any = model.get_base_model()
     if (reason := config_obstacle(base.config)) is not None:
         return reason
@@ -34,10 +34,31 @@ def obstacle(model: PeftModel) -> str | None:
             return f"they have no bias in {last}"
         if getattr(module, "lora_magnitude_vector", None):
             return "they have no DoRA"
+        if (variant := getattr(module, "lora_variant", {}).get(ADAPTER)) is not None:
+            return f"they have no {type(variant).__name__}"
         state = getattr(getattr(linear, "weight", None), "quant_state", None)
         if state is not None and not (state.quant_type == "nf4" and state.nested):
             return f"they read NF4 with double quantisation only, not {state.quant_type}"
+    return quantization_obstacle(base.config) or untrained(model)
+
+
+def quantization_obstacle(config: Any) -> str | None:
+    """Returns what about a base that is published in 4 bits the fused path cannot read, or None."""
+    found: Any = getattr(config, "quantization_config", None)
+    settings = found if isinstance(found, dict) or found is None else found.to_dict()
+    if settings and not settings.get("bnb_4bit_use_double_quant"):
+        return "they read NF4 with double quantisation only"
     return None
+
+
+def untrained(model: PeftModel) -> str | None:
+    """Returns what is to be trained besides LoRA's two matrices, and would get no gradient."""
+    if list(model.peft_config) != [ADAPTER]:
+        return f"they train one adapter, not {len(model.peft_config)}"
+    known = tuple(f"lora_{matrix}.{ADAPTER}.weight" for matrix in "AB")
+    others = (n for n, p in model.named_parameters() if p.requires_grad and not n.endswith(known))
+    other = next(others, None)
+    return None if other is None else f"they train lora_A and lora_B only, not {other}"
 
 
 def config_obstacle(config: Any) -> str | None:
