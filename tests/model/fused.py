@@ -14,6 +14,10 @@ from torch import Tensor
 
 from amazon_desc.data.loading.batches import RowBatch, collate_rows
 from amazon_desc.model import attention
+from amazon_desc.model.execution import execute, machine_with
+from amazon_desc.model.families import logit_cap_of
+from amazon_desc.model.plan import plan, task_of
+from amazon_desc.model.recomputation import Recompute
 
 HAS_CARD = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if HAS_CARD else torch.device("cpu")
@@ -24,6 +28,13 @@ ROUNDING = 4e-3 if HAS_CARD else 2e-6
 
 VOCABULARY, ROW_TOKENS, LONGEST = (1000, 1024, 256) if HAS_CARD else (90, 40, 20)
 NUM_LAYERS = 3 if HAS_CARD else 2
+
+
+RUNS_KERNELS = [
+    pytest.mark.triton,
+    # Rows of a tile that hold no token are computed, and not stored.
+    pytest.mark.filterwarnings("ignore:(invalid value|divide by zero):RuntimeWarning"),
+]
 
 
 def on_card(*values: Any) -> Any:
@@ -175,3 +186,29 @@ def share_masks(model: Any, fused: Any) -> None:
                 return (x * mask_of(x, dropout)).to(x.dtype)
 
             module.lora_dropout["default"].forward = masked
+
+
+def step_of(
+    model: Any, dtype: torch.dtype, is_dense: bool = True, recompute: Recompute = "none"
+) -> Any:
+    """Returns the fused step of a model on any device, without CUDA graphs."""
+    from amazon_desc.model.kernels.from_peft import collect
+    from amazon_desc.model.kernels.step import FusedStep
+
+    base: Any = model.get_base_model()
+    seed = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    decoder = collect(model, dtype, seed, LONGEST, is_dense, recompute)
+    head = base.get_output_embeddings().weight.detach()
+    return FusedStep(decoder, head, logit_cap_of(base.config), seed, captures=False)
+
+
+def fused_of(model: Any, captures: bool = False) -> Any:
+    """Returns the fused step of a model: on a card as a run would have it."""
+    if not HAS_CARD:
+        return step_of(model, model.get_input_embeddings().weight.dtype)
+    task = task_of(model, PRECISION, ROW_TOKENS, "nf4", "fused")
+    chosen = plan(task, machine_with(task, DEVICE), 1)
+    fused = execute(chosen, model, LONGEST)
+    assert fused is not None
+    fused.captures = captures
+    return fused

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.model.fused import DEVICE, PRECISION, close, on_card, random
+from tests.model.fused import DEVICE, PRECISION, RUNS_KERNELS, close, on_card, random
 
-pytestmark = pytest.mark.triton
+pytestmark = RUNS_KERNELS
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.model.fused import DEVICE, HALF, HAS_CARD, PRECISION, ROUNDING, close, on_card, random
+from tests.model.fused import (
+    DEVICE,
+    HALF,
+    HAS_CARD,
+    PRECISION,
+    ROUNDING,
+    RUNS_KERNELS,
+    close,
+    on_card,
+    random,
+)
 
-pytestmark = pytest.mark.triton
+pytestmark = RUNS_KERNELS
 
 
 @pytest.fixture(autouse=True)
