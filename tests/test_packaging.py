@@ -23,7 +23,7 @@ EXTRAS = {
     extra: [Requirement(line) for line in lines]
     for extra, lines in PROJECT["optional-dependencies"].items()
 }
-CUDA_PREFIXES = ("nvidia-", "cuda-", "triton", "pytorch-triton")
+CUDA_PREFIXES = ("nvidia-", "cuda-", "pytorch-triton")
 
 # More of these is used than they document.
 REACHED_INTO = {
@@ -190,7 +190,8 @@ def test_constraints_pin_indirect_dependencies_too(constraints: dict[str, str]):
 def closure(requirements: Iterable[Requirement]) -> set[str]:
     """Returns the names of all installed packages that these need, without those for CUDA only."""
     seen: set[tuple[str, str]] = set()
-    waiting = [(name_of(r), extra) for r in requirements for extra in ("", *r.extras)]
+    here = [r for r in requirements if r.marker is None or r.marker.evaluate()]
+    waiting = [(name_of(r), extra) for r in here for extra in ("", *r.extras)]
     while waiting:
         name, extra = waiting.pop()
         if (name, extra) in seen or name.startswith(CUDA_PREFIXES):
