@@ -23,7 +23,7 @@ from amazon_desc.cli import DescriptionCLI
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.backbone import fingerprint
-from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
+from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.checks import find_weights
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
@@ -237,7 +237,7 @@ def test_a_checkpoint_of_before_is_resumed(fit: Fit, whole: Ended, monkeypatch: 
         },
     }
     folder = whole.run.path.with_name("before")
-    write_checkpoint(before, RunFolder(folder).checkpoint(4))
+    write_sealed(serialized(before), RunFolder(folder).checkpoint(4))
     steps: list[int] = []
     training_step = DescriptionModule.training_step
 
