@@ -64,7 +64,7 @@ textile: Dog Bed | fleece; canvas | an old hound; puppies that nap all day; the 
 fire | a washable cover; raised sides; a memory foam core
 textile: Cat Tunnel | polyester; felt | kittens at play; rainy afternoons indoors; a curious pet \
 | a crackling lining; a dangling ball; a peep hole
-textile: Accumulation Blind | linen; bamboo | a bright bedroom; afternoon glare; a quiet study | a \
+textile: Window Blind | linen; bamboo | a bright bedroom; afternoon glare; a quiet study | a \
 smooth chain; a blackout layer; easy brackets
 wood: Bookshelf Ladder | oak; pine | a crowded study; tall walls; a growing collection of novels \
 | five open tiers; a leaning frame; wall anchors

@@ -252,7 +252,7 @@ RUNS_CODE = {
 WRITES_TABLES = {"writer", "DictWriter", "to_csv", "write_csv", "to_excel", "CSVLogger"}
 
 # Takes pickles from its own processes, through pipes that nobody else can write to.
-PIPES = "amazon_desc/data/workers.py"
+PIPES = "amazon_desc/data/corpus/workers.py"
 
 
 def offences(source: str, place: str) -> Iterator[str]:
