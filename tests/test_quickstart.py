@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +30,10 @@ NUM_HELD_OUT = 200
 
 
 def command(*arguments: str) -> str:
-    """Runs a command from the checkout with all cores and returns what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())}
+    """Runs a command from the checkout and returns what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "amazon_desc", *arguments],
         cwd=ROOT,
-        env=environment,
         capture_output=True,
         text=True,
         check=False,
