@@ -521,9 +521,10 @@ def test_unusable_adapter_is_refused(
     refused(case._replace(command=command), ["--model.adapter", case.options])
 
 
-def make_checkpoints(folder: Path, checkpoint: Path) -> None:
+@pytest.fixture(scope="module")
+def bad_checkpoints(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints that cannot be used, each in a file named after what is wrong."""
-    folder.mkdir()
+    folder, checkpoint = tmp_path_factory.mktemp("ckpt"), trained / CHECKPOINT
     whole = checkpoint.read_bytes()
     (folder / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     (folder / "bit.ckpt").write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
@@ -542,14 +543,15 @@ def make_checkpoints(folder: Path, checkpoint: Path) -> None:
         if key == "base_sha256":
             content["identity"]["backbone"] = "else/where"
         write_checkpoint(content, folder / f"{key}.ckpt")
+    return folder
 
 
 @pytest.mark.parametrize("command", ["fit", "validate"])
 @table(CHECKPOINTS)
 def test_unusable_checkpoint_is_refused(
-    case: Case, command: str, trained_place: Path, refused: Refused
+    case: Case, command: str, trained_place: Path, bad_checkpoints: Path, refused: Refused
 ):
-    make_checkpoints(trained_place / "ckpt", trained_place / CHECKPOINT)
+    shutil.copytree(bad_checkpoints, trained_place / "ckpt", copy_function=os.link)
     if command == "fit" and case.code == 2 and "no such file" not in case.message[0]:
         case = case._replace(message=("was trained with other settings", "Set them back"))
     refused(case._replace(command=command), ["--ckpt_path", *case.options.split()])
