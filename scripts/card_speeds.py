@@ -8,7 +8,8 @@ of a run of it.
 import dataclasses
 from typing import NamedTuple
 
-from amazon_desc.model.cost.memory import NF4_BYTES, activation_bytes, flops_per_token
+from amazon_desc.model.cost.arithmetic import flops_by_part
+from amazon_desc.model.cost.memory import NF4_BYTES, activation_bytes
 from amazon_desc.model.cost.shape import shape_of
 from amazon_desc.model.plan import Task
 from amazon_desc.model.recomputation import Recompute
@@ -77,7 +78,7 @@ def products_seconds(task: Task, work: Work, card: Card, again: float, share: fl
         again: frozen weights whose product is made once more
         share: of the card's speed that is reached
     """
-    flops = flops_per_token(task.config, task.lora, work.target_share, work.mean_context)
+    flops = flops_by_part(task.config, task.lora, work.target_share, work.mean_context)
     return (flops.total + 2 * again) * work.num_tokens / (share * card.tera_flops * 1e12)
 
 
@@ -88,7 +89,7 @@ def fused_seconds(
     shape = shape_of(task.config)
     rows, columns = shape.linears()["gate_proj"]
     first_products = 2 * rows * columns * shape.num_layers  # of gate and up
-    again = {"products": first_products, "layers": shape.num_linear_weights}.get(recompute, 0)
+    again = {"mlp": first_products, "layers": shape.num_linear_weights}.get(recompute, 0)
     passes = PASSES + DROPOUT_PASSES * (task.lora.dropout > 0)
     passes += AGAIN_PASSES * (recompute != "none")
     bare = dataclasses.replace(task.lora, dropout=0.0)

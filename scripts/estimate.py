@@ -41,7 +41,7 @@ from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
 
 # What is recomputed, as short as a column wants it.
-SHORT = {"none": "kept", "parts": "parts", "products": "products", "layers": "layers"}
+SHORT = {"none": "kept", "parts": "parts", "mlp": "mlp", "layers": "layers"}
 
 
 class Run(NamedTuple):
@@ -122,7 +122,7 @@ def on_both_paths(run: Run, card: Card) -> dict[str, Estimate]:
         run._replace(task=run.task._replace(kernels=kernels, obstacle=None))
         for kernels in ("fused", "plain")
     )
-    if run.task.recompute in ("parts", "products"):  # which the plain path cannot
+    if run.task.recompute in ("parts", "mlp"):  # which the plain path cannot
         plain = plain._replace(task=plain.task._replace(recompute="none"))
     return {
         "fused": estimate(fused, planned(fused, machine), card, machine),

@@ -153,7 +153,8 @@ NOTEBOOKS = """
 
 def rows_of_page() -> list[list[str]]:
     """Returns the cells of the table of what notebooks set: there, here, what differs."""
-    table = PAGE.split("| there | here | what differs |\n|---|---|---|\n")[1].split("\n\n")[0]
+    heading = "| there | here | what differs |\n|---|---|---|\n"
+    table = PAGE.split(heading)[1].split("\n\n")[0]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n")]
 
 
@@ -219,8 +220,8 @@ def test_the_page_knows_what_notebooks_set_and_says_why_what_has_no_option_has_n
 
 def test_the_page_has_a_line_for_every_config():
     for config in CONFIGS:
-        assert f"| `{config.name}` | " in PAGE
-    assert len(PAGE.splitlines()) < 150
+        assert re.search(rf"^{re.escape(config.name)} +\S", PAGE, re.MULTILINE)
+    assert len(PAGE.splitlines()) < 200
 
 
 def test_the_line_for_8_bit_adamw_is_taken(printed: Callable[[list[str]], dict]):

@@ -236,7 +236,7 @@ def test_a_literal_is_its_text_on_one_line_that_ends_no_fence(text: str):
     assert "```" not in source
 
 
-def test_the_readme_has_the_lines_of_the_reference_runs_card():
+def test_the_readme_of_runs_has_the_lines_of_the_reference_runs_card():
     """TinyLlama v1.1 and the tiny base have the same control tokens."""
     root = Path(__file__).resolve().parents[1]
     config = yaml.safe_load((root / "configs/qlora.yaml").read_text(encoding="utf-8"))
@@ -259,7 +259,7 @@ def test_the_readme_has_the_lines_of_the_reference_runs_card():
     card = model_card(identity, module, RunFolder(Path("runs/qlora")).adapter)
     block = card[card.index("```python") :].strip()
     assert len(block.splitlines()) > 40
-    assert block in (root / "README.md").read_text(encoding="utf-8")
+    assert block in (root / "amazon_desc/run/README.md").read_text(encoding="utf-8")
 
 
 def test_a_fence_is_longer_than_those_in_it():

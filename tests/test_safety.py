@@ -681,13 +681,13 @@ def test_an_archive_is_read_in_place_wherever_its_members_want_to_go(
 # Exit codes
 
 
-def test_the_readme_lists_every_exit_code():
+def test_the_readme_of_runs_lists_every_exit_code():
     """0: done; 1: a mistake of our own, with a traceback; 130 and 143: SIGINT and SIGTERM."""
     kinds: list[type[UserError]] = [UserError]
     for kind in kinds:  # grows as it goes
         kinds += kind.__subclasses__()
     wanted = {0, 1, 130, 143} | {kind.exit_code for kind in kinds}
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "amazon_desc" / "run" / "README.md").read_text()
     assert readme.count("| code |") == 1
     table = readme.partition("| code |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `?(\d+)`? +\|", table, re.MULTILINE)

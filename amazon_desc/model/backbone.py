@@ -17,6 +17,7 @@ import torch
 
 from amazon_desc.model import attention
 from amazon_desc.model.conversion import as_safetensors
+from amazon_desc.model.families import text_part_of
 from amazon_desc.model.suitability import (
     NO_CODE,
     is_of_attention,
@@ -99,6 +100,7 @@ def load_weights(
     device: torch.device,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Calls transformers; returns the model and its report on missing weights."""
+    import transformers
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
     options: dict[str, Any] = {
@@ -119,15 +121,10 @@ def load_weights(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    if config.model_type == "gemma3":
-        from transformers import Gemma3ForCausalLM
-
-        # The files hold text and vision; the plain call would leave every text weight random.
-        return Gemma3ForCausalLM.from_pretrained(  # pyright: ignore[reportReturnType]
-            folder,
-            config=config.text_config,
-            key_mapping={r"^language_model\.model\.": "model."},
-            **options,
+    if (part := text_part_of(config)) is not None:
+        # The files hold more than text; the plain call would leave every text weight random.
+        return getattr(transformers, part.text_class).from_pretrained(
+            folder, config=config.get_text_config(), key_mapping=part.key_mapping, **options
         )
     return AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportReturnType]
         folder, config=config, **options

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from amazon_desc.model.cost.memory import memory
+from amazon_desc.model.families import logit_cap_of
 from amazon_desc.model.machine import Machine, machine_of
 from amazon_desc.model.plan import Plan, Task
 
@@ -42,7 +43,7 @@ def fused_step(plan: Plan, model: PeftModel, longest: int) -> FusedStep:
 
     base: Any = model.get_base_model()
     head = base.get_output_embeddings().weight.detach()
-    cap = getattr(base.config, "final_logit_softcapping", None)
+    cap = logit_cap_of(base.config)
     seed = torch.zeros((), dtype=torch.int64, device=head.device)
     how = (plan.is_dense, plan.recompute)
     decoder = from_peft.collect(model, plan.task.dtype, seed, longest, *how)

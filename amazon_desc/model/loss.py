@@ -14,6 +14,7 @@ from torch import Tensor
 from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.model.attention import Layout
 from amazon_desc.model.cost.memory import SCORED_LOGITS, positions_at_a_time
+from amazon_desc.model.families import logit_cap_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,7 +49,7 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
 def head_loss(base: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """Returns the summed loss of targets (M) by the hidden states before them, (M, hidden)."""
     logits = base.get_output_embeddings()(hidden).float()  # (M, vocabulary)
-    soft_cap = getattr(base.config, "final_logit_softcapping", None)
+    soft_cap = logit_cap_of(base.config)
     if soft_cap is not None:
         logits = soft_cap * torch.tanh(logits / soft_cap)
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")

@@ -35,7 +35,7 @@ WEIGHTS = {
 RECOMPUTED: dict[Recompute, str] = {
     "none": "activations kept",
     "parts": "what is quick to compute recomputed",
-    "products": "what is quick to compute and the MLP's first product recomputed",
+    "mlp": "what is quick to compute and the MLP's first product recomputed",
     "layers": "layers recomputed",
 }
 
@@ -120,7 +120,7 @@ def plan(task: Task, machine: Machine, num_rows: int) -> Plan:
         fused = [Plan(task, num_rows, True, "", *way) for way in ways(task.recompute)]
         return next((way for way in fused if way.memory.total <= machine.room), fused[-1])
     reason = ", as asked for" if task.kernels == "plain" else f": {why_not}"
-    if task.recompute in ("parts", "products"):
+    if task.recompute in ("parts", "mlp"):
         raise UserError(
             f"--model.recompute {task.recompute}: only fused kernels can do that, but they are "
             f"plain{reason}. Set it to none or layers."
@@ -168,7 +168,7 @@ def ways(recompute: RecomputeOption) -> list[tuple[bool, Recompute]]:
     """
     if recompute != "auto":
         return [(True, recompute), (False, recompute)]
-    lean: list[Recompute] = ["none", "parts", "products", "layers"]
+    lean: list[Recompute] = ["none", "parts", "mlp", "layers"]
     return [(True, "none"), *((False, again) for again in lean)]
 
 

@@ -69,8 +69,8 @@ class DescriptionModule(SteppingModule):
         kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
             or `auto`: fused where they are known to be right
         recompute: what of the forward pass is made again to save memory: `none`, `parts` (what is
-            quick to make), `products` (also the MLP's first), `layers` (the only one that `plain`
-            knows), or `auto`: as little as the free memory allows
+            quick to make), `mlp` (also the MLP's first product), `layers` (the only one that
+            `plain` knows), or `auto`: as little as the free memory allows
     """
 
     def __init__(

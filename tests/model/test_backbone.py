@@ -96,7 +96,12 @@ def test_one_changed_weight_changes_the_fingerprint_and_a_copy_does_not(base_cop
     assert fingerprint(base_copy) != fingerprint(TINY_BASE)
 
 
-def test_gemma_3_files_with_vision_give_their_text_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("is_original", "prefix"), [(True, "language_model.model."), (False, "model.language_model.")]
+)
+def test_gemma_3_files_with_vision_give_their_text_weights(
+    tmp_path: Path, is_original: bool, prefix: str
+) -> None:
     """The plain call leaves every text weight random, with only a warning."""
     full = Gemma3ForConditionalGeneration(
         Gemma3Config(
@@ -122,7 +127,8 @@ def test_gemma_3_files_with_vision_give_their_text_weights(tmp_path: Path) -> No
             image_token_index=95,
         )
     ).eval()
-    full.save_pretrained(tmp_path)
+    full.save_pretrained(tmp_path, save_original_format=is_original)
+    assert f"{prefix}norm.weight" in load_file(tmp_path / "model.safetensors")
     model = load_backbone(Backbone(tmp_path, "gemma"), "none", torch.float32, CPU).eval()
     ids = torch.arange(3, 23).unsqueeze(0)
     with torch.no_grad():

@@ -613,7 +613,7 @@ def test_all_kernels_of_a_step_are_compiled_together_before_it(
 
 
 @pytest.mark.parametrize("is_dense", [False, True])
-@pytest.mark.parametrize("recompute", ["none", "parts", "products", "layers"])
+@pytest.mark.parametrize("recompute", ["none", "parts", "mlp", "layers"])
 def test_less_memory_gives_the_same_numbers(
     is_dense: bool,
     recompute: str,

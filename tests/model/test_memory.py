@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_leaves
 from amazon_desc.data.loading.batches import RowBatch, collate_rows
 from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.backbone import load_backbone
+from amazon_desc.model.cost.arithmetic import flops_by_part
 from amazon_desc.model.cost.memory import (
     GIB,
     SHARE_OF_CARD,
     How,
     activation_bytes,
-    flops_per_token,
     memory,
 )
 from amazon_desc.model.cost.shape import num_lora_weights, shape_of
@@ -45,7 +45,7 @@ def test_it_is_light() -> None:
 
 
 def test_tinyllama_takes_four_operations_a_weight_and_token() -> None:
-    flops = flops_per_token(tinyllama(), LORA)
+    flops = flops_by_part(tinyllama(), LORA)
     assert flops.linears == 4 * 968_884_224
     assert flops.head == 4 * 65_536_000
     assert (flops.linears + flops.head) / 4e9 == pytest.approx(1.034, abs=5e-4)
@@ -53,8 +53,8 @@ def test_tinyllama_takes_four_operations_a_weight_and_token() -> None:
     assert flops.attention == 0
 
 
-def test_the_head_works_in_front_of_targets_only() -> None:
-    flops = flops_per_token(tinyllama(), LORA, target_share=0.75, mean_context=128)
+def test_the_head_works_before_targets_only() -> None:
+    flops = flops_by_part(tinyllama(), LORA, target_share=0.75, mean_context=128)
     assert flops.head == 3 * 65_536_000
     assert flops.attention == 12 * 22 * 2048 * 128
     assert flops.total == flops.linears + flops.head + flops.lora + flops.attention
@@ -64,31 +64,30 @@ def test_the_head_works_in_front_of_targets_only() -> None:
 
 
 def small(family: str) -> Any:
-    from transformers import (
-        Gemma3ForCausalLM,
-        Gemma3TextConfig,
-        LlamaConfig,
-        LlamaForCausalLM,
-    )
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape: Any = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96}
+    shape: Any = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
     shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    if family == "gemma":
-        return Gemma3ForCausalLM(Gemma3TextConfig(**shape, head_dim=16))
-    return LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=family == "tied llama"))
+    kind, *how = family.split()
+    if how:
+        shape |= {"tied": {"tie_word_embeddings": True}, "biased": {"attention_bias": True}}[how[0]]
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape))
 
 
-@pytest.mark.parametrize("family", ["llama", "tied llama", "gemma"])
+@pytest.mark.parametrize(
+    "family", ["llama", "llama tied", "llama biased", "mistral", "qwen2", "qwen3", "gemma3_text"]
+)
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]], ids=["all", "two"])
 @pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
 def test_weights_are_those_of_the_model(family: str, targets: Any, use_dora: bool) -> None:
     model = small(family)
     lora = LoraSettings(r=4, target_modules=targets, use_dora=use_dora)
     shape = shape_of(model.config)
-    linears = sum(p.numel() for n, p in model.named_parameters() if "_proj" in n)
+    linears = sum(p.numel() for n, p in model.named_parameters() if n.endswith("_proj.weight"))
     others = sum(p.numel() for p in model.parameters()) - linears
     assert shape.num_linear_weights == linears
-    num_head_norms = 2 * 2 * 16 if family == "gemma" else 0  # too small to be counted
+    has_head_norms = family in ("gemma3_text", "qwen3")
+    num_head_norms = 2 * 2 * 16 if has_head_norms else 0  # too small to be counted
     assert shape.num_other_weights == others - num_head_norms
     attached = attach(model, lora)
     trained = sum(p.numel() for p in attached.parameters() if p.requires_grad)
@@ -110,15 +109,15 @@ def test_of_a_model_with_vision_the_text_counts() -> None:
         (tinyllama, 2048, "none", True, 0.0, 5.52, 6.26),
         (tinyllama, 2048, "none", False, 0.0, 3.89, 4.59),
         (tinyllama, 2048, "parts", False, 0.0, 3.12, 3.63),
-        (tinyllama, 2048, "products", False, 0.0, 2.17, 2.58),
+        (tinyllama, 2048, "mlp", False, 0.0, 2.17, 2.58),
         (tinyllama, 2048, "layers", False, 0.0, 1.66, 2.12),
         (tinyllama, 16_384, "none", True, 0.0, 23.98, 25.11),
         (tinyllama, 2048, "none", True, 0.05, 6.51, 7.35),
         (tinyllama, 16_384, "none", True, 0.05, 31.88, 33.03),
-        (tinyllama, 2048, "products", False, 0.05, 2.11, 2.81),
+        (tinyllama, 2048, "mlp", False, 0.05, 2.11, 2.81),
         (gemma, 2048, "none", True, 0.0, 17.02, 17.82),
         (gemma, 2048, "parts", False, 0.0, 9.20, 10.49),
-        (gemma, 2048, "products", False, 0.0, 6.55, 8.12),
+        (gemma, 2048, "mlp", False, 0.0, 6.55, 8.12),
         (gemma, 2048, "layers", False, 0.0, 4.63, 5.89),
     ],
 )
@@ -173,7 +172,7 @@ def test_dense_weights_take_the_place_of_workspace_and_copies() -> None:
 
 
 def test_the_less_is_kept_the_less_memory_it_takes() -> None:
-    every: tuple[How, ...] = ("none", "parts", "products", "layers")
+    every: tuple[How, ...] = ("none", "parts", "mlp", "layers")
     totals = [memory(gemma(), LORA, 4096, how).total for how in every]
     assert totals == sorted(totals, reverse=True)
     layers = memory(gemma(), LORA, 4096, "layers")

@@ -55,7 +55,7 @@ def test_on_a_card_the_fused_path_trains_what_it_knows():
 def test_the_plain_path_recomputes_layers_only():
     found = plan(task(llama(), recompute="layers"), CPU, 1)
     assert str(found) == "Kernels: plain: the device is cpu, not cuda; layers recomputed."
-    for recompute in ("parts", "products"):
+    for recompute in ("parts", "mlp"):
         wanted = f"recompute {recompute}: only fused kernels .* they are plain: the device is cpu"
         with pytest.raises(UserError, match=wanted):
             plan(task(llama(), recompute=recompute), CPU, 1)
@@ -66,14 +66,26 @@ def test_the_plain_path_recomputes_layers_only():
     [
         ({}, None),
         ({"hidden_act": "gelu"}, "they have no layers of llama with gelu"),
-        ({"attention_bias": True}, "they have no bias in q_proj"),
+        ({"attention_bias": True, "mlp_bias": True}, None),
+        ({"attention_dropout": 0.1}, "they have no attention with attention_dropout"),
         ({"head_dim": 12}, "they have no heads of 12 numbers"),
         (
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
             "they have no rotary positions of the kind dynamic",
         ),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "linear",
+                    "rope_theta": 1e4,
+                    "factor": 2.0,
+                    "partial_rotary_factor": 0.5,
+                }
+            },
+            "they have no rotary positions of a part of a head",
+        ),
     ],
-    ids=["known", "act", "bias", "heads", "rotary"],
+    ids=["known", "act", "biases", "dropout", "heads", "rotary", "partial"],
 )
 def test_what_the_fused_path_does_not_know_of_a_base_is_said(
     changes: dict[str, Any], reason: str | None
@@ -120,6 +132,15 @@ def test_only_what_trains_two_matrices_a_layer_is_taken_for_known(
         assert found is None
     else:
         assert re.fullmatch(f"{reason}.*", str(found))
+
+
+def test_biases_that_are_trained_are_not_taken_for_known():
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", bias="all")
+    found = obstacle(get_peft_model(llama(attention_bias=True).unload(), config))
+    assert str(found).startswith("they train lora_A and lora_B only, not ")
+    assert str(found).endswith("self_attn.q_proj.base_layer.bias")
 
 
 def test_a_second_adapter_is_not_taken_for_known():
@@ -227,7 +248,7 @@ def tinyllama(**changes: Any) -> Task:
         (80, True, "none"),
         (6, False, "none"),
         (4, False, "parts"),
-        (3, False, "products"),
+        (3, False, "mlp"),
         (2, False, "layers"),
         (1, False, "layers"),
     ],
@@ -245,8 +266,8 @@ def test_what_is_asked_for_is_recomputed() -> None:
 
 
 def test_rows_are_counted_for_the_path_that_trains_them():
-    """A Llama with biases trains on the plain path, where a row takes far more."""
-    shape = tinyllama_config().to_dict() | {"attention_bias": True}
+    """Attention with dropout trains on the plain path, where a row takes far more."""
+    shape = tinyllama_config().to_dict() | {"attention_dropout": 0.1}
     from transformers import LlamaConfig
 
     found = []

@@ -1,8 +1,8 @@
-"""What a training step needs: arithmetic and memory, counted and not tried.
+"""The memory that a training step needs, counted and not tried.
 
-In come a transformers configuration, LoRA settings and the tokens of a micro-batch; out go floating
-point operations a token, and bytes by part. Nothing is loaded and no card is asked: which card has
-how much, and what is done about it, is the business of others.
+In come a transformers configuration, LoRA settings and the tokens of a micro-batch; out go bytes by
+part. Nothing is loaded and no card is asked: which card has how much, and what is done about it, is
+the business of others.
 
 The widths that are counted by are in shape.py.
 """
@@ -22,9 +22,9 @@ from amazon_desc.model.cost.shape import (
 if TYPE_CHECKING:
     from amazon_desc.model.adapter import LoraSettings
 
-How = Literal["none", "parts", "products", "layers", "plain", "plain layers"]
-"""What the fused path makes again, see recomputation.py; `plain` is what autograd keeps, or, with
-layers, keeps when whole layers are made again."""
+How = Literal["none", "parts", "mlp", "layers", "plain", "plain layers"]
+"""What the fused path recomputes, see recomputation.py; `plain` is what autograd keeps, or, with
+layers, keeps when whole layers are recomputed."""
 
 GIB = 1 << 30
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # a weight, a scale for 64, a scale of 256 scales
@@ -37,50 +37,6 @@ CONTEXT_BYTES = 600 << 20  # CUDA itself, outside of torch's count
 SHARE_HELD = 0.3
 # Of the memory that is free, what a step may take: the rest is lost between its parts.
 SHARE_OF_CARD = 0.9
-
-
-# Arithmetic
-
-
-class Flops(NamedTuple):
-    """Floating point operations for one trained token; a product of n weights has 2 n."""
-
-    linears: float
-    """the frozen matrices: forward, and the gradient of the input; their own has none"""
-    head: float
-    """the same, in front of targets only"""
-    lora: float
-    """forward, gradient of the input, gradient of the weights"""
-    attention: float
-    """two products forward, four backward"""
-
-    @property
-    def total(self) -> float:
-        return sum(self)
-
-
-def flops_per_token(
-    config: Any, lora: LoraSettings, target_share: float = 1.0, mean_context: float = 0.0
-) -> Flops:
-    """Counts the matrix products of a token on a frozen base.
-
-    TinyLlama has 0.969e9 weights in its layers and 0.066e9 in its head: 4 * 1.034e9 operations,
-    where every token is a target.
-
-    Args:
-        target_share: of all tokens, those in front of which the head works
-        mean_context: tokens that a token attends to, on average: half an example's length
-    """
-    shape = shape_of(config)
-    return Flops(
-        linears=4.0 * shape.num_linear_weights,
-        head=4.0 * shape.vocabulary * shape.hidden * target_share,
-        lora=6.0 * num_lora_weights(shape, lora),
-        attention=12.0 * shape.num_layers * shape.queries * mean_context,
-    )
-
-
-# Memory
 
 
 class Memory(NamedTuple):
@@ -106,7 +62,7 @@ class Memory(NamedTuple):
     activations: int
     """what is kept from the forward pass for the backward pass"""
     hidden: int
-    """hidden states in front of the head, and their gradients"""
+    """hidden states before the head, and their gradients"""
     logits: int
     """what the head makes, and its gradient"""
     one_layer: int
@@ -155,7 +111,7 @@ def memory(
     Args:
         num_tokens: of a micro-batch, padding counted
         is_dense: fused only: the frozen matrices are kept dense beside their 4 bits
-        target_share: of all tokens, those in front of which the head works
+        target_share: of all tokens, those before a target, where the head works
         number_bytes: of a number in the precision of the products: 2, or 4 in float32
     """
     shape = shape_of(config)
@@ -207,22 +163,22 @@ def activation_bytes(
 
 
 def input_numbers(shape: Shape) -> int:
-    """Returns how many 2-byte numbers of a token stand in front of a layer: sums and 1 / rms."""
-    return (2 if shape.has_outer_norms else 1) * shape.hidden + 4
+    """Returns how many 2-byte numbers of a token are kept before a layer: sums and 1 / rms."""
+    return (2 if shape.has_post_norms else 1) * shape.hidden + 4
 
 
 def layer_numbers(shape: Shape, lora: LoraSettings, how: How) -> int:
     """Returns how many 2-byte numbers a layer of the fused path keeps of a token.
 
-    Where layers are made again, one at a time keeps all.
+    Where layers are recomputed, one at a time keeps all.
     """
     hidden, projected = shape.hidden, shape.queries + 2 * shape.keys
-    numbers = 2 * input_numbers(shape)  # in front of both norms
+    numbers = 2 * input_numbers(shape)  # before both norms
     numbers += projected + shape.queries + 2 * shape.num_heads  # q k v, attended, and its sums
     numbers += sum(block.room for block in fused_blocks(shape, lora))
-    if shape.has_outer_norms:
+    if shape.has_head_norms:
         numbers += projected  # before heads are normalised
-    if how != "products":
+    if how != "mlp":
         numbers += 2 * shape.inner  # gate and up
     if how in ("none", "layers"):
         numbers += 2 * hidden + shape.inner  # inputs of projections
@@ -234,8 +190,8 @@ def layer_numbers(shape: Shape, lora: LoraSettings, how: How) -> int:
 def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int) -> int:
     """Returns what autograd keeps of a token in a layer of transformers and PEFT."""
     trained = list(trained_linears(shape, lora).values())
-    norms = 4 * (4 if shape.has_outer_norms else 2) * shape.hidden  # in float32
-    if shape.has_outer_norms:
+    norms = 4 * (4 if shape.has_post_norms else 2) * shape.hidden  # in float32
+    if shape.has_head_norms:
         norms += 4 * (shape.queries + shape.keys)
     # An input for each projection, and the mask of its dropout: bytes on a card, else numbers.
     mask = (1 if number_bytes == 2 else number_bytes) * (lora.dropout > 0)
@@ -252,7 +208,7 @@ def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int) -> int:
 def dora_dense_bytes(shape: Shape, lora: LoraSettings, how: How, number_bytes: int) -> int:
     """Returns what DoRA keeps of the frozen matrices: under dropout PEFT multiplies by them again.
 
-    Where layers are made again, one at a time is kept.
+    Where layers are recomputed, one at a time is kept.
     """
     if not (lora.use_dora and lora.dropout):
         return 0
@@ -295,5 +251,5 @@ def scoring_bytes(shape: Shape, num_tokens: int, number_bytes: int) -> int:
 
 
 def positions_at_a_time(vocabulary: int, most_logits: int) -> int:
-    """Returns in front of how many targets the head works at a time."""
+    """Returns before how many targets the head works at a time."""
     return max(1, most_logits // vocabulary)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amazon_desc.model.families import Family, biased_of, family_of
+
 if TYPE_CHECKING:
     from amazon_desc.model.adapter import LoraSettings
 
@@ -25,8 +27,12 @@ class Shape(NamedTuple):
     vocabulary: int
     is_tied: bool
     """whether the head is the embedding"""
-    has_outer_norms: bool
-    """whether sublayers' outputs are normalised too, and queries and keys: Gemma 3"""
+    has_post_norms: bool
+    """whether the outputs of attention and MLP are normalised too"""
+    has_head_norms: bool
+    """whether heads of queries and keys are normalised"""
+    biased: frozenset[str]
+    """which of the matrices have a bias"""
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Returns the rows and columns of a layer's frozen matrices, by name."""
@@ -46,9 +52,11 @@ class Shape(NamedTuple):
 
     @property
     def num_other_weights(self) -> int:
-        """Embeddings, the head unless it is tied, and norms."""
+        """Embeddings, the head unless it is tied, biases, norms; those of heads are too small."""
         tables = self.vocabulary * self.hidden * (1 if self.is_tied else 2)
-        return tables + (self.num_layers * (4 if self.has_outer_norms else 2) + 1) * self.hidden
+        biases = sum(rows for name, (rows, _) in self.linears().items() if name in self.biased)
+        norms = (4 if self.has_post_norms else 2) * self.hidden
+        return tables + self.num_layers * (biases + norms) + self.hidden
 
 
 def head_dim(config: Any) -> int:
@@ -59,6 +67,7 @@ def shape_of(config: Any) -> Shape:
     """Returns the shape of a decoder; of a model with vision, that of its text part."""
     config = config.get_text_config(decoder=True)
     hidden, dim = config.hidden_size, head_dim(config)
+    family = family_of(config) or Family()
     num_heads = config.num_attention_heads
     return Shape(
         num_layers=config.num_hidden_layers,
@@ -69,7 +78,9 @@ def shape_of(config: Any) -> Shape:
         num_heads=num_heads,
         vocabulary=config.vocab_size,
         is_tied=bool(config.tie_word_embeddings),
-        has_outer_norms=config.model_type.startswith("gemma3"),
+        has_post_norms=family.has_post_norms,
+        has_head_norms=family.has_head_norms,
+        biased=biased_of(config),
     )
 
 

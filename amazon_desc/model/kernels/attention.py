@@ -8,9 +8,6 @@ tokens instead of examples: examples that are far shorter than a row cost what t
 every sum has one order, so a run that is repeated gives the same bits.
 """
 
-# Triton comes with torch for CUDA only.
-# pyright: reportMissingImports=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 import math
@@ -27,7 +24,9 @@ from amazon_desc.model.kernels.rotary import Heads, Rotation, angles
 # Below every score, and still finite: the difference of two infinities is no number.
 _LOWEST = tl.constexpr(-1e30)
 
-PLENTY = 160 * 1024  # bytes of shared memory: an A100 has that, smaller cards have 100 KB
+LARGE_SHARED_MEMORY = (
+    160 * 1024
+)  # bytes of shared memory: an A100 has that, smaller cards have 100 KB
 
 
 class Visibility(NamedTuple):
@@ -255,7 +254,7 @@ def _key_gradients(
 
 
 def attend(qkv: Tensor, heads: Heads, visibility: Visibility, room: int) -> SavedAttention:
-    """Returns the attended values, `room` columns behind them unwritten, and what to keep.
+    """Returns the attended values, `room` columns after them unwritten, and what to keep.
 
     Args:
         qkv: (N, (num_q + 2 num_kv) * dim)
@@ -280,7 +279,7 @@ def attend_backward(
     visibility: Visibility,
     room: int,
 ) -> Tensor:
-    """Returns the gradients of queries, keys and values side by side, `room` columns behind them.
+    """Returns the gradients of queries, keys and values side by side, `room` columns after them.
 
     Args:
         grad: (N, num_q * dim) that of the attended values
@@ -316,7 +315,7 @@ def _shape(heads: Heads, visibility: Visibility, rows: int) -> dict[str, int]:
     # A window that no example is longer than does nothing.
     window = visibility.window or 0
     window = 0 if window >= visibility.longest else window
-    is_wide, is_small = heads.dim > 128, _shared_memory(visibility.positions) < PLENTY
+    is_wide, is_small = heads.dim > 128, _shared_memory(visibility.positions) < LARGE_SHARED_MEMORY
     rows = rows // 2 if is_small else rows
     group = heads.num_q // heads.num_kv
     queries = max(1, 2 ** int(math.log2(rows / group)))
@@ -337,5 +336,5 @@ def _shape(heads: Heads, visibility: Visibility, rows: int) -> dict[str, int]:
 def _shared_memory(tensor: Tensor) -> int:
     """Returns the bytes that one program may have."""
     if not tensor.is_cuda:
-        return PLENTY
+        return LARGE_SHARED_MEMORY
     return torch.cuda.get_device_properties(tensor.device).shared_memory_per_block_optin

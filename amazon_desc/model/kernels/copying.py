@@ -1,8 +1,5 @@
 """Many small matrices, each copied into its place in a larger one, in one kernel."""
 
-# Triton comes with torch for CUDA only.
-# pyright: reportMissingImports=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 import torch
@@ -34,7 +31,7 @@ def _copy(places, factors, sources, targets, BLOCK: tl.constexpr):
 
 
 class Copies:
-    """Copies that are made again and again.
+    """Copies that are made at every step.
 
     Args:
         copies: (contiguous float32 source, target with its columns side by side, factor) each

@@ -4,9 +4,6 @@ In come logits in bf16 or fp16, out go the losses, and in the logits' place thei
 matrix of that size would be the largest of all.
 """
 
-# Triton comes with torch for CUDA only.
-# pyright: reportMissingImports=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 import torch

@@ -3,7 +3,7 @@
 In come the weights of a PEFT model and the tokens of packed rows, out go the hidden states that the
 head needs, and, in the backward pass, the gradients of the LoRA matrices. Nothing else has a
 gradient, so the pass ends at the first layer's projections. What is not kept of the forward pass is
-made again in the backward pass, by the same kernels.
+recomputed in the backward pass, by the same kernels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Decoder:
 
     Args:
         tables: cosines and sines of every position an example may have, by the kind of rotation
-        recompute: what is made again
+        recompute: what of the forward pass is recomputed
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Decoder:
         self.recompute: Recompute = recompute
         self.kept: list[tuple[SavedNorm, SavedLayer | None]] = []
         self.last_normed: SavedNorm | None = None
-        # What work beside the way reads is held longer: not where memory is short.
+        # What the other stream reads is held longer: not where memory is short.
         self.side = SideStream(embedding.device, is_used=recompute == "none")
 
     def linears(self) -> list[LoraLinear]:
         return [linear for x in self.layers for linear in (x.qkv, x.out, x.gate_up, x.down)]
 
-    def places(self, layer: Layer, batch: Batch) -> tuple[Rotation, Visibility]:
+    def positions(self, layer: Layer, batch: Batch) -> tuple[Rotation, Visibility]:
         """Returns what a layer wants to know of the tokens' positions."""
         cos, sin = self.tables[layer.rotation]
         visibility = Visibility(batch.position_ids, len(cos), layer.attention_scale, layer.window)
@@ -77,8 +77,8 @@ class Decoder:
         self.kept, y = [], None
         for layer in self.layers:
             x, masked, normed = layer.begin(h, y)
-            places = self.places(layer, batch)
-            kept, act = layer.forward(x, masked, normed.h, *places, self.recompute)
+            positions = self.positions(layer, batch)
+            kept, act = layer.forward(x, masked, normed.h, *positions, self.recompute)
             h, y = kept.normed.h, layer.down.product(act)
             if keeps:
                 self.kept.append((normed, None if self.recompute == "layers" else kept))
@@ -94,14 +94,14 @@ class Decoder:
         dh, dy, _ = add_norm_backward(grad, None, self.last_norm, self.last_normed, room, True)
         self.last_normed = None
         for number in reversed(range(len(self.layers))):
-            layer, places = self.layers[number], self.places(self.layers[number], batch)
+            layer, positions = self.layers[number], self.positions(self.layers[number], batch)
             normed, kept = self.kept.pop()
             if kept is None:
                 x, masked, _ = layer.begin(normed.h, None)
-                kept, _ = layer.forward(x, masked, normed.h, *places, "none")
+                kept, _ = layer.forward(x, masked, normed.h, *positions, "none")
                 del x, masked
             below = self.layers[number - 1].down.room if number else None
-            dh, dy = layer.backward(kept, normed, dh, dy, below, *places, self.side)
+            dh, dy = layer.backward(kept, normed, dh, dy, below, *positions, self.side)
             del kept
             self.side.turn()
         self.side.join()

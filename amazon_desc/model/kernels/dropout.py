@@ -1,13 +1,10 @@
 """LoRA's dropout: the inputs of one pair of matrices, zeroed by chance, the rest scaled up.
 
-The mask is a function of seed, salt and place, so it is made again instead of being kept, and a run
-that goes on meets the same one. The kernels that make such inputs write them under the mask too, by
+The mask is a function of seed, salt and place, so it is recomputed instead of being kept, and a
+resumed run meets the same one. The kernels that make such inputs write them under the mask too, by
 under_mask(). One call of the generator (Philox 4x32 of 7 rounds: Salmon et al. 2011, Parallel
 random numbers) gives 16 bits to each of 8 columns, so shares are rounded to 1 / 65,536.
 """
-
-# Triton comes with torch for CUDA only.
-# pyright: reportMissingImports=false, reportIndexIssue=false
 
 from __future__ import annotations
 

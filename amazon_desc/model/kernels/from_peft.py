@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from amazon_desc.model.cost.shape import head_dim
+from amazon_desc.model.families import FAMILIES, Family, activation_of, windows_of
 from amazon_desc.model.kernels.decoder import Decoder
 from amazon_desc.model.kernels.dropout import Dropout
 from amazon_desc.model.kernels.layer import Layer
@@ -23,11 +24,6 @@ from amazon_desc.model.recomputation import Recompute
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-def heads_of(config: Any, norms: tuple[Tensor, Tensor] | None = None) -> Heads:
-    num_q, num_kv = config.num_attention_heads, config.num_key_value_heads
-    return Heads(num_q, num_kv, head_dim(config), norms, config.rms_norm_eps)
 
 
 def collect(
@@ -44,11 +40,11 @@ def collect(
         seed: () int64 on the device: decides the dropout masks of a micro-batch
         longest: positions of the longest example
         is_dense: keep the weights dense beside their 4 bits
-        recompute: what of the forward pass is made again
+        recompute: what of the forward pass is recomputed
     """
     base: Any = model.get_base_model()
     config, core = base.config, base.get_decoder()
-    is_gemma = config.model_type == "gemma3_text"
+    family = FAMILIES[config.model_type]
     device = core.embed_tokens.weight.device
     workspace = None if is_dense else Workspace(dtype, device)
     salts = count()
@@ -58,48 +54,58 @@ def collect(
         dropout = Dropout(max(shares), seed, next(salts)) if shares else None
         return LoraLinear([projection_of(m) for m in modules], dtype, workspace, dropout)
 
-    def norm(weight: Tensor, post: Tensor | None) -> Norm:
-        return Norm(weight.detach(), config.rms_norm_eps, post, float(is_gemma))
+    def norm(module: Any, post: Any) -> Norm:
+        post_weight = None if post is None else post.weight.detach()
+        return Norm(module.weight.detach(), config.rms_norm_eps, post_weight, family.norm_offset)
 
     layers, post = [], None
-    for layer in core.layers:
+    for layer, window in zip(core.layers, windows_of(config), strict=True):
         attention, mlp = layer.self_attn, layer.mlp
-        between = layer.post_attention_layernorm.weight.detach()
-        before_mlp = layer.pre_feedforward_layernorm.weight if is_gemma else between
-        norms = (attention.q_norm.weight, attention.k_norm.weight) if is_gemma else None
+        after_attention, before_mlp = None, layer.post_attention_layernorm
+        if family.has_post_norms:  # only then it is what it is called
+            after_attention, before_mlp = before_mlp, layer.pre_feedforward_layernorm
         layers.append(
             Layer(
-                attention_norm=norm(layer.input_layernorm.weight, post),
-                mlp_norm=norm(before_mlp, between if is_gemma else None),
+                attention_norm=norm(layer.input_layernorm, post),
+                mlp_norm=norm(before_mlp, after_attention),
                 qkv=linear(attention.q_proj, attention.k_proj, attention.v_proj),
                 out=linear(attention.o_proj),
                 gate_up=linear(mlp.gate_proj, mlp.up_proj),
                 down=linear(mlp.down_proj),
-                heads=heads_of(config, norms),
+                heads=heads_of(config, family, attention),
                 attention_scale=attention.scaling,
-                window=getattr(attention, "sliding_window", None),
+                window=window,
                 rotation=getattr(attention, "layer_type", None) or "full_attention",
-                is_gelu=is_gemma,
+                is_gelu=activation_of(config) == "gelu_pytorch_tanh",
             )
         )
-        post = layer.post_feedforward_layernorm.weight.detach() if is_gemma else None
-    scale = getattr(core.embed_tokens, "scalar_embed_scale", 1.0)
+        post = layer.post_feedforward_layernorm if family.has_post_norms else None
+    scale = config.hidden_size**0.5 if family.is_embedding_scaled else 1.0
     return Decoder(
         core.embed_tokens.weight.detach(),
         float(torch.tensor(scale, dtype=dtype)),
         layers,
-        norm(core.norm.weight, post),
+        norm(core.norm, post),
         {kind: rotary_table(core, kind, longest) for kind in {x.rotation for x in layers}},
         recompute,
     )
 
 
+def heads_of(config: Any, family: Family, attention: Any) -> Heads:
+    norms = None
+    if family.has_head_norms:
+        norms = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
+    num_q, num_kv = config.num_attention_heads, config.num_key_value_heads
+    eps, offset = config.rms_norm_eps, family.norm_offset
+    return Heads(num_q, num_kv, head_dim(config), norms, eps, offset)
+
+
 def projection_of(module: Any) -> Projection:
     if not hasattr(module, "lora_A"):
-        return Projection(module.weight, None, None, 0.0)
-    weight = module.base_layer.weight
+        return Projection(module.weight, module.bias, None, None, 0.0)
+    base = module.base_layer
     a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
-    return Projection(weight, a, b, module.scaling[ADAPTER])
+    return Projection(base.weight, base.bias, a, b, module.scaling[ADAPTER])
 
 
 def rotary_table(core: Any, kind: str, longest: int) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,9 @@
 """The gate of an MLP: act(gate) * up, forward and backward, on the two projections side by side.
 
 SwiGLU (Llama): act = silu        GeGLU (Gemma): act = gelu, its tanh form
-Shazeer 2020, https://arxiv.org/abs/2002.05202. Where LoRA behind it has dropout, the output is
+Shazeer 2020, https://arxiv.org/abs/2002.05202. Where LoRA after it has dropout, the output is
 written under the mask as well.
 """
-
-# Triton comes with torch for CUDA only.
-# pyright: reportMissingImports=false, reportIndexIssue=false
 
 from __future__ import annotations
 
@@ -41,10 +38,10 @@ def _act(gate, IS_GELU: tl.constexpr):
 
 
 @triton.jit
-def _load(both, row, column, num_columns):
+def _load(gate_up, row, column, num_columns):
     """Returns gate and up in float32."""
     inside = column < num_columns
-    place = both + row * 2 * num_columns + column
+    place = gate_up + row * 2 * num_columns + column
     gate = tl.load(place, mask=inside).to(tl.float32)
     up = tl.load(place + num_columns, mask=inside).to(tl.float32)
     return gate, up
@@ -53,13 +50,13 @@ def _load(both, row, column, num_columns):
 @Kernel
 @triton.jit(do_not_specialize=["salt"])
 def _forward(
-    both, out, masked_out, seed, salt, threshold, mask_scale, num_columns, out_stride,
+    gate_up, out, masked_out, seed, salt, threshold, mask_scale, num_columns, out_stride,
     IS_GELU: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < num_columns
-    gate, up = _load(both, row, column, num_columns)
+    gate, up = _load(gate_up, row, column, num_columns)
     value, _ = _act(gate, IS_GELU)
     product = (value * up).to(out.dtype.element_ty)
     tl.store(out + row * out_stride + column, product, mask=inside)
@@ -73,66 +70,66 @@ def _forward(
 @Kernel
 @triton.jit(do_not_specialize=["salt"])
 def _backward(
-    both, grad, grads, again, seed, salt, threshold, mask_scale, num_columns, grads_stride,
-    IS_GELU: tl.constexpr, HAS_AGAIN: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
+    gate_up, grad, grads, recomputed, seed, salt, threshold, mask_scale, num_columns, grads_stride,
+    IS_GELU: tl.constexpr, RECOMPUTES: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < num_columns
-    gate, up = _load(both, row, column, num_columns)
+    gate, up = _load(gate_up, row, column, num_columns)
     d = tl.load(grad + row * num_columns + column, mask=inside).to(tl.float32)
     value, slope = _act(gate, IS_GELU)
     out = grads + row * grads_stride + column
     tl.store(out, (d * up * slope).to(grads.dtype.element_ty), mask=inside)
     tl.store(out + num_columns, (d * value).to(grads.dtype.element_ty), mask=inside)
-    if HAS_AGAIN:
-        product = (value * up).to(again.dtype.element_ty)
+    if RECOMPUTES:
+        product = (value * up).to(recomputed.dtype.element_ty)
         if HAS_MASK:
             group = tl.program_id(1) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
             masked = under_mask(product, seed, salt, row, group, num_columns, threshold, mask_scale)
-            product = masked.to(again.dtype.element_ty)
-        tl.store(again + row * num_columns + column, product, mask=inside)
+            product = masked.to(recomputed.dtype.element_ty)
+        tl.store(recomputed + row * num_columns + column, product, mask=inside)
 
 
 def gated(
-    both: Tensor, is_gelu: bool, room: int, dropout: Dropout | None = None
+    gate_up: Tensor, is_gelu: bool, room: int, dropout: Dropout | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Returns (N, I + room), `room` columns unwritten, of gate and up side by side, (N, 2 I).
 
     With dropout also the output under the mask, (N, I); else None.
     """
-    num_rows, num_columns = both.shape[0], both.shape[1] // 2
-    out = both.new_empty(num_rows, num_columns + room)
-    masked = None if dropout is None else both.new_empty(num_rows, num_columns)
+    num_rows, num_columns = gate_up.shape[0], gate_up.shape[1] // 2
+    out = gate_up.new_empty(num_rows, num_columns + room)
+    masked = None if dropout is None else gate_up.new_empty(num_rows, num_columns)
     grid = (num_rows, triton.cdiv(num_columns, BLOCK))
     _forward[grid](
-        both, out, out if masked is None else masked, *arguments(dropout, both), num_columns,
+        gate_up, out, out if masked is None else masked, *arguments(dropout, gate_up), num_columns,
         out.stride(0), IS_GELU=is_gelu, HAS_MASK=masked is not None, BLOCK=BLOCK,
     )  # fmt: skip
     return out, masked
 
 
 def gated_backward(
-    both: Tensor,
+    gate_up: Tensor,
     grad: Tensor,
     is_gelu: bool,
     room: int,
     keeps_out: bool,
     dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns the gradient of both, (N, 2 I + room), and the output again unless it was kept.
+    """Returns the gradient of gate and up, (N, 2 I + room), and, unless it was kept, the output.
 
     Args:
         grad: (N, I) gradient of the output
-        dropout: the output is made again under its mask; None: as it is
+        dropout: the output is recomputed under its mask; None: as it is
     """
     num_rows, num_columns = grad.shape
-    grads = both.new_empty(num_rows, 2 * num_columns + room)
-    again = None if keeps_out else torch.empty_like(grad)
+    grads = gate_up.new_empty(num_rows, 2 * num_columns + room)
+    out = None if keeps_out else torch.empty_like(grad)
     grid = (num_rows, triton.cdiv(num_columns, BLOCK))
     _backward[grid](
-        both, grad, grads, grad if again is None else again, *arguments(dropout, both),
+        gate_up, grad, grads, grad if out is None else out, *arguments(dropout, gate_up),
         num_columns, grads.stride(0),
-        IS_GELU=is_gelu, HAS_AGAIN=again is not None, HAS_MASK=dropout is not None, BLOCK=BLOCK,
+        IS_GELU=is_gelu, RECOMPUTES=out is not None, HAS_MASK=dropout is not None, BLOCK=BLOCK,
     )  # fmt: skip
-    return grads, again
+    return grads, out

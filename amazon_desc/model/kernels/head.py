@@ -1,4 +1,4 @@
-"""The head and the loss, at the positions in front of a target, a part of them at a time."""
+"""The head and the loss, at the positions before a target, a part of them at a time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from amazon_desc.model.kernels.cross_entropy import cross_entropy_
 
 
 def head_loss(
-    hidden: Tensor, weight: Tensor, places: Tensor, targets: Tensor, cap: float | None
+    hidden: Tensor, weight: Tensor, before_targets: Tensor, targets: Tensor, cap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Returns the summed loss in nats, () float32, and its gradient (M, H) at the places.
+    """Returns the summed loss in nats, () float32, and its gradient (M, H) before targets.
 
     Args:
         hidden: (N, H)
         weight: (V, H)
-        places: (M) int64: which tokens have a target behind them
+        before_targets: (M) int64: which tokens have a target after them
         targets: (M) int64
     """
-    chosen = hidden[places]
+    chosen = hidden[before_targets]
     grad = torch.empty_like(chosen)
     size = positions_at_a_time(len(weight), LOGITS)
     losses = []

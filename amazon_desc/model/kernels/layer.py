@@ -1,6 +1,6 @@
-"""One layer of a decoder with LoRA, forward and backward by hand: Llama's, and Gemma 3's.
+"""One layer of a decoder with LoRA, forward and backward by hand, in every family.
 
-The residual stream h is (N, H). A layer begins behind its first norm and ends before its last
+The residual stream h is (N, H). A layer begins after its first norm and ends before its last
 product is added to h: norms and additions across layers are one kernel.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from amazon_desc.model.kernels.attention import SavedAttention, Visibility, attend, attend_backward
 from amazon_desc.model.kernels.gate import gated, gated_backward
-from amazon_desc.model.kernels.linear import Input, LoraLinear
+from amazon_desc.model.kernels.linear import LoraLinear, SavedInput
 from amazon_desc.model.kernels.norm import Norm, SavedNorm, add_norm, add_norm_backward
 from amazon_desc.model.kernels.rotary import Heads, Rotation, norm_heads_backward, rotate
 from amazon_desc.model.kernels.side_stream import SideStream
@@ -24,17 +24,17 @@ from amazon_desc.model.recomputation import Recompute
 class SavedLayer(NamedTuple):
     """What a layer keeps of its forward pass."""
 
-    attention_input: Input
+    attention_input: SavedInput
     qkv: Tensor
     rotated: Tensor
     attended: SavedAttention
-    out_input: Input
+    out_input: SavedInput
     normed: SavedNorm
     """the second norm's; its h is what the layer hands on"""
-    mlp_input: Input
-    both: Tensor | None
-    """(N, 2 I): gate and up; None: they are made again"""
-    down_input: Input
+    mlp_input: SavedInput
+    gate_up: Tensor | None
+    """(N, 2 I); None: they are recomputed"""
+    down_input: SavedInput
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Layer:
         attended = attend(rotated, self.heads, visibility, self.out.room)
         out_input = self.out.fill(attended.output, self.out.under_mask(attended.output))
         y = self.out.product(attended.output)
-        both, mlp_input, normed = self.gate_and_up(h, y)
-        act, masked = gated(both, self.is_gelu, self.down.room, self.down.dropout)
+        gate_up, mlp_input, normed = self.project_gate_up(h, y)
+        act, masked = gated(gate_up, self.is_gelu, self.down.room, self.down.dropout)
         down_input = self.down.fill(act, masked)
         keeps, has_mask = recompute == "none", self.out.dropout is not None
         kept = SavedLayer(
@@ -92,12 +92,12 @@ class Layer:
             out_input.without_x() if has_mask and not keeps else out_input,
             normed,
             mlp_input if keeps else mlp_input.without_x(),
-            both if keeps or recompute == "parts" else None,
+            gate_up if keeps or recompute == "parts" else None,
             down_input if keeps else down_input.without_x(),
         )
         return kept, act
 
-    def gate_and_up(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, Input, SavedNorm]:
+    def project_gate_up(self, h: Tensor, y: Tensor | None) -> tuple[Tensor, SavedInput, SavedNorm]:
         """Returns gate and up side by side, (N, 2 I), and what of their making is kept.
 
         Args:
@@ -125,28 +125,30 @@ class Layer:
             normed: of the first norm
             dh: (N, H) gradient of the residual stream
             dy: (N, H + room) that of the last product
-            room_below: behind the last product of the layer below; None: this is the lowest
+            room_below: after the last product of the layer below; None: this is the lowest
             side: does what is not waited for
         """
         # The MLP
         d_act = self.down.backward_input(dy)
-        both = kept.both if kept.both is not None else self.gate_and_up(kept.normed.h, None)[0]
+        gate_up = kept.gate_up
+        if gate_up is None:
+            gate_up, _, _ = self.project_gate_up(kept.normed.h, None)
         keeps = kept.down_input.x is not None
-        d_both, act = gated_backward(
-            both, d_act, self.is_gelu, self.gate_up.room, keeps, self.down.dropout
+        d_gate_up, act = gated_backward(
+            gate_up, d_act, self.is_gelu, self.gate_up.room, keeps, self.down.dropout
         )
-        del both, d_act
-        side.run(partial(self.down.backward_weights, dy, kept.down_input.or_again(act)))
-        dx = self.gate_up.backward_input(d_both)
+        del gate_up, d_act
+        side.run(partial(self.down.backward_weights, dy, kept.down_input.or_recomputed(act)))
+        dx = self.gate_up.backward_input(d_gate_up)
         dh, dy, x = add_norm_backward(
             dx, dh, self.mlp_norm, kept.normed, self.out.room, keeps, self.gate_up.dropout
         )
-        side.run(partial(self.gate_up.backward_weights, d_both, kept.mlp_input.or_again(x)))
+        side.run(partial(self.gate_up.backward_weights, d_gate_up, kept.mlp_input.or_recomputed(x)))
         # Attention
         d_attended = self.out.backward_input(dy)
         given = kept.out_input
         if given.x is None:
-            given = given.or_again(self.out.under_mask(kept.attended.output))
+            given = given.or_recomputed(self.out.under_mask(kept.attended.output))
         side.run(partial(self.out.backward_weights, dy, given))
         d_qkv = attend_backward(
             d_attended, kept.rotated, kept.attended, self.heads, rotation, visibility, self.qkv.room
@@ -155,16 +157,16 @@ class Layer:
             norm_heads_backward(d_qkv, kept.qkv, self.heads)
         if room_below is None:
             self.qkv.fill_backward(d_qkv)
-            x = None if keeps else self.attention_again(normed)
+            x = None if keeps else self.recompute_attention_input(normed)
         else:
             dx = self.qkv.backward_input(d_qkv)
             dh, dy, x = add_norm_backward(
                 dx, dh, self.attention_norm, normed, room_below, keeps, self.qkv.dropout
             )
-        side.run(partial(self.qkv.backward_weights, d_qkv, kept.attention_input.or_again(x)))
+        side.run(partial(self.qkv.backward_weights, d_qkv, kept.attention_input.or_recomputed(x)))
         return dh, dy
 
-    def attention_again(self, normed: SavedNorm) -> Tensor:
-        """Makes the first input of LoRA again, (N, H)."""
+    def recompute_attention_input(self, normed: SavedNorm) -> Tensor:
+        """Returns the first input of LoRA, (N, H)."""
         x, masked, _ = add_norm(normed.h, None, self.attention_norm, 0, self.qkv.dropout)
         return x if masked is None else masked

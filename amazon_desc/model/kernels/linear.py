@@ -10,7 +10,7 @@ the other in one matrix. Their LoRA matrices (Hu et al. 2021) stand beside and b
     R rows   |     A     |           |
              +-----------+-----------+
 
-so x and dy are wide: there is room for R columns behind them. B is block-diagonal: each projection
+so x and dy are wide: there is room for R columns after theirs. B is block-diagonal: each projection
 has its own columns of the R.
 """
 
@@ -32,6 +32,8 @@ class Projection(NamedTuple):
 
     weight: Tensor
     """(n, K), in 4 bits or dense"""
+    bias: Tensor | None
+    """(n)"""
     a: nn.Parameter | None
     """(r, K) float32; None: this one has no LoRA"""
     b: nn.Parameter | None
@@ -61,6 +63,17 @@ class Pair(NamedTuple):
     """of the low-rank factors: a's rows, b's columns"""
 
 
+def bias_of(projections: list[Projection], dtype: torch.dtype) -> Tensor | None:
+    """Returns the biases one after the other, (n), 0 where there is none; None: none has any."""
+    if all(p.bias is None for p in projections):
+        return None
+    device = projections[0].weight.device
+    parts = [
+        torch.zeros(p.shape[0], device=device) if p.bias is None else p.bias for p in projections
+    ]
+    return torch.cat([part.detach().to(dtype) for part in parts])
+
+
 def pairs_of(projections: list[Projection]) -> Iterator[Pair]:
     row, column = 0, 0
     for p in projections:
@@ -84,19 +97,19 @@ class Workspace:
         return self.memory[: rows * columns].view(rows, columns)
 
 
-class Input(NamedTuple):
+class SavedInput(NamedTuple):
     """What the gradients of LoRA matrices need of the input."""
 
     x: Tensor | None
-    """(N, K), under the mask where there is dropout; None: it is made again"""
+    """(N, K), under the mask where there is dropout; None: it is recomputed"""
     factors: Tensor
-    """(N, room): what stood behind it"""
+    """(N, room): what stood after it"""
 
-    def without_x(self) -> Input:
-        return Input(None, self.factors.clone())
+    def without_x(self) -> SavedInput:
+        return SavedInput(None, self.factors.clone())
 
-    def or_again(self, x: Tensor | None) -> Input:
-        return self if self.x is not None else Input(x, self.factors)
+    def or_recomputed(self, x: Tensor | None) -> SavedInput:
+        return self if self.x is not None else SavedInput(x, self.factors)
 
 
 class LoraLinear:
@@ -115,6 +128,7 @@ class LoraLinear:
         dropout: Dropout | None,
     ) -> None:
         self.projections, self.pairs = projections, list(pairs_of(projections))
+        self.bias = bias_of(projections, dtype)
         self.num_outputs = sum(p.shape[0] for p in projections)
         self.num_inputs = projections[0].shape[1]
         self.room = -(-sum(p.rank for p in projections) // 8) * 8  # products want 16 bytes
@@ -161,8 +175,8 @@ class LoraLinear:
         matrix[: self.num_outputs, self.num_inputs :] = self.b
         return matrix
 
-    def fill(self, x: Tensor, masked: Tensor | None) -> Input:
-        """Writes the low-rank factors into the room behind `x`, (N, K + room).
+    def fill(self, x: Tensor, masked: Tensor | None) -> SavedInput:
+        """Writes the low-rank factors into the room after `x`, (N, K + room).
 
         Args:
             masked: (N, K) `x` under the mask; None without dropout
@@ -172,7 +186,7 @@ class LoraLinear:
         inputs = inputs if masked is None else masked
         if self.room:
             torch.mm(inputs, self.a.t(), out=factors)
-        return Input(inputs, factors)
+        return SavedInput(inputs, factors)
 
     def under_mask(self, x: Tensor) -> Tensor | None:
         """Returns `x` (N, K or more) under the mask, (N, K); None without dropout."""
@@ -180,15 +194,16 @@ class LoraLinear:
 
     def product(self, x: Tensor) -> Tensor:
         """Returns (N, n) of an `x` that is filled."""
-        return x @ self.matrix()[: self.num_outputs].t()
+        weights = self.matrix()[: self.num_outputs].t()
+        return x @ weights if self.bias is None else torch.addmm(self.bias, x, weights)
 
     def fill_backward(self, dy: Tensor) -> None:
-        """Writes the gradient of the low-rank factors into the room behind `dy`, (N, n + room)."""
+        """Writes the gradient of the low-rank factors into the room after `dy`, (N, n + room)."""
         if self.room:
             torch.mm(dy[:, : self.num_outputs], self.b, out=dy[:, self.num_outputs :])
 
     def backward_input(self, dy: Tensor) -> Tensor:
-        """Returns the gradient of the input, (N, K); fills the room behind `dy`, (N, n + room)."""
+        """Returns the gradient of the input, (N, K); fills the room after `dy`, (N, n + room)."""
         self.fill_backward(dy)
         matrix = self.matrix()
         if self.dropout is None or not self.room:
@@ -197,7 +212,7 @@ class LoraLinear:
         self.dropout.add_product(dy[:, self.num_outputs :], self.a, dx)
         return dx
 
-    def backward_weights(self, dy: Tensor, given: Input) -> None:
+    def backward_weights(self, dy: Tensor, given: SavedInput) -> None:
         """Adds to the gradients of the LoRA matrices.
 
         Args:
@@ -207,8 +222,8 @@ class LoraLinear:
             return
         assert self.a_grad is not None, "attach_gradients() comes first"
         assert given.x is not None
-        behind = dy[:, self.num_outputs : self.num_outputs + len(self.a_grad)]
-        add_product(self.a_grad, behind, given.x, 1.0)
+        factor_grads = dy[:, self.num_outputs : self.num_outputs + len(self.a_grad)]
+        add_product(self.a_grad, factor_grads, given.x, 1.0)
         for pair in self.pairs:
             assert pair.b.grad is not None
             factors = given.factors[:, pair.columns]

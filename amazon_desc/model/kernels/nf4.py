@@ -5,9 +5,6 @@ two kernels and a temporary for the scales. Format: Dettmers et al. 2023, QLoRA,
 https://arxiv.org/abs/2305.14314.
 """
 
-# Triton comes with torch for CUDA only.
-# pyright: reportMissingImports=false, reportIndexIssue=false
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,15 +1,12 @@
 """RMSNorm (Zhang and Sennrich 2019) with the addition before it, forward and backward.
 
 A sublayer's output y is added to the residual stream h, and the sum is normalised for the next
-sublayer: three kernels' traffic in one. Gemma also normalises y before it is added.
+sublayer: three kernels' traffic in one. Some families normalise y too before it is added.
 
-    h' = h + y, or h + rms(y) * post        x = rms(h') * weight        (Gemma: 1 + weight)
+    h' = h + y, or h + rms(y) * (offset + post)        x = rms(h') * (offset + weight)
 
 Where x is an input of LoRA with dropout, it is written under the mask as well.
 """
-
-# Triton comes with torch for CUDA only.
-# pyright: reportMissingImports=false, reportIndexIssue=false
 
 from __future__ import annotations
 
@@ -25,15 +22,15 @@ from amazon_desc.model.kernels.dropout import Dropout, arguments, under_mask
 
 
 class Norm(NamedTuple):
-    """Frozen weights of the norm before a sublayer, and of the one behind the sublayer before."""
+    """Frozen weights of the norm before a sublayer, and of the one after the sublayer before it."""
 
     weight: Tensor
     """(H)"""
     eps: float
     post: Tensor | None = None
-    """(H): Gemma only"""
+    """(H); None: y is added as it is"""
     offset: float = 0.0
-    """what is added to the weights: 1 for Gemma"""
+    """what is added to the weights"""
 
 
 class SavedNorm(NamedTuple):
@@ -42,7 +39,7 @@ class SavedNorm(NamedTuple):
     h: Tensor
     """(N, H): the sum"""
     y: Tensor | None
-    """(N, H): what was normalised before it was added; Gemma only"""
+    """(N, H): what was normalised before it was added; None: nothing was"""
     scales: Tensor
     """(2, N) float32: 1 / rms of the sum, and of y"""
 
@@ -132,7 +129,7 @@ def add_norm(
 
     Args:
         h: (N, H) the residual stream
-        y: (N, H) what is added to it; None in front of the first layer
+        y: (N, H) what is added to it; None before the first layer
     """
     num_rows, num_columns = h.shape
     x = h.new_empty(num_rows, num_columns + room)
@@ -159,13 +156,13 @@ def add_norm_backward(
     keeps_x: bool,
     dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns the gradients of h and of y, and x again, under its mask, unless it was kept.
+    """Returns the gradients of h and of y, and, unless it was kept, x under its mask.
 
-    Without Gemma's second norm the two are one tensor. That of y, (N, H + room), is wide.
+    Where y is added as it is, the two are one tensor. That of y, (N, H + room), is wide.
 
     Args:
         dx: (N, H) gradient of the normalised sum
-        dh: (N, H) that of the sum from what comes later; None behind the last layer
+        dh: (N, H) that of the sum from what comes later; None after the last layer
     """
     num_rows, num_columns = dx.shape
     dy = dx.new_empty(num_rows, num_columns + room)

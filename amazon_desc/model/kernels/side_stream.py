@@ -13,7 +13,7 @@ import torch
 
 
 class SideStream:
-    """Work beside the current stream.
+    """Work on a stream of its own.
 
     Memory goes back to the current stream's allocator, which knows nothing of this one: so what the
     work reads is held until the current stream has waited for it.

@@ -105,7 +105,7 @@ class FusedStep:
         self.is_compiled = True
 
     def forward(self, batch: RowBatch) -> tuple[Tensor, Tensor]:
-        """Returns the summed loss, and the gradient of the hidden states in front of targets."""
+        """Returns the summed loss, and the gradient of the hidden states before targets."""
         flat = flattened(batch)
         size = len(flat.input_ids)
         self.num_met[size] += 1
@@ -119,7 +119,7 @@ class FusedStep:
         return self.head_loss(hidden, batch)
 
     def head_loss(self, hidden: Tensor, batch: RowBatch) -> tuple[Tensor, Tensor]:
-        """Returns the summed loss, and the gradient of the hidden states in front of targets."""
+        """Returns the summed loss, and the gradient of the hidden states before targets."""
         targets = batch.input_ids.flatten()[batch.before_targets + 1]
         return head_loss(hidden, self.head, batch.before_targets, targets, self.cap)
 
@@ -127,7 +127,7 @@ class FusedStep:
         """Adds to the gradients of the LoRA matrices.
 
         Args:
-            grad: (M, H) of the hidden states in front of targets
+            grad: (M, H) of the hidden states before targets
         """
         flat = flattened(batch)
         size = len(flat.input_ids)

@@ -6,18 +6,18 @@ to tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from amazon_desc.model.cost.shape import head_dim
+from amazon_desc.model.families import ATTENTION, MLP, activation_of, family_of, rotary_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-FAMILIES = {"llama": "silu", "gemma3_text": "gelu_pytorch_tanh"}
+ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 ROTARY_KINDS = ("default", "linear", "llama3")
 ADAPTER = "default"
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LINEARS = (*ATTENTION, *MLP)
 
 
 def obstacle(model: PeftModel) -> str | None:
@@ -30,8 +30,6 @@ def obstacle(model: PeftModel) -> str | None:
         if hasattr(module, "lora_A") and last not in LINEARS:
             return f"they have no LoRA on {last}"
         linear = getattr(module, "base_layer", module)
-        if last in LINEARS and getattr(linear, "bias", None) is not None:
-            return f"they have no bias in {last}"
         if getattr(module, "lora_magnitude_vector", None):
             return "they have no DoRA"
         if (variant := getattr(module, "lora_variant", {}).get(ADAPTER)) is not None:
@@ -63,25 +61,23 @@ def untrained(model: PeftModel) -> str | None:
 
 def config_obstacle(config: Any) -> str | None:
     """Returns what about a decoder's configuration the fused path does not know, or None."""
-    names = ("hidden_act", "hidden_activation", "activation_function")
-    act = next((getattr(config, name) for name in names if hasattr(config, name)), None)
-    if config.model_type not in FAMILIES or FAMILIES[config.model_type] != act:
-        return f"they have no layers of {config.model_type} with {act}"
-    kinds = {rope["rope_type"] for rope in rope_parameters(config)}
+    family, activation = family_of(config), activation_of(config)
+    if family is None or activation not in ACTIVATIONS:
+        return f"they have no layers of {config.model_type} with {activation}"
+    kinds = {rope["rope_type"] for rope in rotary_of(config)}
     if not kinds <= set(ROTARY_KINDS):
         return f"they have no rotary positions of the kind {', '.join(sorted(kinds))}"
-    for option in ("attn_logit_softcapping", "use_bidirectional_attention"):
-        if getattr(config, option, None):
-            return f"they have no attention with {option}"
+    if any(rope.get("partial_rotary_factor", 1) != 1 for rope in rotary_of(config)):
+        return "they have no rotary positions of a part of a head"
+    for setting in (family.score_cap, "use_bidirectional_attention", "attention_dropout"):
+        if setting is not None and getattr(config, setting, None):
+            return f"they have no attention with {setting}"
+    if family.logit_scale is not None:
+        return f"they have no head with {family.logit_scale}"
     dim = head_dim(config)
     if dim % 8 or dim > 256:
         return f"they have no heads of {dim} numbers"
     return None
-
-
-def rope_parameters(config: Any) -> Iterator[dict[str, Any]]:
-    parameters = config.rope_parameters
-    yield from parameters.values() if "rope_type" not in parameters else [parameters]
 
 
 def dropout_of(module: Any) -> float:
