@@ -243,6 +243,7 @@ def test_a_new_folder_is_named_as_the_way_out_of_other_weights_too(
     assert_the_way_out_is_named(said, stopped, options)
 
 
+@pytest.mark.slow
 def test_another_precision_that_the_hardware_chooses_is_taken_and_said(
     stopped: RunFolder,
     call: Call,
@@ -286,6 +287,7 @@ def older(stopped: RunFolder, copied: Callable[..., str], place: Path) -> RunFol
     return run
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_was_an_option_goes_on_and_ends_the_same(
     older: RunFolder, call: Call, place: Path, untouched: dict[str, str]
 ):
@@ -330,7 +332,13 @@ def copied(place: Path, request: pytest.FixtureRequest) -> Callable[..., str]:
     return copied
 
 
-@pytest.mark.parametrize("options", list(OPERATIONAL.values()), ids=list(OPERATIONAL))
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.slow] * (name != "loader processes"))
+        for name, options in OPERATIONAL.items()
+    ],
+)
 def test_what_does_not_decide_is_taken_and_ends_the_same(
     options: str,
     stopped: RunFolder,
@@ -347,6 +355,7 @@ def test_what_does_not_decide_is_taken_and_ends_the_same(
     assert bench.outcome(place / name) == untouched
 
 
+@pytest.mark.slow
 def test_curves_can_become_coarser_and_the_run_ends_the_same(
     stopped: RunFolder,
     call: Call,
@@ -362,6 +371,7 @@ def test_curves_can_become_coarser_and_the_run_ends_the_same(
     assert found == {part: untouched[part] for part in found}
 
 
+@pytest.mark.slow
 def test_texts_can_be_written_in_other_batches(
     stopped: RunFolder,
     call: Call,
@@ -380,6 +390,7 @@ def test_texts_can_be_written_in_other_batches(
         assert scores == pytest.approx(expected[weights], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_was_moved_goes_on_and_prepares_its_data_again(
     stopped: RunFolder,
     call: Call,
@@ -394,6 +405,7 @@ def test_a_run_folder_that_was_moved_goes_on_and_prepares_its_data_again(
     assert len(list((place / "another/disk/corpora").glob("*/rows.arrow"))) == 1
 
 
+@pytest.mark.slow
 def test_a_data_file_that_was_moved_is_the_same_file(
     stopped: RunFolder,
     call: Call,
@@ -436,6 +448,7 @@ def sized(batch_size: int, accumulated: int) -> list[str]:
     return [*ROWS, *options, "--trainer.accumulate_grad_batches", str(accumulated)]
 
 
+@pytest.mark.slow
 def test_micro_batches_of_another_size_see_the_same_rows_in_the_same_steps(call: Call, place: Path):
     """2 rows x 2 for 3 steps, 4 x 1 up to step 7, then 1 x 4, beside 2 x 2 all the way."""
     expected: Steps = {}
@@ -477,6 +490,7 @@ def test_more_training_of_a_finished_run_is_refused_with_the_way_out(
     assert_the_way_out_is_named(said, finished)
 
 
+@pytest.mark.slow
 def test_the_way_out_as_it_is_said_trains_the_finished_weights_further(
     finished: RunFolder,
     call: Call,
@@ -564,6 +578,7 @@ TRAINING = (
 LONGER_ROWS = ("--data.row_tokens", "512")
 
 
+@pytest.mark.slow
 def test_other_training_options_do_not_matter_to_scores(
     finished: RunFolder, call: Call, copied: Callable[..., str], place: Path
 ):

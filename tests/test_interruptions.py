@@ -31,6 +31,8 @@ from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.scoring import Scoring
 from tests.conftest import exit_code, load_script
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
 

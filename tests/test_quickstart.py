@@ -136,6 +136,7 @@ def test_held_out_combinations_of_item_colour_and_brand_never_occur_in_training(
     assert not trained & held_out
 
 
+@pytest.mark.slow
 def test_it_prints_where_everything_is_a_table_and_three_samples(quickstart) -> None:
     run, shown = quickstart
     for name in ("adapter/", "metrics.json", "tensorboard/", "checkpoints/", "config.yaml"):
@@ -147,6 +148,7 @@ def test_it_prints_where_everything_is_a_table_and_three_samples(quickstart) -> 
         assert shown.count(f"\n   {kind} ") == 3, kind
 
 
+@pytest.mark.slow
 def test_the_base_knows_english_but_not_the_task_and_the_tuned_one_has_learnt_it(
     quickstart,
 ) -> None:
@@ -158,6 +160,7 @@ def test_the_base_knows_english_but_not_the_task_and_the_tuned_one_has_learnt_it
     assert scores["tuned"]["rougeL"] > scores["base"]["rougeL"]
 
 
+@pytest.mark.slow
 def test_tuned_texts_name_the_item_of_titles_never_seen_and_the_base_does_not(
     texts, products
 ) -> None:
@@ -167,6 +170,7 @@ def test_tuned_texts_name_the_item_of_titles_never_seen_and_the_base_does_not(
     assert share_naming_the_item(texts["base"], titles) <= 0.2
 
 
+@pytest.mark.slow
 def test_a_tuned_text_fits_its_own_title_better_than_another(texts, products) -> None:
     references = [product.description for product in products["validation"][:NUM_HELD_OUT]]
     own = score_texts(texts["tuned"], references)

@@ -659,6 +659,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", ["silent", "refusing", "offline"])
 def test_hub_that_is_away_is_said_within_seconds(hub: str, silent_hub: str, tmp_path: Path):
     endpoint = silent_hub if hub == "silent" else "http://127.0.0.1:9"
@@ -685,6 +686,7 @@ def test_hub_that_is_away_is_said_within_seconds(hub: str, silent_hub: str, tmp_
     assert float(done.stdout) < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

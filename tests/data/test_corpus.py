@@ -514,6 +514,7 @@ def test_a_damaged_archive_is_refused_before_anything_is_kept(
     assert "trn.json.gz is damaged, cut short or cannot be read" in message
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_one_after_the_other(
     tmp_path: Path, train_file: Path, corpora: Path, toy_tokenizer_folder: Path
 ):

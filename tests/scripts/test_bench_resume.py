@@ -93,6 +93,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 # Real runs
 
 
+@pytest.mark.slow
 def test_runs_that_are_hit_by_any_fault_end_equal(bench: ModuleType, runs: Runs):
     assert runs.said[-1] == "exit code 0", "\n".join(runs.said)
     assert [line.split(" (")[0] for line in runs.said[1:-1]] == [
@@ -107,6 +108,7 @@ def test_runs_that_are_hit_by_any_fault_end_equal(bench: ModuleType, runs: Runs)
     assert met["kills"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_other_random_numbers_is_found_out(runs: Runs):
     *failures, result, code = runs.said_of_forgetful[1:]
     assert result == "kill: 0 of 1 equal in every bit (3 kills)"
