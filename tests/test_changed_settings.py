@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import amazon_desc.cli
 import amazon_desc.training.module
-from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
+from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
@@ -283,7 +283,7 @@ def older(stopped: RunFolder, copied: Callable[..., str], place: Path) -> RunFol
         checkpoint = read_checkpoint(path)
         for option in NEWER:
             del checkpoint["settings"][option]
-        write_checkpoint(checkpoint, path)
+        write_sealed(serialized(checkpoint), path)
     return run
 
 

@@ -14,6 +14,7 @@ import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -22,7 +23,13 @@ EXTRAS = {
     extra: [Requirement(line) for line in lines]
     for extra, lines in PROJECT["optional-dependencies"].items()
 }
-CUDA_PREFIXES = ("nvidia-", "cuda-", "triton", "pytorch-triton")
+CUDA_PREFIXES = ("nvidia-", "cuda-", "pytorch-triton")
+
+# More of these is used than they document.
+REACHED_INTO = {
+    *("bitsandbytes", "filelock", "huggingface-hub", "jsonargparse", "lightning", "peft"),
+    *("tensorboard", "torch", "transformers"),
+}
 
 # What is used without an import of that name: by which line of which file.
 USED_THROUGH = {
@@ -151,6 +158,24 @@ def test_every_lower_bound_admits_the_pinned_version(constraints: dict[str, str]
         assert requirement.specifier.contains(pinned), f"{requirement}, pinned to {pinned}"
 
 
+def test_what_is_reached_into_is_bounded_above_and_pinned_within(constraints: dict[str, str]):
+    bounds = {
+        name_of(requirement): [bound for bound in requirement.specifier if bound.operator == "<"]
+        for requirement in DEPENDENCIES
+    }
+    assert {name for name, above in bounds.items() if above} == REACHED_INTO
+    for name in REACHED_INTO:
+        (above,) = bounds[name]
+        assert Version(constraints[name]) < Version(above.version), name
+
+
+@pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])
+def test_the_versions_of_lightning_that_were_malware_are_refused(version: str):
+    (lightning,) = (found for found in DEPENDENCIES if name_of(found) == "lightning")
+    assert lightning.specifier.contains("2.6.6")
+    assert not lightning.specifier.contains(version)
+
+
 def test_constraints_leave_what_is_for_cuda_only_to_torch(constraints: dict[str, str]):
     assert "torch" in constraints
     assert [name for name in constraints if name.startswith(CUDA_PREFIXES)] == []
@@ -165,7 +190,8 @@ def test_constraints_pin_indirect_dependencies_too(constraints: dict[str, str]):
 def closure(requirements: Iterable[Requirement]) -> set[str]:
     """Returns the names of all installed packages that these need, without those for CUDA only."""
     seen: set[tuple[str, str]] = set()
-    waiting = [(name_of(r), extra) for r in requirements for extra in ("", *r.extras)]
+    here = [r for r in requirements if r.marker is None or r.marker.evaluate()]
+    waiting = [(name_of(r), extra) for r in here for extra in ("", *r.extras)]
     while waiting:
         name, extra = waiting.pop()
         if (name, extra) in seen or name.startswith(CUDA_PREFIXES):

@@ -22,7 +22,7 @@ from amazon_desc.data.encoding.markers import TITLE_SHOWN
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.model.identity import Identity, read_record
-from amazon_desc.run.checkpoints import read_checkpoint, write_checkpoint
+from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.model_card import fenced, literal, model_card
 from amazon_desc.support.resources import TINY_BASE
@@ -125,7 +125,7 @@ def test_what_was_made_before_there_were_system_messages_goes_on_without_one(
     call("predict", "before")
     checkpoint = read_checkpoint(run.checkpoint_files()[0])
     del checkpoint["identity"]["system"], checkpoint["settings"]["--data.prompt.system"]
-    write_checkpoint(checkpoint, run.checkpoint_files()[0])
+    write_sealed(serialized(checkpoint), run.checkpoint_files()[0])
     file = run.adapter / "amazon_desc.json"
     record = json.loads(file.read_text())
     del record["system"]

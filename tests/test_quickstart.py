@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from amazon_desc.data.cleaning.cleaner import Cleaner, Refusal
-from amazon_desc.data.corpus.splits import split_of
+from amazon_desc.data.cleaning.cleaner import Cleaner, Refusal, normalize_title
+from amazon_desc.data.corpus.splits import split_at, text_hash
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
@@ -59,7 +59,8 @@ def products() -> dict[str, list[Product]]:
     distinct = {p.title: p for p in sorted(kept, key=lambda p: len(p.description))}
     splits: dict[str, list[Product]] = {"train": [], "validation": [], "test": []}
     for product in distinct.values():
-        splits[split_of(product.title, 0.05, 0.05)].append(product)
+        place = text_hash(normalize_title(product.title), "split")
+        splits[split_at(place, 0.05, 0.05)].append(product)
     return splits
 
 

@@ -31,7 +31,8 @@ from amazon_desc.run.checkpoints import (
     SEAL_START,
     flaw_of,
     read_checkpoint,
-    write_checkpoint,
+    serialized,
+    write_sealed,
 )
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.errors import UserError
@@ -525,7 +526,7 @@ def test_a_checkpoint_chooses_no_code_and_no_option(
     checkpoint = read_checkpoint(file)
     assert not set(CHOICES) & set(checkpoint)
     checkpoint["callbacks"]["evil_module.Evil"] = {"class_path": "evil_module.Evil"}
-    write_checkpoint({**checkpoint, **CHOICES}, file)
+    write_sealed(serialized({**checkpoint, **CHOICES}), file)
     where = ("--trainer.default_root_dir", "runs/trained")
     assert call("fit", *where, "--ckpt_path", str(file)) == 0
     assert call("predict", *where, "--data.titles", "titles.txt") == 0
@@ -552,7 +553,7 @@ def test_a_checkpoint_that_is_code_under_a_right_seal_is_refused(
 ):
     file = stopped.checkpoint(6)
     if kind == "zip":
-        write_checkpoint({"identity": {}, "state_dict": Code()}, file)
+        write_sealed(serialized({"identity": {}, "state_dict": Code()}), file)
     else:
         file.write_bytes(sealed({"identity": Code()}))
     assert flaw_of(file) is None

@@ -20,7 +20,7 @@ import torch
 
 import amazon_desc.training.module
 from amazon_desc.cli import main
-from amazon_desc.run.checkpoints import write_checkpoint
+from amazon_desc.run.checkpoints import serialized, write_sealed
 from amazon_desc.support.resources import PACKAGE, TINY_BASE
 from tests import published_layouts
 
@@ -528,8 +528,8 @@ def bad_checkpoints(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     whole = checkpoint.read_bytes()
     (folder / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     (folder / "bit.ckpt").write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
-    write_checkpoint({"identity": Path("needs code to load")}, folder / "code.ckpt")
-    write_checkpoint({"state_dict": {}}, folder / "plain.ckpt")
+    write_sealed(serialized({"identity": Path("needs code to load")}), folder / "code.ckpt")
+    write_sealed(serialized({"state_dict": {}}), folder / "plain.ckpt")
     torch.save({"identity": {}}, folder / "torch.ckpt")
     for key, value in (
         ("base_sha256", "0" * 64),
@@ -542,7 +542,7 @@ def bad_checkpoints(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         content["identity"] |= {key: value}
         if key == "base_sha256":
             content["identity"]["backbone"] = "else/where"
-        write_checkpoint(content, folder / f"{key}.ckpt")
+        write_sealed(serialized(content), folder / f"{key}.ckpt")
     return folder
 
 

@@ -78,11 +78,6 @@ class SealedCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint, and returns when it is on the disk."""
-    write_sealed(serialized(checkpoint), path)
-
-
 def serialized(checkpoint: dict[str, Any]) -> memoryview:
     """Returns the zip file of a checkpoint, without the length of its comment at the end.
 

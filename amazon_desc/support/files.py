@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from amazon_desc.support.errors import StorageError, UserError
 
 def sync_folder(folder: Path) -> None:
     """Makes a rename in `folder` survive a power cut."""
+    if sys.platform == "win32":  # opens no folder
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -12,7 +12,6 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from amazon_desc.support import layouts
 from amazon_desc.support.errors import StorageError, UserError
@@ -152,9 +151,9 @@ class Repository:
 
         Asked ahead of a download, which would wait for ever for a hub that does not answer.
         """
-        from huggingface_hub import HfApi, constants
+        from huggingface_hub import HfApi, is_offline_mode
 
-        if constants.HF_HUB_OFFLINE:
+        if is_offline_mode():
             self.refusal = "HF_HUB_OFFLINE is set"
             return None
         try:
@@ -227,7 +226,7 @@ class Repository:
 
     def reason(self, error: Exception) -> str:
         """Returns why the hub does not hand something out, and what a user can do about it."""
-        from huggingface_hub import constants
+        from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             GatedRepoError,
             HfHubHTTPError,
@@ -238,7 +237,7 @@ class Repository:
 
         # What the hub answered stands behind the news that nothing is in the local cache.
         error = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
-        page = f"{constants.ENDPOINT}/{self.name}"
+        page = f"{HfApi().endpoint}/{self.name}"
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, GatedRepoError) and status == 401:
             return (
@@ -260,6 +259,14 @@ class Repository:
 repository = functools.cache(Repository)
 
 
+def hub_token() -> str | bool:
+    """Returns the token of the environment, or False: a file that holds one is not looked for."""
+    return os.environ.get(TOKEN) or False
+
+
+# What huggingface_hub has, but under no documented name
+
+
 def hub_cache() -> Path:
     """Returns the folder in which huggingface_hub keeps what it fetches."""
     from huggingface_hub import constants
@@ -267,17 +274,14 @@ def hub_cache() -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser()
 
 
-def hub_token() -> str | bool:
-    """Returns the token of the environment, or False: a file that holds one is not looked for."""
-    return os.environ.get(TOKEN) or False
-
-
-def hub_errors() -> tuple[Any, ...]:
+def hub_errors() -> tuple[type[Exception], ...]:
     """Returns what can be raised on the way to the hub and back."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # The errors of httpx or httpx2, whichever huggingface_hub is built on.
-    return (HfHubHTTPError.__bases__[0], OSError, HFValidationError)
+    # Of httpx or httpx2, whichever huggingface_hub is built on: all errors of theirs are of it.
+    (http_error,) = (base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+    assert issubclass(http_error, Exception)
+    return (http_error, OSError, HFValidationError)
 
 
 def glob_of(name: str) -> str:

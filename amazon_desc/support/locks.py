@@ -1,8 +1,11 @@
 """Locks between processes: one waits for another, or refuses and says who is there.
 
-In comes a path that one process at a time may work on, out goes a lock beside it. The system ends a
-lock with the process that holds it, however that ends; a lock file that is left behind locks
-nothing. Where a file system has no locks, nobody is kept out.
+In comes a path that one process at a time may work on, out goes a lock beside it. filelock takes
+it (flock, on Windows LockFileEx); the system ends it with the process that holds it, however that
+ends, so a lock file that is left behind locks nothing. Here is what filelock leaves to others: who
+holds it is written into the file, and the file goes with the lock. filelock's other way, a file
+whose being there is the lock, is not taken where a file system has no locks: a killed process would
+leave it behind. There nobody is kept out.
 """
 
 import errno
@@ -13,12 +16,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from amazon_desc.support.errors import InUseError
+from filelock import BaseFileLock, FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None
+from amazon_desc.support.errors import InUseError
 
 # What a file system that has no locks answers.
 NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
@@ -58,37 +58,27 @@ def alone(path: Path, what: str) -> Iterator[None]:
 @contextmanager
 def locked(path: Path, when_held: Callable[[], None]) -> Iterator[None]:
     """Holds the lock for `path`; calls `when_held` before it would wait for another's end."""
-    lock = lock_file(path)
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
-        try:
-            take(descriptor, when_held)
-            # Its last holder may have removed the file that was waited for.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                    break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+    file = lock_file(path)
+    lock = FileLock(file, fallback_to_soft=False)
+    take(lock, when_held)
     try:
-        with suppress(OSError):  # a full disk: then nobody is told who this is
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, myself().encode(), 0)
+        with suppress(OSError):  # a full disk, or Windows: then nobody is told who this is
+            file.write_text(myself(), encoding="utf-8")
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        # While it is held: who waits for a file that is gone finds that out and makes another.
+        with suppress(OSError):  # on Windows filelock removes it, after the release
+            file.unlink()
+        lock.release()
 
 
-def take(descriptor: int, when_held: Callable[[], None]) -> None:
-    if fcntl is None:
-        return
+def take(lock: BaseFileLock, when_held: Callable[[], None]) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        when_held()
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            when_held()
+            lock.acquire()
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

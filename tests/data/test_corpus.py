@@ -20,7 +20,7 @@ from amazon_desc.data.corpus.corpus import FORMAT_VERSION, Corpus, find_prepared
 from amazon_desc.data.corpus.packing import pack
 from amazon_desc.data.corpus.preparing import CorpusSettings
 from amazon_desc.data.corpus.product_files import ProductFiles
-from amazon_desc.data.corpus.splits import split_of
+from amazon_desc.data.corpus.splits import split_at, text_hash
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.support.errors import DataError, StorageError
 from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
@@ -107,11 +107,15 @@ def trained_on(corpus: Corpus) -> list[list[int]]:
     return examples
 
 
+def side_of(normal_title: str) -> str:
+    return split_at(text_hash(normal_title, "split"), 0.2, 0.2)
+
+
 def test_every_product_is_in_one_split_and_every_example_in_one_row(
     train_file: Path, corpora: Path, toy_tokenizer_folder: Path
 ):
     corpus = prepare(settings_of(train_file), toy_tokenizer_folder, corpora)
-    sides = {row["title"]: split_of(row["title"], 0.2, 0.2) for row in ROWS}
+    sides = {row["title"]: side_of(row["title"]) for row in ROWS}
     counts = Counter(sides.values())
     assert min(counts[side] for side in ("train", "validation", "test")) >= 10
     for split in HELD_OUT:
@@ -651,7 +655,7 @@ def test_a_split_that_nothing_falls_into_is_refused(
 ):
     file = write_rows(
         tmp_path / "rows.jsonl",
-        [row for row in ROWS if split_of(row["title"], 0.2, 0.2) != split],
+        [row for row in ROWS if side_of(row["title"]) != split],
     )
     settings = settings_of(file)
     message = refusal(settings, toy_tokenizer_folder, corpora)

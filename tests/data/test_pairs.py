@@ -16,7 +16,7 @@ from amazon_desc.data.corpus.pairs import (
     ProductBatch,
     holds_description,
 )
-from amazon_desc.data.corpus.splits import SPLITS, split_of, text_hash, title_hash
+from amazon_desc.data.corpus.splits import SPLITS, split_at, text_hash
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
@@ -38,10 +38,11 @@ def test_what_is_known_of_a_pair(toy_tokenizer: PreTrainedTokenizerBase):
     titles, text = [" Mug  w7", "MUG w7"], "<b>It</b> holds a mug."
     made = maker_of(toy_tokenizer)(ProductBatch(titles, [text, "It holds a mug. " * 9]))
     first, second = made.pairs
-    assert first["title"] == second["title"] == title_hash("mug w7", "distinct")
-    assert first["part"] == second["part"] == title_hash("mug w7", "part")
+    assert first["title"] == second["title"] == text_hash("mug w7", "distinct")
+    assert first["part"] == second["part"] == text_hash("mug w7", "part")
     assert first["description"] == text_hash("It holds a mug.", "distinct") != second["description"]
-    assert SPLITS[first["split"]] == SPLITS[second["split"]] == split_of("mug w7", 0.25, 0.25)
+    side = split_at(text_hash("mug w7", "split"), 0.25, 0.25)
+    assert SPLITS[first["split"]] == SPLITS[second["split"]] == side
     assert [ENDINGS[pair["ending"]] for pair in made.pairs] == ["whole", "shortened"]
     assert made.pairs["title_characters"].tolist() == [6, 6]
     assert made.pairs["description_characters"].tolist() == [15, 143]
@@ -86,7 +87,7 @@ def test_the_first_leak_of_a_batch_is_named(toy_tokenizer: PreTrainedTokenizerBa
 def test_ids_go_to_the_side_that_the_title_is_on(toy_tokenizer: PreTrainedTokenizerBase):
     made = maker_of(toy_tokenizer)(ProductBatch(TITLES, ["It holds a mug."] * 40))
     wanted = [[1, 10, 11, 13, 100 + n, 22, 23, 20, 13, 21, 2] for n in range(40)]
-    sides = [split_of(title, 0.25, 0.25) for title in TITLES]
+    sides = [split_at(text_hash(title, "split"), 0.25, 0.25) for title in TITLES]
     trained = [ids for ids, side in zip(wanted, sides, strict=True) if side == "train"]
     held_out = [n for n, side in enumerate(sides) if side != "train"]
     assert len(trained) >= 10
@@ -97,7 +98,7 @@ def test_ids_go_to_the_side_that_the_title_is_on(toy_tokenizer: PreTrainedTokeni
     assert [record.input_ids for record in made.held_out] == [wanted[n] for n in held_out]
     assert {record.description for record in made.held_out} == {"It holds a mug."}
     assert {record.num_prompt_tokens for record in made.held_out} == {5}
-    orders = [title_hash(TITLES[n], "order") for n in held_out]
+    orders = [text_hash(TITLES[n], "order") for n in held_out]
     assert [record.order for record in made.held_out] == orders
 
 
@@ -123,12 +124,12 @@ def test_of_a_test_file_every_pair_is_tested_and_every_title_is_known(
     made = maker_of(toy_tokenizer)(ProductBatch(TITLES, texts, is_tested=True))
     assert made.pairs["is_tested"].tolist() == [True]
     assert SPLITS[made.pairs["split"][0]] == "test"
-    assert made.titles.tolist() == [title_hash(title, "distinct") for title in TITLES]
+    assert made.titles.tolist() == [text_hash(title, "distinct") for title in TITLES]
     assert [record.title for record in made.held_out] == ["mug w0"]
 
 
 def test_what_is_beyond_the_part_is_not_tokenised(toy_tokenizer: PreTrainedTokenizerBase):
-    parts = sorted(title_hash(title, "part") for title in TITLES)
+    parts = sorted(text_hash(title, "part") for title in TITLES)
     batch = ProductBatch(TITLES, ["It holds a mug."] * 40, max_part=parts[9])
     made = maker_of(toy_tokenizer)(batch)
     assert sorted(made.pairs["part"].tolist()) == parts[:10]

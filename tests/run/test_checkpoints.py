@@ -19,7 +19,8 @@ from amazon_desc.run.checkpoints import (
     newest_intact,
     read_checkpoint,
     remove_oldest,
-    write_checkpoint,
+    serialized,
+    write_sealed,
 )
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.errors import CheckpointError, NotFiniteError, StorageError, UserError
@@ -68,7 +69,7 @@ def test_a_checkpoint_loads_without_pickle_and_without_us(
 def test_the_checksum_is_the_comment_of_a_proper_zip_file(
     checkpoint: dict[str, Any], tmp_path: Path
 ):
-    write_checkpoint(checkpoint, tmp_path / "a.ckpt")
+    write_sealed(serialized(checkpoint), tmp_path / "a.ckpt")
     with zipfile.ZipFile(tmp_path / "a.ckpt") as archive:
         assert archive.testzip() is None
         assert archive.comment.startswith(b"sha256:")
@@ -83,7 +84,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ):
     path = tmp_path / "step=00000007.ckpt"
-    write_checkpoint(checkpoint, path)
+    write_sealed(serialized(checkpoint), path)
     old = path.read_bytes()
 
     def fail(_: object) -> None:
@@ -92,7 +93,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(
     monkeypatch.setattr(checkpoints, "forget_cached", fail)
     raised = StorageError if isinstance(failure, OSError) else type(failure)
     with pytest.raises(raised, match="No space left" if raised is StorageError else ""):
-        write_checkpoint({**checkpoint, "global_step": 8}, path)
+        write_sealed(serialized({**checkpoint, "global_step": 8}), path)
     assert path.read_bytes() == old
     assert names(tmp_path) == ["step=00000007.ckpt"]
 
@@ -120,7 +121,7 @@ def test_file_and_folder_are_flushed_and_read_back_before_the_name_is_given(
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Path, "replace", note_replace)
     monkeypatch.setattr(checkpoints, "gives_back", note_verify)
-    write_checkpoint(checkpoint, tmp_path / "a.ckpt")
+    write_sealed(serialized(checkpoint), tmp_path / "a.ckpt")
     assert calls == ["flushed", "verified", "flushed", "renamed", "folder flushed"]
 
 
@@ -128,7 +129,7 @@ def test_a_disk_that_gives_back_other_bytes_is_noticed_before_the_old_file_goes(
     checkpoint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "a.ckpt"
-    write_checkpoint(checkpoint, path)
+    write_sealed(serialized(checkpoint), path)
     old = path.read_bytes()
 
     def flip(file: io.BufferedWriter) -> None:
@@ -138,7 +139,7 @@ def test_a_disk_that_gives_back_other_bytes_is_noticed_before_the_old_file_goes(
 
     monkeypatch.setattr(checkpoints, "forget_cached", flip)
     with pytest.raises(StorageError, match="does not give back the checkpoint"):
-        write_checkpoint(checkpoint, path)
+        write_sealed(serialized(checkpoint), path)
     assert path.read_bytes() == old
     assert names(tmp_path) == ["a.ckpt"]
 
@@ -203,7 +204,7 @@ def test_a_number_that_is_none_reaches_no_checkpoint(
 ):
     checkpoint["optimizer_states"][0]["state"][0]["exp_avg"] = torch.tensor([0.0, value])
     with pytest.raises(NotFiniteError, match=r"optimizer_states\.0\.state\.0\.exp_avg .* step 7"):
-        write_checkpoint(checkpoint, tmp_path / "a.ckpt")
+        write_sealed(serialized(checkpoint), tmp_path / "a.ckpt")
     assert names(tmp_path) == []
 
 
@@ -212,7 +213,7 @@ def test_a_number_that_is_none_reaches_no_checkpoint(
 
 def test_every_bit_flip_is_found(checkpoint: dict[str, Any], tmp_path: Path):
     path = tmp_path / "a.ckpt"
-    write_checkpoint(checkpoint, path)
+    write_sealed(serialized(checkpoint), path)
     whole = path.read_bytes()
     chance = random.Random(5)
     ends = [*range(80), *range(len(whole) - 80, len(whole))]
@@ -230,7 +231,7 @@ def test_every_bit_flip_is_found(checkpoint: dict[str, Any], tmp_path: Path):
 
 def test_every_cut_is_found(checkpoint: dict[str, Any], tmp_path: Path):
     path = tmp_path / "a.ckpt"
-    write_checkpoint(checkpoint, path)
+    write_sealed(serialized(checkpoint), path)
     whole = path.read_bytes()
     chance = random.Random(6)
     lengths = [0, 1, 70, 71, 72, 73, 74, len(whole) - 73, len(whole) - 1]
@@ -253,7 +254,7 @@ def test_a_file_that_needs_code_is_refused_and_runs_none(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    write_checkpoint({"identity": Code()}, tmp_path / "code.ckpt")
+    write_sealed(serialized({"identity": Code()}), tmp_path / "code.ckpt")
     (tmp_path / "pickle.ckpt").write_bytes(pickle.dumps(Code()))
     with pytest.raises(CheckpointError, match="it holds more than numbers and plain values"):
         read_checkpoint(tmp_path / "code.ckpt")
@@ -264,7 +265,7 @@ def test_a_file_that_needs_code_is_refused_and_runs_none(
 
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1], torch.zeros(2)])
 def test_a_foreign_checkpoint_is_refused(content: Any, tmp_path: Path):
-    write_checkpoint(content, tmp_path / "foreign.ckpt")
+    write_sealed(serialized(content), tmp_path / "foreign.ckpt")
     with pytest.raises(CheckpointError, match=r"foreign\.ckpt: it was not written by amazon_desc"):
         read_checkpoint(tmp_path / "foreign.ckpt")
 
@@ -282,7 +283,7 @@ def test_a_missing_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytes
 
 def fill(run: RunFolder, checkpoint: dict[str, Any], *steps: int) -> None:
     for step in steps:
-        write_checkpoint({**checkpoint, "global_step": step}, run.checkpoint(step))
+        write_sealed(serialized({**checkpoint, "global_step": step}), run.checkpoint(step))
 
 
 def damage(run: RunFolder, step: int) -> None:

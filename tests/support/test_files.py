@@ -54,6 +54,28 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path):
     assert names(path.parent) == ["report.txt"]
 
 
+def test_where_no_folder_can_be_opened_files_and_folders_are_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on Windows."""
+    open_file = os.open
+
+    def refuse_folders(path: Path, flags: int, mode: int = 0o777) -> int:
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse_folders)
+    with pytest.raises(PermissionError):
+        write_text(tmp_path / "report.txt", "old")
+    monkeypatch.setattr(sys, "platform", "win32")
+    write_text(tmp_path / "report.txt", "new")
+    with replacing_folder(tmp_path / "adapter") as temporary:
+        (temporary / "new.bin").write_text("new")
+    assert (tmp_path / "report.txt").read_text() == "new"
+    assert names(tmp_path / "adapter") == ["new.bin"]
+
+
 @pytest.mark.parametrize("failure", [RuntimeError, OSError, KeyboardInterrupt, Killed])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     failure: type[BaseException], tmp_path: Path

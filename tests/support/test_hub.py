@@ -1,7 +1,10 @@
 """A model's name becomes a folder, or a sentence: how to get one, or what it is instead."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -482,3 +485,41 @@ def test_an_error_is_told_in_one_short_line():
     assert first_line(OSError("no\nand more")) == "OSError: no"
     assert first_line(KeyError()) == "KeyError"
     assert first_line(ValueError("x" * 500)) == "ValueError: " + "x" * 160
+
+
+# What huggingface_hub documents under no name
+
+
+def test_all_that_the_library_raises_on_the_way_is_known(stand_in_hub: StandInHub):
+    """Its own errors, and those of the HTTP client that it is built on: no more than those."""
+    from huggingface_hub import HfApi
+
+    http_error, os_error, _ = hub.hub_errors()
+    assert (http_error.__name__, os_error) == ("HTTPError", OSError)
+    assert http_error.__module__.startswith("httpx")
+    with pytest.raises(http_error, match="401") as refused:
+        HfApi().model_info("no/such")
+    with pytest.raises(http_error, match="refused") as unreached:
+        HfApi(endpoint="http://127.0.0.1:9").model_info("some/base")
+    assert isinstance(refused.value, OSError)
+    assert not isinstance(unreached.value, OSError)
+
+
+@pytest.mark.parametrize("variable", ["HF_HOME", "HF_HUB_CACHE"])
+def test_the_cache_is_where_the_library_looks(cached: Path, tmp_path: Path, variable: str):
+    cache = tmp_path / "cache"
+    if variable == "HF_HOME":
+        cache = cache.rename(tmp_path / "hub")
+    program = (
+        "from huggingface_hub import try_to_load_from_cache as look\n"
+        "from amazon_desc.support.hub import hub_cache\n"
+        "print(hub_cache(), look('some/base', 'config.json'), sep='\\n')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment[variable] = str(tmp_path if variable == "HF_HOME" else cache)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    found = cache / "models--some--base" / "snapshots" / COMMIT / "config.json"
+    assert done.stdout.splitlines() == [str(cache), str(found)]

@@ -151,6 +151,33 @@ def test_who_fails_in_the_block_holds_nobody_up(tmp_path: Path, holders: list[Ho
     assert hold(path, holders).says() == "in"
 
 
+def test_a_child_that_outlives_its_killed_holder_holds_nobody_up(tmp_path: Path):
+    """Such as a process that loads batches: it has all that was open when it was forked."""
+    script = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from amazon_desc.support.locks import alone\n"
+        "with alone(Path(sys.argv[1]), 'trained'):\n"
+        "    if os.fork() == 0:\n"
+        "        print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", script, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        try:
+            with pytest.raises(InUseError), alone(path, "trained"):
+                raise AssertionError("is in")
+            holder.kill()
+            holder.wait(20)
+            with alone(path, "trained"):
+                os.kill(child, 0)  # it is there
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("failure", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
 @pytest.mark.parametrize("left", [None, "", "4242\nanother-host\n"])
 def test_without_locks_nobody_waits(
