@@ -43,11 +43,11 @@ CARDS = {
 
 # The fused path: what thirteen bare steps measured on an H100 have in common, to 5 %. They were of
 # 2,048 and 16,384 tokens, TinyLlama's shape and that of Gemma 3 4B, dense and in 4 bits, with all
-# activations kept or made again, with and without dropout.
+# activations kept or recomputed, with and without dropout.
 PRODUCTS_SHARE = 0.915  # of the speed of large products
 PASSES = 7.1  # over the activations
 DROPOUT_PASSES = 1.7  # more of them
-AGAIN_PASSES = 1.7  # where something is made again
+RECOMPUTED_PASSES = 1.7  # where something is recomputed
 DENSE_PASSES = 2.0  # over weights that are made dense for a product
 LAYER_SECONDS = 1e-4  # until kernels have begun and ended
 # The plain path waits for its launches: 6,400 tokens/s of TinyLlama's shape on an H100's host.
@@ -91,7 +91,7 @@ def fused_seconds(
     first_products = 2 * rows * columns * shape.num_layers  # of gate and up
     again = {"mlp": first_products, "layers": shape.num_linear_weights}.get(recompute, 0)
     passes = PASSES + DROPOUT_PASSES * (task.lora.dropout > 0)
-    passes += AGAIN_PASSES * (recompute != "none")
+    passes += RECOMPUTED_PASSES * (recompute != "none")
     bare = dataclasses.replace(task.lora, dropout=0.0)
     traffic = passes * activation_bytes(shape, bare, work.num_tokens, "none", 2)
     if not is_dense:  # made dense forward and backward

@@ -30,7 +30,8 @@ ORDER = """
     model.cost.shape model.cost.arithmetic model.cost.memory model.cost.mfu model.loss
     model.kernels.supported model.kernels.compiling model.kernels.copying
     model.kernels.cross_entropy model.kernels.dropout model.kernels.gate model.kernels.nf4
-    model.kernels.norm model.kernels.rotary model.kernels.attention model.kernels.side_stream
+    model.kernels.norm model.kernels.rotary model.kernels.attention_tiles
+    model.kernels.attention model.kernels.side_stream
     model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.from_peft
     model.kernels.head model.kernels.step
     model.machine model.skeleton model.plan model.execution

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from amazon_desc.model.adapter import LoraSettings, settings_of
-from amazon_desc.model.cost.memory import GIB, How, Memory, memory
+from amazon_desc.model.cost.memory import GIB, Memory, Mode, memory
 from amazon_desc.model.kernels import supported
 from amazon_desc.model.machine import Machine
 from amazon_desc.model.recomputation import Recompute, RecomputeOption
@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to train."""
+    """Mode to train."""
 
     task: Task
     num_rows: int
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
 
     @property
     def memory(self) -> Memory:
-        return counted(self.task, self.num_rows, how_of(self), self.is_dense)
+        return counted(self.task, self.num_rows, mode_of(self), self.is_dense)
 
     def __str__(self) -> str:
         if self.is_fused:
@@ -172,18 +172,18 @@ def ways(recompute: RecomputeOption) -> list[tuple[bool, Recompute]]:
     return [(True, "none"), *((False, again) for again in lean)]
 
 
-def how_of(found: Plan) -> How:
+def mode_of(found: Plan) -> Mode:
     if found.is_fused:
         return found.recompute
     return "plain layers" if found.recompute == "layers" else "plain"
 
 
-def counted(task: Task, num_rows: int, how: How, is_dense: bool) -> Memory:
+def counted(task: Task, num_rows: int, mode: Mode, is_dense: bool) -> Memory:
     return memory(
         task.config,
         task.lora,
         num_rows * task.row_tokens,
-        how,
+        mode,
         is_dense=is_dense,
         quantization=task.quantization,
         number_bytes=task.number_bytes,

@@ -235,7 +235,7 @@ class Repository:
             RevisionNotFoundError,
         )
 
-        # What the hub answered stands behind the news that nothing is in the local cache.
+        # What the hub answered is the cause of the news that nothing is in the local cache.
         error = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
         page = f"{HfApi().endpoint}/{self.name}"
         status = getattr(getattr(error, "response", None), "status_code", None)

@@ -2,10 +2,10 @@
 
 In comes a path that one process at a time may work on, out goes a lock beside it. filelock takes
 it (flock, on Windows LockFileEx); the system ends it with the process that holds it, however that
-ends, so a lock file that is left behind locks nothing. Here is what filelock leaves to others: who
+ends, so a lock file that is left over locks nothing. Here is what filelock leaves to others: who
 holds it is written into the file, and the file goes with the lock. filelock's other way, a file
 whose being there is the lock, is not taken where a file system has no locks: a killed process would
-leave it behind. There nobody is kept out.
+leave it there. Then nobody is kept out.
 """
 
 import errno

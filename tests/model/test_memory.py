@@ -17,7 +17,7 @@ from amazon_desc.model.cost.arithmetic import flops_by_part
 from amazon_desc.model.cost.memory import (
     GIB,
     SHARE_OF_CARD,
-    How,
+    Mode,
     activation_bytes,
     memory,
 )
@@ -104,7 +104,7 @@ def test_of_a_model_with_vision_the_text_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "num_tokens", "how", "is_dense", "dropout", "tensors", "held"),
+    ("config", "num_tokens", "mode", "is_dense", "dropout", "tensors", "held"),
     [
         (tinyllama, 2048, "none", True, 0.0, 5.52, 6.26),
         (tinyllama, 2048, "none", False, 0.0, 3.89, 4.59),
@@ -124,7 +124,7 @@ def test_of_a_model_with_vision_the_text_counts() -> None:
 def test_the_fused_path_takes_what_was_measured_on_an_h100(
     config: Any,
     num_tokens: int,
-    how: How,
+    mode: Mode,
     is_dense: bool,
     dropout: float,
     tensors: float,
@@ -132,7 +132,7 @@ def test_the_fused_path_takes_what_was_measured_on_an_h100(
 ) -> None:
     """GiB of bare steps: torch.cuda.max_memory_allocated() and max_memory_reserved()."""
     lora = LoraSettings(dropout=dropout)
-    needed = memory(config(), lora, num_tokens, how, is_dense=is_dense, target_share=0.75)
+    needed = memory(config(), lora, num_tokens, mode, is_dense=is_dense, target_share=0.75)
     assert needed.allocated / GIB == pytest.approx(tensors, rel=0.08)
     assert needed.total / SHARE_OF_CARD / GIB > held
 
@@ -172,13 +172,13 @@ def test_dense_weights_take_the_place_of_workspace_and_copies() -> None:
 
 
 def test_the_less_is_kept_the_less_memory_it_takes() -> None:
-    every: tuple[How, ...] = ("none", "parts", "mlp", "layers")
-    totals = [memory(gemma(), LORA, 4096, how).total for how in every]
+    every: tuple[Mode, ...] = ("none", "parts", "mlp", "layers")
+    totals = [memory(gemma(), LORA, 4096, mode).total for mode in every]
     assert totals == sorted(totals, reverse=True)
     layers = memory(gemma(), LORA, 4096, "layers")
     inputs, one = 34 * 4096 * 2 * (2 * 2560 + 4), memory(gemma(), LORA, 4096, "none").activations
     assert layers.activations == inputs + one // 34
-    plain, again = (memory(gemma(), LORA, 4096, how) for how in ("plain", "plain layers"))
+    plain, again = (memory(gemma(), LORA, 4096, mode) for mode in ("plain", "plain layers"))
     assert again.activations == 34 * 4096 * 4 * 2560 + plain.activations // 34
 
 
@@ -222,8 +222,8 @@ def test_dora_takes_norms_outputs_and_what_it_finds_norms_with() -> None:
 
 def test_dora_under_dropout_keeps_dense_weights() -> None:
     whole, again = (
-        memory(tinyllama(), LoraSettings(dropout=0.1, use_dora=True), 2048, how).dense
-        for how in ("plain", "plain layers")
+        memory(tinyllama(), LoraSettings(dropout=0.1, use_dora=True), 2048, mode).dense
+        for mode in ("plain", "plain layers")
     )
     assert (whole, again) == (2 * 968_884_224, 2 * 44_040_192)
 

@@ -22,7 +22,7 @@ from amazon_desc.model.cost.shape import (
 if TYPE_CHECKING:
     from amazon_desc.model.adapter import LoraSettings
 
-How = Literal["none", "parts", "mlp", "layers", "plain", "plain layers"]
+Mode = Literal["none", "parts", "mlp", "layers", "plain", "plain layers"]
 """What the fused path recomputes, see recomputation.py; `plain` is what autograd keeps, or, with
 layers, keeps when whole layers are recomputed."""
 
@@ -99,7 +99,7 @@ def memory(
     config: Any,
     lora: LoraSettings,
     num_tokens: int,
-    how: How,
+    mode: Mode,
     *,
     is_dense: bool = False,
     quantization: Literal["nf4", "none"] = "nf4",
@@ -115,12 +115,12 @@ def memory(
         number_bytes: of a number in the precision of the products: 2, or 4 in float32
     """
     shape = shape_of(config)
-    is_fused = not how.startswith("plain")
+    is_fused = not mode.startswith("plain")
     blocks = list(fused_blocks(shape, lora))
     weight_bytes = NF4_BYTES if quantization == "nf4" else number_bytes
     lora_bytes = 4 * num_lora_weights(shape, lora)
     targets = round(target_share * num_tokens)
-    activations = activation_bytes(shape, lora, num_tokens, how, number_bytes)
+    activations = activation_bytes(shape, lora, num_tokens, mode, number_bytes)
     largest = max(rows * columns for rows, columns in shape.linears().values())
     if is_fused:
         copies = shape.num_layers * 2 * sum(b.room * (b.rows + b.columns) for b in blocks)
@@ -128,7 +128,7 @@ def memory(
         workspace = 2 * max(b.matrix for b in blocks)
     else:
         copies, workspace = lora_bytes * number_bytes // 4, number_bytes * largest
-        dense = dora_dense_bytes(shape, lora, how, number_bytes)
+        dense = dora_dense_bytes(shape, lora, mode, number_bytes)
         workspace += dora_workspace_bytes(shape, lora)
     return Memory(
         linears=round(shape.num_linear_weights * weight_bytes),
@@ -141,23 +141,23 @@ def memory(
         workspace=0 if is_fused and is_dense else workspace,
         activations=activations,
         hidden=2 * (num_tokens + targets) * shape.hidden * number_bytes,
-        logits=logit_bytes(shape, targets, how),
-        one_layer=one_layer_bytes(shape, num_tokens, how, number_bytes),
+        logits=logit_bytes(shape, targets, mode),
+        one_layer=one_layer_bytes(shape, num_tokens, mode, number_bytes),
         scoring=scoring_bytes(shape, num_tokens, 4 if lora.use_dora else number_bytes),
         products=PRODUCTS_BYTES,
     )
 
 
 def activation_bytes(
-    shape: Shape, lora: LoraSettings, num_tokens: int, how: How, number_bytes: int
+    shape: Shape, lora: LoraSettings, num_tokens: int, mode: Mode, number_bytes: int
 ) -> int:
     """Returns what all layers keep for the backward pass."""
-    if how.startswith("plain"):
+    if mode.startswith("plain"):
         layer, inputs = plain_bytes(shape, lora, number_bytes), 4 * shape.hidden
     else:
-        layer = 2 * layer_numbers(shape, lora, how)
+        layer = 2 * layer_numbers(shape, lora, mode)
         inputs = 2 * input_numbers(shape)
-    if how.endswith("layers"):
+    if mode.endswith("layers"):
         return num_tokens * (shape.num_layers * inputs + layer)
     return num_tokens * shape.num_layers * layer
 
@@ -167,7 +167,7 @@ def input_numbers(shape: Shape) -> int:
     return (2 if shape.has_post_norms else 1) * shape.hidden + 4
 
 
-def layer_numbers(shape: Shape, lora: LoraSettings, how: How) -> int:
+def layer_numbers(shape: Shape, lora: LoraSettings, mode: Mode) -> int:
     """Returns how many 2-byte numbers a layer of the fused path keeps of a token.
 
     Where layers are recomputed, one at a time keeps all.
@@ -178,9 +178,9 @@ def layer_numbers(shape: Shape, lora: LoraSettings, how: How) -> int:
     numbers += sum(block.room for block in fused_blocks(shape, lora))
     if shape.has_head_norms:
         numbers += projected  # before heads are normalised
-    if how != "mlp":
+    if mode != "mlp":
         numbers += 2 * shape.inner  # gate and up
-    if how in ("none", "layers"):
+    if mode in ("none", "layers"):
         numbers += 2 * hidden + shape.inner  # inputs of projections
         if lora.dropout:
             numbers += 2 * hidden + shape.queries + shape.inner  # and the same under their masks
@@ -205,7 +205,7 @@ def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int) -> int:
     return norms + inputs + attention + gate + outputs
 
 
-def dora_dense_bytes(shape: Shape, lora: LoraSettings, how: How, number_bytes: int) -> int:
+def dora_dense_bytes(shape: Shape, lora: LoraSettings, mode: Mode, number_bytes: int) -> int:
     """Returns what DoRA keeps of the frozen matrices: under dropout PEFT multiplies by them again.
 
     Where layers are recomputed, one at a time is kept.
@@ -213,7 +213,7 @@ def dora_dense_bytes(shape: Shape, lora: LoraSettings, how: How, number_bytes: i
     if not (lora.use_dora and lora.dropout):
         return 0
     numbers = sum(rows * columns for rows, columns in trained_linears(shape, lora).values())
-    return number_bytes * numbers * (1 if how.endswith("layers") else shape.num_layers)
+    return number_bytes * numbers * (1 if mode.endswith("layers") else shape.num_layers)
 
 
 def dora_workspace_bytes(shape: Shape, lora: LoraSettings) -> int:
@@ -228,8 +228,8 @@ def dora_workspace_bytes(shape: Shape, lora: LoraSettings) -> int:
     return max(4 * columns * (columns + 4 * rows) for rows, columns in sizes)
 
 
-def logit_bytes(shape: Shape, num_targets: int, how: How) -> int:
-    if how.startswith("plain"):
+def logit_bytes(shape: Shape, num_targets: int, mode: Mode) -> int:
+    if mode.startswith("plain"):
         # In float32: the logits, their log-softmax, and its gradient.
         return 12 * shape.vocabulary * num_targets
     # The next part is made before the last one goes.
@@ -237,9 +237,9 @@ def logit_bytes(shape: Shape, num_targets: int, how: How) -> int:
     return 2 * shape.vocabulary * min(num_targets, 2 * part)
 
 
-def one_layer_bytes(shape: Shape, num_tokens: int, how: How, number_bytes: int) -> int:
+def one_layer_bytes(shape: Shape, num_tokens: int, mode: Mode, number_bytes: int) -> int:
     """Returns what the backward pass of a layer makes: gradients of its MLP, and inputs again."""
-    width = 4 if how.startswith("plain") else number_bytes
+    width = 4 if mode.startswith("plain") else number_bytes
     return width * num_tokens * (5 * shape.inner + 4 * shape.hidden)
 
 
