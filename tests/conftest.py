@@ -62,6 +62,11 @@ def exit_code(arguments: list[str]) -> int:
     return 0
 
 
+def slow_case(*values: Any) -> Any:
+    """Returns parameters of a test that only the slow speed runs: `not slow` has others of it."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Ended(NamedTuple):
     """How a program ended, named as in subprocess.CompletedProcess."""
 

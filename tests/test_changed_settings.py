@@ -26,7 +26,7 @@ from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
 from amazon_desc.training.module import DescriptionModule
-from tests.conftest import exit_code, load_script
+from tests.conftest import exit_code, load_script, slow_case
 
 bench = load_script("bench_resume")
 
@@ -555,6 +555,7 @@ def test_a_finished_run_is_not_taken_for_one_of_other_settings(
     assert_the_way_out_is_named(said, finished, options)
 
 
+@pytest.mark.slow
 def test_a_finished_run_takes_what_does_not_decide(
     finished: RunFolder, call: Call, place: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -608,6 +609,7 @@ def test_other_training_options_do_not_matter_to_descriptions(
     assert file.read_bytes() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_run_that_is_not_finished_is_scored_with_other_training_options(
     command: str, stopped: RunFolder, call: Call, copied: Callable[..., str]
@@ -615,6 +617,7 @@ def test_a_run_that_is_not_finished_is_scored_with_other_training_options(
     assert call(command, copied(stopped), "--ckpt_path", "last", *TRAINING) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_checkpoint_is_scored_on_rows_of_another_length(
     command: str, stopped: RunFolder, call: Call, copied: Callable[..., str]
@@ -622,7 +625,7 @@ def test_a_checkpoint_is_scored_on_rows_of_another_length(
     assert call(command, copied(stopped), "--ckpt_path", "last", *LONGER_ROWS) == 0
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["validate", slow_case("test"), slow_case("predict")])
 @pytest.mark.parametrize(
     ("options", "old", "new"), [case for case in IDENTITY if "lora" not in case[0]]
 )

@@ -23,6 +23,7 @@ from amazon_desc.cli import main
 from amazon_desc.run.checkpoints import serialized, write_sealed
 from amazon_desc.support.resources import PACKAGE, TINY_BASE
 from tests import published_layouts
+from tests.conftest import slow_case
 
 SECRET = "hf_neverToBeShown0123456789"
 SMALL = (
@@ -512,7 +513,7 @@ def make_adapters(folder: Path, trained: Path) -> None:
     (folder / "other" / "amazon_desc.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("command", ["fit", "validate"])
+@pytest.mark.parametrize("command", ["fit", slow_case("validate")])
 @table(ADAPTERS)
 def test_unusable_adapter_is_refused(
     case: Case, command: str, trained_place: Path, refused: Refused
@@ -546,7 +547,7 @@ def bad_checkpoints(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.parametrize("command", ["fit", "validate"])
+@pytest.mark.parametrize("command", ["fit", slow_case("validate")])
 @table(CHECKPOINTS)
 def test_unusable_checkpoint_is_refused(
     case: Case, command: str, trained_place: Path, bad_checkpoints: Path, refused: Refused

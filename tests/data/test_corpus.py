@@ -574,6 +574,7 @@ def test_the_format_version_names_these_tables(tmp_path: Path):
     assert (FORMAT_VERSION, hashlib.sha256(content).hexdigest()[:16]) == (2, "bdd237b29db6b9ed")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize(("row_tokens", "fill"), [(2048, 0.99), (256, 0.90)])
 def test_real_rows_are_filled(real_dir: Path, tmp_path: Path, row_tokens: int, fill: float):

@@ -222,6 +222,7 @@ def test_no_targets_have_no_loss() -> None:
         loss.compute()
 
 
+@pytest.mark.slow
 def test_importing_the_module_imports_no_scoring_library() -> None:
     late = ["sacrebleu", "rouge_score", "nltk", "evaluate", "datasets"]
     code = (
