@@ -11,14 +11,15 @@ for name, value in (
     os.environ.setdefault(name, value)
 
 import importlib.util
+import runpy
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -59,6 +60,53 @@ def exit_code(arguments: list[str]) -> int:
         except SystemExit as exit_:
             return int(exit_.code or 0)
     return 0
+
+
+def slow_case(*values: Any) -> Any:
+    """Returns parameters of a test that only the slow speed runs: `not slow` has others of it."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+class Ended(NamedTuple):
+    """How a program ended, named as in subprocess.CompletedProcess."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def imported_cli() -> None:
+    """Lightning logs to the stderr of its import: not to that of a test, which is closed then."""
+    import amazon_desc.cli  # noqa: F401
+
+
+@pytest.fixture
+def run_program(
+    imported_cli: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Returns a function that runs what `python ARGUMENTS` runs, without a process of its own.
+
+    A process takes 3 s to import torch and Lightning. The program is a script's path, or `-m` and a
+    module. What it raises is raised here.
+    """
+
+    def run(*arguments: str, cwd: Path) -> Ended:
+        capfd.readouterr()
+        start = 1 if arguments[0] == "-m" else 0
+        code = 0
+        with monkeypatch.context() as patch, chdir(cwd):
+            patch.setattr(sys, "argv", list(arguments[start:]))
+            try:
+                if arguments[0] == "-m":
+                    runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+                else:
+                    runpy.run_path(arguments[0], run_name="__main__")
+            except SystemExit as exit_:
+                code = int(exit_.code or 0)
+        return Ended(code, *capfd.readouterr())
+
+    return run
 
 
 # "▁" begins a word, as in TinyLlama's pieces: "a mug. w7" is ▁a ▁mug . ▁w7, the ids 20 13 21 107.

@@ -27,7 +27,7 @@ from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
 from amazon_desc.training.module import DescriptionModule
-from tests.conftest import exit_code, load_script
+from tests.conftest import exit_code, load_script, slow_case
 
 bench = load_script("bench_resume")
 
@@ -244,6 +244,7 @@ def test_a_new_folder_is_named_as_the_way_out_of_other_weights_too(
     assert_the_way_out_is_named(said, stopped, options)
 
 
+@pytest.mark.slow
 def test_another_precision_that_the_hardware_chooses_is_taken_and_said(
     stopped: RunFolder,
     call: Call,
@@ -295,6 +296,7 @@ def older(stopped: RunFolder, copied: Callable[..., str], place: Path) -> RunFol
     return run
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_was_an_option_goes_on_and_ends_the_same(
     older: RunFolder, call: Call, place: Path, untouched: dict[str, str]
 ):
@@ -401,7 +403,13 @@ def copied(place: Path, request: pytest.FixtureRequest) -> Callable[..., str]:
     return copied
 
 
-@pytest.mark.parametrize("options", list(OPERATIONAL.values()), ids=list(OPERATIONAL))
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.slow] * (name != "loader processes"))
+        for name, options in OPERATIONAL.items()
+    ],
+)
 def test_what_does_not_decide_is_taken_and_ends_the_same(
     options: str,
     stopped: RunFolder,
@@ -418,6 +426,7 @@ def test_what_does_not_decide_is_taken_and_ends_the_same(
     assert bench.outcome(place / name) == untouched
 
 
+@pytest.mark.slow
 def test_curves_can_become_coarser_and_the_run_ends_the_same(
     stopped: RunFolder,
     call: Call,
@@ -433,6 +442,7 @@ def test_curves_can_become_coarser_and_the_run_ends_the_same(
     assert found == {part: untouched[part] for part in found}
 
 
+@pytest.mark.slow
 def test_texts_can_be_written_in_other_batches(
     stopped: RunFolder,
     call: Call,
@@ -451,6 +461,7 @@ def test_texts_can_be_written_in_other_batches(
         assert scores == pytest.approx(expected[weights], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_was_moved_goes_on_and_prepares_its_data_again(
     stopped: RunFolder,
     call: Call,
@@ -465,6 +476,7 @@ def test_a_run_folder_that_was_moved_goes_on_and_prepares_its_data_again(
     assert len(list((place / "another/disk/corpora").glob("*/rows.arrow"))) == 1
 
 
+@pytest.mark.slow
 def test_a_data_file_that_was_moved_is_the_same_file(
     stopped: RunFolder,
     call: Call,
@@ -506,6 +518,7 @@ def sized(batch_size: int) -> list[str]:
     return [*ROWS, "--data.batch_size", str(batch_size)]
 
 
+@pytest.mark.slow
 def test_micro_batches_of_another_size_see_the_same_rows_in_the_same_steps(call: Call, place: Path):
     """2 rows x 2 for 3 steps, 4 x 1 up to step 7, then 1 x 4, beside 2 x 2 all the way."""
     expected: Steps = {}
@@ -547,6 +560,7 @@ def test_more_training_of_a_finished_run_is_refused_with_the_way_out(
     assert_the_way_out_is_named(said, finished)
 
 
+@pytest.mark.slow
 def test_the_way_out_as_it_is_said_trains_the_finished_weights_further(
     finished: RunFolder,
     call: Call,
@@ -611,6 +625,7 @@ def test_a_finished_run_is_not_taken_for_one_of_other_settings(
     assert_the_way_out_is_named(said, finished, options)
 
 
+@pytest.mark.slow
 def test_a_finished_run_takes_what_does_not_decide(
     finished: RunFolder, call: Call, place: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -634,6 +649,7 @@ TRAINING = (
 LONGER_ROWS = ("--data.row_tokens", "512")
 
 
+@pytest.mark.slow
 def test_other_training_options_do_not_matter_to_scores(
     finished: RunFolder, call: Call, copied: Callable[..., str], place: Path
 ):
@@ -663,6 +679,7 @@ def test_other_training_options_do_not_matter_to_descriptions(
     assert file.read_bytes() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_run_that_is_not_finished_is_scored_with_other_training_options(
     command: str, stopped: RunFolder, call: Call, copied: Callable[..., str]
@@ -670,6 +687,7 @@ def test_a_run_that_is_not_finished_is_scored_with_other_training_options(
     assert call(command, copied(stopped), "--ckpt_path", "last", *TRAINING) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_a_checkpoint_is_scored_on_rows_of_another_length(
     command: str, stopped: RunFolder, call: Call, copied: Callable[..., str]
@@ -677,7 +695,7 @@ def test_a_checkpoint_is_scored_on_rows_of_another_length(
     assert call(command, copied(stopped), "--ckpt_path", "last", *LONGER_ROWS) == 0
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["validate", slow_case("test"), slow_case("predict")])
 @pytest.mark.parametrize(
     ("options", "old", "new"), [case for case in IDENTITY if "lora" not in case[0]]
 )

@@ -1,6 +1,5 @@
 """What the command line adds to the options: precision by hardware, configs that ship, help."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from amazon_desc.cli import COMMANDS
+from amazon_desc.cli import COMMANDS, main
 from amazon_desc.run.options.trainer_options import best_precision
 from amazon_desc.run.terminal import with_shipped_configs
 
@@ -65,16 +64,13 @@ def test_a_config_on_disk_wins_over_the_shipped_one(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_a_command_explains_every_option_of_ours(command: str) -> None:
-    shown = subprocess.run(
-        [sys.executable, "-m", "amazon_desc", command, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "500"},
-    ).stdout
-    lines = [line.strip() for line in shown.splitlines()]
+def test_the_help_of_a_command_explains_every_option_of_ours(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     described = {
         line.split()[0]: line.split("(type:")[0]
         for line, after in zip(lines, [*lines[1:], ""], strict=True)

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import yaml
 from amazon_desc.cli import DescriptionCLI, build, main
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.training.module import DescriptionModule
+from tests.conftest import Ended
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -233,11 +232,11 @@ def test_the_line_for_8_bit_adamw_is_taken(printed: Callable[[list[str]], dict])
     assert (optimizer["init_args"]["lr"], optimizer["init_args"]["weight_decay"]) == (2e-4, 0.0)
 
 
-def test_the_quickstart_is_found_outside_of_a_checkout(tmp_path: Path):
-    command = [sys.executable, "-m", "amazon_desc", "fit", "--config", "configs/quickstart.yaml"]
-    done = subprocess.run(
-        [*command, "--print_config"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+def test_the_quickstart_is_found_outside_of_a_checkout(
+    run_program: Callable[..., Ended], tmp_path: Path
+):
+    command = ["-m", "amazon_desc", "fit", "--config", "configs/quickstart.yaml"]
+    done = run_program(*command, "--print_config", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["model"]["backbone"] == "tiny"
     assert list(tmp_path.iterdir()) == []

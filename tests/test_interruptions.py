@@ -31,14 +31,17 @@ from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.scoring import Scoring
 from tests.conftest import exit_code, load_script
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
 
-# 12 optimizer steps of 2 micro-batches of 2 rows, less than that at the end; 2 epochs.
+# 8 optimizer steps of 2 micro-batches of 2 rows, less than that at the end; 2 epochs of 15 rows.
 SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
-    *("--data.num_products", "60", "--data.row_tokens", "256", "--data.num_scored", "4"),
-    *("--data.validation_fraction", "0.1", "--data.test_fraction", "0", "--data.batch_size", "2"),
+    *("--data.num_products", "22", "--data.row_tokens", "128", "--data.max_seq_length", "128"),
+    *("--data.validation_fraction", "0.2", "--data.test_fraction", "0", "--data.num_scored", "4"),
+    *("--data.batch_size", "2"),
     *("--data.generation_batch_size", "2", "--model.max_new_tokens", "4", "--model.lora.r", "4"),
     *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2"),
     *("--data.rows_per_step", "4", "--trainer.val_check_interval", "5"),

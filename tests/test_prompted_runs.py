@@ -82,6 +82,7 @@ def unfinished(run: RunFolder) -> None:
 WARNING = "Warning: the prompt holds markers of a chat format"
 
 
+@pytest.mark.slow
 def test_a_run_begun_with_one_spelling_goes_on_with_the_other(call: Callable[..., str]):
     run = RunFolder(Path("runs/my typed one"))
     said = call("fit", "my typed one", "--data.prompt.template", TYPED)
@@ -115,6 +116,7 @@ def test_a_run_begun_with_one_spelling_goes_on_with_the_other(call: Callable[...
     assert "descriptions are in" in call("predict", "my typed one", "--data.prompt.template", MEANT)
 
 
+@pytest.mark.slow
 def test_what_was_made_before_there_were_system_messages_goes_on_without_one(
     call: Callable[..., str],
 ):
@@ -173,6 +175,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_the_block_of_the_model_card_writes_what_predict_writes(
     name: str, call: Callable[..., str], folder: Path, capfd: pytest.CaptureFixture[str]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,12 +30,10 @@ NUM_HELD_OUT = 200
 
 
 def command(*arguments: str) -> str:
-    """Runs a command from the checkout with all cores and returns what it printed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count())}
+    """Runs a command from the checkout and returns what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "amazon_desc", *arguments],
         cwd=ROOT,
-        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -140,6 +137,7 @@ def test_held_out_combinations_of_item_colour_and_brand_never_occur_in_training(
     assert not trained & held_out
 
 
+@pytest.mark.slow
 def test_it_prints_where_everything_is_a_table_and_three_samples(quickstart) -> None:
     run, shown = quickstart
     for name in ("adapter/", "metrics.json", "tensorboard/", "checkpoints/", "config.yaml"):
@@ -151,6 +149,7 @@ def test_it_prints_where_everything_is_a_table_and_three_samples(quickstart) -> 
         assert shown.count(f"\n   {kind} ") == 3, kind
 
 
+@pytest.mark.slow
 def test_the_base_knows_english_but_not_the_task_and_the_tuned_one_has_learnt_it(
     quickstart,
 ) -> None:
@@ -162,6 +161,7 @@ def test_the_base_knows_english_but_not_the_task_and_the_tuned_one_has_learnt_it
     assert scores["tuned"]["rougeL"] > scores["base"]["rougeL"]
 
 
+@pytest.mark.slow
 def test_tuned_texts_name_the_item_of_titles_never_seen_and_the_base_does_not(
     texts, products
 ) -> None:
@@ -171,6 +171,7 @@ def test_tuned_texts_name_the_item_of_titles_never_seen_and_the_base_does_not(
     assert share_naming_the_item(texts["base"], titles) <= 0.2
 
 
+@pytest.mark.slow
 def test_a_tuned_text_fits_its_own_title_better_than_another(texts, products) -> None:
     references = [product.description for product in products["validation"][:NUM_HELD_OUT]]
     own = score_texts(texts["tuned"], references)

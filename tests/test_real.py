@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import torch
 from amazon_desc.cli import main
 from amazon_desc.run.folder import RunFolder
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -69,46 +71,50 @@ def state(run: RunFolder) -> dict:
     return torch.load(newest, weights_only=True)
 
 
+@pytest.fixture(scope="module")
+def whole(options) -> RunFolder:
+    """A finished run of it."""
+    with chdir(ROOT):
+        main(["fit", *options("whole")])
+    return run_folder(options("whole"))
+
+
 def test_the_reference_config_trains_and_a_killed_run_goes_on_to_the_same_end(
-    options, monkeypatch: pytest.MonkeyPatch
+    options, whole: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    whole, killed = options("whole"), options("killed")
-    main(["fit", *whole])
+    killed = options("killed")
     run = run_folder(killed)
     process = subprocess.Popen(
         [sys.executable, "-m", "amazon_desc", "fit", *killed], stdout=subprocess.DEVNULL
     )
     while process.poll() is None and not (run.checkpoints / "step=00000002.ckpt").exists():
-        pass
+        time.sleep(0.01)
     process.kill()
     assert process.wait() != 0
     assert not run.is_finished()
     main(["fit", *killed])
-    expected, resumed = state(run_folder(whole)), state(run)
+    expected, resumed = state(whole), state(run)
     assert expected["global_step"] == resumed["global_step"] == 6
     assert expected["DescriptionData"] == resumed["DescriptionData"]
     assert expected["state_dict"]
     for name, tensor in expected["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], tensor), name
-    assert run.metrics.read_text() == run_folder(whole).metrics.read_text()
+    assert run.metrics.read_text() == whole.metrics.read_text()
 
 
 def test_validate_and_predict_on_the_real_titles(
-    options, real_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options, whole: RunFolder, real_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    whole = options("whole")
-    run = run_folder(whole)
-    assert run.is_finished(), "the test before this one trains it"
-    expected = run.metrics.read_text()
-    main(["validate", *whole])
-    assert run.metrics.read_text() == expected
+    expected = whole.metrics.read_text()
+    main(["validate", *options("whole")])
+    assert whole.metrics.read_text() == expected
     titles = (real_dir / "titles.txt").read_text(encoding="utf-8").splitlines()[:40]
     file = tmp_path / "real_titles.txt"
     file.write_text("\n".join(titles) + "\n", encoding="utf-8")
-    main(["predict", *whole, "--data.titles", str(file)])
-    lines = (run.predictions / "real_titles.jsonl").read_text(encoding="utf-8").splitlines()
+    main(["predict", *options("whole"), "--data.titles", str(file)])
+    lines = (whole.predictions / "real_titles.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["title"] for line in lines] == titles
 
 
@@ -119,11 +125,11 @@ def test_a_real_pretrained_model_learns_the_real_rows(
     run = RunFolder(tmp_path / "stories")
     main(
         [
-            *("fit", "--config", "configs/quickstart.yaml", "--trainer.max_steps", "60"),
+            *("fit", "--config", "configs/quickstart.yaml", "--trainer.max_steps", "30"),
             *("--model.backbone", str(real_dir / "stories260k"), "--model.max_new_tokens", "16"),
             *("--data.train_file", str(real_dir / "trn.json.gz"), "--data.num_products", "1500"),
             *("--data.num_scored", "24", "--trainer.enable_progress_bar", "false"),
-            *("--trainer.default_root_dir", str(run.path), "--trainer.val_check_interval", "30"),
+            *("--trainer.default_root_dir", str(run.path), "--trainer.val_check_interval", "15"),
         ]
     )
     scores = json.loads(run.metrics.read_text())["validate"]

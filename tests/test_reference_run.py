@@ -20,6 +20,8 @@ from tests import published_layouts
 from tests.conftest import forget_downloads
 from tests.hub_stand_in import StandInHub
 
+pytestmark = pytest.mark.slow
+
 NAME = "TinyLlama/TinyLlama_v1.1"
 NUM_PRODUCTS = 300
 TITLES = ["Red Mug", "Girls Ballet Tutu Neon Pink"]

@@ -21,6 +21,7 @@ from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
+from tests.conftest import slow_case
 
 # 8 rows of 256 tokens are an epoch of 2 steps of 4 rows or so; every run prepares this data once.
 SMALL = [
@@ -164,6 +165,7 @@ def test_a_finished_run_says_so_and_does_nothing(run: RunFolder, call, capsys) -
     assert {f: f.stat().st_mtime_ns for f in run.path.rglob("*") if f.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_before_it_was_scored_is_scored_when_run_again(call, capsys) -> None:
     options = ("--trainer.max_steps", "4", "--checkpoint.every_n_steps", "2")
     run = call("fit", "unscored", *options)
@@ -180,7 +182,8 @@ def test_a_run_that_ended_before_it_was_scored_is_scored_when_run_again(call, ca
 
 def test_a_whole_epoch_ends_with_every_row_trained_on_once(call) -> None:
     rows = ("--data.rows_per_step", "3", "--data.batch_size", "3")
-    run = call("fit", "epoch", *rows, "--trainer.max_epochs", "2")
+    few = ("--data.num_products", "40", *rows, "--trainer.max_epochs", "2")
+    run = call("fit", "few/epoch", *few)
     manifest = json.loads(next((run.path.parent / "corpora").glob("*/manifest.json")).read_text())
     num_rows = manifest["counts"]["num_rows"]
     newest = torch.load(run.checkpoint_files()[0], weights_only=True)
@@ -273,7 +276,9 @@ def write_titles(path: Path) -> None:
             writer.writerows([["uid", "title"], *(["1", title] for title in TITLES)])
 
 
-@pytest.mark.parametrize("suffix", ["txt", "csv", "tsv", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize(
+    "suffix", ["txt", *map(slow_case, ("csv", "tsv", "jsonl", "json", "parquet"))]
+)
 def test_predict_writes_one_line_a_title_in_order(
     run: RunFolder, call, tmp_path: Path, suffix: str
 ) -> None:

@@ -181,6 +181,7 @@ def call(command: str, *options: str) -> int:
 # Secrets
 
 
+@pytest.mark.slow
 def test_a_token_of_the_environment_is_in_no_file_and_no_message(watched: Watched):
     """Not of a run that ends well, of refused ones, or of one that crashes with a traceback."""
     files = files_of(watched.folder.parents[1])
@@ -193,6 +194,7 @@ def test_a_token_of_the_environment_is_in_no_file_and_no_message(watched: Watche
         assert [name for name, data in files.items() if secret.encode() in data] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -214,6 +216,7 @@ def test_a_token_is_no_option(options: list[str], place: Path, capfd: pytest.Cap
     assert not list(place.rglob("config.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [["--token", TOKEN], [f"--model.token={TOKEN}"]], ids=["alone", "model"]
 )
@@ -373,6 +376,7 @@ AUTO_MAP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "tokenizer", "code"),
     [
@@ -401,6 +405,7 @@ def test_code_that_comes_with_a_base_is_never_run(
     assert [name for name in sys.modules if "evil" in name] == []
 
 
+@pytest.mark.slow
 def test_a_chat_template_reaches_nothing_but_its_messages(
     base: Path, place: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -414,6 +419,7 @@ def test_a_chat_template_reaches_nothing_but_its_messages(
     assert not (place / "canary").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", ["beside", "in_the_index", "in_the_config"])
 @pytest.mark.parametrize("content", ["true_weights", "code"])
 def test_of_pickles_only_numbers_are_read_however_they_are_named(
@@ -444,6 +450,7 @@ def test_of_pickles_only_numbers_are_read_however_they_are_named(
     assert not (place / "canary").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
 def test_an_adapter_cannot_name_a_module_to_import(
     quantization: str,
@@ -508,6 +515,7 @@ def options_of(run: Path) -> dict[str, Any]:
     return {**options, "ckpt_path": None}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_chooses_no_code_and_no_option(
     watched: Watched,
     stopped: RunFolder,
@@ -542,6 +550,7 @@ def sealed(content: Any) -> bytes:
     return body + SEAL_START + hashlib.sha256(body + NO_COMMENT).hexdigest().encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "plain"])
 def test_a_checkpoint_that_is_code_under_a_right_seal_is_refused(
     kind: str, stopped: RunFolder, place: Path, capfd: pytest.CaptureFixture[str]
@@ -569,11 +578,13 @@ def steering(said: str) -> list[str]:
     return [line for line in said.split("\n") if CONTROLS.search(line)]
 
 
+@pytest.mark.slow
 def test_hostile_titles_send_a_terminal_nothing(watched: Watched):
     assert "owned" in watched.said
     assert steering(watched.said) == []
 
 
+@pytest.mark.slow
 def test_hostile_titles_come_back_as_they_were_in_json(watched: Watched):
     written = (watched.folder / "runs/trained/predictions/titles.jsonl").read_bytes().decode()
     assert steering(written.replace("\u202e", "")) == []  # for a reader of JSON a letter
@@ -581,6 +592,7 @@ def test_hostile_titles_come_back_as_they_were_in_json(watched: Watched):
     assert titles == [f"{word} Desk" for word in HOSTILE]
 
 
+@pytest.mark.slow
 def test_hostile_titles_name_no_file_and_no_table_is_written(watched: Watched):
     """JSON, YAML, safetensors, Arrow, event files: nothing that a spreadsheet opens by itself."""
     outside = watched.folder.parents[1]
@@ -594,6 +606,7 @@ def test_hostile_titles_name_no_file_and_no_table_is_written(watched: Watched):
     assert [path for path in written if "planted" in path.name or "passwd" in path.name] == []
 
 
+@pytest.mark.slow
 def test_hostile_titles_are_shown_by_prepare_without_escapes(
     place: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -613,6 +626,7 @@ def zipped(file: Path, *members: str) -> None:
             archive.writestr(member, products())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -639,6 +653,7 @@ def test_a_refusal_that_names_something_foreign_sends_a_terminal_nothing(
     assert steering(out + err) == []
 
 
+@pytest.mark.slow
 def test_a_report_on_a_foreign_file_sends_a_terminal_nothing(
     place: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -661,6 +676,7 @@ def test_a_gap_in_a_foreign_file_of_titles_sends_a_terminal_nothing(
     assert steering(out) == []
 
 
+@pytest.mark.slow
 def test_predictions_of_a_foreign_file_of_titles_send_a_terminal_nothing(
     watched: Watched, place: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -673,6 +689,7 @@ def test_predictions_of_a_foreign_file_of_titles_send_a_terminal_nothing(
     assert steering(out + err) == []
 
 
+@pytest.mark.slow
 def test_an_archive_is_read_in_place_wherever_its_members_want_to_go(
     place: Path, capfd: pytest.CaptureFixture[str]
 ):

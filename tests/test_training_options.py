@@ -21,6 +21,8 @@ from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import exit_code, load_script
 
+pytestmark = pytest.mark.slow
+
 bench = load_script("bench_resume")
 
 SMALL = [

@@ -23,6 +23,7 @@ from amazon_desc.cli import main
 from amazon_desc.run.checkpoints import serialized, write_sealed
 from amazon_desc.support.resources import PACKAGE, TINY_BASE
 from tests import published_layouts
+from tests.conftest import slow_case
 
 SECRET = "hf_neverToBeShown0123456789"
 SMALL = (
@@ -513,7 +514,7 @@ def make_adapters(folder: Path, trained: Path) -> None:
     (folder / "other" / "amazon_desc.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("command", ["fit", "validate"])
+@pytest.mark.parametrize("command", ["fit", slow_case("validate")])
 @table(ADAPTERS)
 def test_unusable_adapter_is_refused(
     case: Case, command: str, trained_place: Path, refused: Refused
@@ -522,9 +523,10 @@ def test_unusable_adapter_is_refused(
     refused(case._replace(command=command), ["--model.adapter", case.options])
 
 
-def make_checkpoints(folder: Path, checkpoint: Path) -> None:
+@pytest.fixture(scope="module")
+def bad_checkpoints(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints that cannot be used, each in a file named after what is wrong."""
-    folder.mkdir()
+    folder, checkpoint = tmp_path_factory.mktemp("ckpt"), trained / CHECKPOINT
     whole = checkpoint.read_bytes()
     (folder / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     (folder / "bit.ckpt").write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
@@ -543,14 +545,15 @@ def make_checkpoints(folder: Path, checkpoint: Path) -> None:
         if key == "base_sha256":
             content["identity"]["backbone"] = "else/where"
         write_sealed(serialized(content), folder / f"{key}.ckpt")
+    return folder
 
 
-@pytest.mark.parametrize("command", ["fit", "validate"])
+@pytest.mark.parametrize("command", ["fit", slow_case("validate")])
 @table(CHECKPOINTS)
 def test_unusable_checkpoint_is_refused(
-    case: Case, command: str, trained_place: Path, refused: Refused
+    case: Case, command: str, trained_place: Path, bad_checkpoints: Path, refused: Refused
 ):
-    make_checkpoints(trained_place / "ckpt", trained_place / CHECKPOINT)
+    shutil.copytree(bad_checkpoints, trained_place / "ckpt", copy_function=os.link)
     if command == "fit" and case.code == 2 and "no such file" not in case.message[0]:
         case = case._replace(message=("was trained with other settings", "Set them back"))
     refused(case._replace(command=command), ["--ckpt_path", *case.options.split()])
@@ -658,6 +661,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", ["silent", "refusing", "offline"])
 def test_hub_that_is_away_is_said_within_seconds(hub: str, silent_hub: str, tmp_path: Path):
     endpoint = silent_hub if hub == "silent" else "http://127.0.0.1:9"
@@ -684,6 +688,7 @@ def test_hub_that_is_away_is_said_within_seconds(hub: str, silent_hub: str, tmp_
     assert float(done.stdout) < 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

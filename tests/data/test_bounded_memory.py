@@ -23,6 +23,8 @@ import pytest
 
 from amazon_desc.support.resources import PACKAGE
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 HUGE = 300  # MiB
 PROGRAM = """

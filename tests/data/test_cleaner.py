@@ -293,6 +293,7 @@ def test_a_real_oddity_that_is_meant_stays(quirk: str, real_dir: Path):
     assert [STAYS[quirk].findall(clean.text(text)) for text in raw] == found
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_rows_in_another_language_are_refused(real_dir: Path):
     ask = Cleaner(CleaningSettings(language="en"))

@@ -518,6 +518,7 @@ def test_a_damaged_archive_is_refused_before_anything_is_kept(
     assert "trn.json.gz is damaged, cut short or cannot be read" in message
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_one_after_the_other(
     tmp_path: Path, train_file: Path, corpora: Path, toy_tokenizer_folder: Path
 ):
@@ -573,6 +574,7 @@ def test_the_format_version_names_these_tables(tmp_path: Path):
     assert (FORMAT_VERSION, hashlib.sha256(content).hexdigest()[:16]) == (2, "bdd237b29db6b9ed")
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize(("row_tokens", "fill"), [(2048, 0.99), (256, 0.90)])
 def test_real_rows_are_filled(real_dir: Path, tmp_path: Path, row_tokens: int, fill: float):

@@ -487,6 +487,7 @@ def test_a_description_of_control_tokens_has_exactly_one_end(
             assert tinyllama.decode(description[:-1]) == product.description
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("is_chat", "max_seq_length"), [(False, 80), (False, 256), (True, 80), (True, 128), (True, 256)]

@@ -253,6 +253,7 @@ def faults_of(wanted: Iterable[Any]) -> list[Fault]:
 # What is read of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_of_a_fuzzed_file_every_good_product_is_read_in_order_and_every_bad_record_is_named(
     tmp_path: Path, name: str
@@ -286,6 +287,7 @@ def test_of_a_fuzzed_file_every_good_title_is_read_in_order_and_every_bad_one_is
     assert len(found) == len(wanted) == NUM_RECORDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_processes", [0, 2])
 def test_of_fuzzed_files_every_good_product_is_prepared_in_order_and_every_bad_record_counted(
     tmp_path: Path, toy_tokenizer_folder: Path, num_processes: int

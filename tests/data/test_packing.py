@@ -81,6 +81,7 @@ def test_a_row_holds_its_examples_ids_and_where_each_begins_and_ends():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_rows_of_2048_tokens_are_99_percent_full_on_real_lengths(
     tinyllama: PreTrainedTokenizerBase, real_products: list[Product]

@@ -580,6 +580,7 @@ def real_texts(real_dir: Path) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize(("base", "step"), [("tinyllama", 1), ("stories260k", 5)])
 def test_ids_of_real_texts(base: str, step: int, real_dir: Path, real_texts: list[str]):

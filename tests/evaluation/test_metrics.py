@@ -222,6 +222,7 @@ def test_no_targets_have_no_loss() -> None:
         loss.compute()
 
 
+@pytest.mark.slow
 def test_importing_the_module_imports_no_scoring_library() -> None:
     late = ["sacrebleu", "rouge_score", "nltk", "evaluate", "datasets"]
     code = (
@@ -252,6 +253,7 @@ def _evaluate_in_fresh_cache(folder: Path, home: Path) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_evaluate_loads_a_copy_offline_with_a_fresh_cache(tmp_path: Path) -> None:
     folder = tmp_path / "site-packages" / "amazon_desc" / "evaluation" / "description_scores"
     shutil.copytree(DESCRIPTION_SCORES, folder, ignore=shutil.ignore_patterns("__pycache__"))

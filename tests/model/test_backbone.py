@@ -35,6 +35,7 @@ def test_the_base_is_kept_in_four_bits_with_double_quantisation() -> None:
     assert layer.weight.numel() == 128 * 384 // 2
 
 
+@pytest.mark.slow
 def test_loading_brings_no_compiler_along_and_leaves_it_as_allowed_as_it_was() -> None:
     """It takes a second, and bitsandbytes alone would want it."""
     code = (

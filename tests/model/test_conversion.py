@@ -297,6 +297,7 @@ def started(program: str, base: Path, cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_is_made_anew(tmp_path: Path, cache: Path):
     base = layouts.one_bin(tmp_path / "base")
     program = (
@@ -318,6 +319,7 @@ def test_a_killed_conversion_is_made_anew(tmp_path: Path, cache: Path):
     assert sorted(p.name for p in cache.iterdir()) == sorted([folder.name, "known_files.json"])
 
 
+@pytest.mark.slow
 def test_two_processes_convert_once(tmp_path: Path, cache: Path):
     base = layouts.one_bin(tmp_path / "base")
     program = (
@@ -344,6 +346,7 @@ def test_others_may_read_what_was_converted(tmp_path: Path):
     assert {oct(f.stat().st_mode & 0o777) for f in folder.glob("*.safetensors")} == {"0o644"}
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_part_not_of_the_base(tmp_path: Path, cache: Path):
     """200 MB of weights in parts of 20 MB."""
     state = {f"w{number}": torch.zeros(5_000_000) for number in range(10)}

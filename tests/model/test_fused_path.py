@@ -16,6 +16,7 @@ from amazon_desc.model.backbone import keep_quantized_layout
 from amazon_desc.model.families import FAMILIES
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.recomputation import Recompute
+from tests.conftest import slow_case
 from tests.model.fused import (
     DEVICE,
     HALF,
@@ -75,14 +76,14 @@ def test_every_family_is_held_against_the_plain_path():
     ("kind", "dropout", "is_dense", "recompute"),
     [
         ("llama with biases", 0.0, True, "none"),
-        ("mistral", 0.0, True, "none"),
-        ("qwen 2", 0.0, True, "none"),
-        ("qwen 3", 0.0, True, "none"),
-        ("capped gemma 3", 0.0, True, "none"),
-        ("llama", 0.1, False, "none"),
-        ("qwen 2", 0.1, False, "mlp"),
-        ("qwen 3", 0.1, False, "layers"),
-        ("gemma 3", 0.1, False, "parts"),
+        slow_case("mistral", 0.0, True, "none"),
+        slow_case("qwen 2", 0.0, True, "none"),
+        slow_case("qwen 3", 0.0, True, "none"),
+        slow_case("capped gemma 3", 0.0, True, "none"),
+        slow_case("llama", 0.1, False, "none"),
+        slow_case("qwen 2", 0.1, False, "mlp"),
+        slow_case("qwen 3", 0.1, False, "layers"),
+        slow_case("gemma 3", 0.1, False, "parts"),
     ],
 )
 def test_in_float32_loss_and_gradients_are_those_of_the_plain_path(
@@ -122,6 +123,7 @@ def of_both_paths(model: Any, fused: Any, batch: RowBatch) -> tuple[dict[str, Te
     return of_plain, gradients(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dropout"),
     [
@@ -164,6 +166,7 @@ def test_loss_and_gradients_are_as_near_to_float64_as_the_plain_ones(kind: str, 
             assert float((of_fused[name] - right).norm() / right.norm()) < ALLOWED * near, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("targets", "use_rslora"),
     [(["q_proj", "v_proj"], True), (["down_proj", "k_proj", "up_proj"], False)],
@@ -180,6 +183,7 @@ def test_layers_without_lora_are_left_as_they_are_and_the_scale_is_taken(
         close(found[name], right, 0.03 if HAS_CARD else 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["llama", *(on_card(kind) for kind in ("gemma 3", "capped gemma 3", "qwen 2"))]
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import slow_case
 from tests.model.fused import (
     DEVICE,
     HALF,
@@ -170,7 +171,7 @@ def test_rotary_positions_and_norms_of_heads(
     ],
 )
 @pytest.mark.parametrize("window", [None, 40])
-@pytest.mark.parametrize("is_small", [False, True])
+@pytest.mark.parametrize("is_small", [False, slow_case(True)])
 def test_attention_forward_and_backward(
     num_q: int,
     num_kv: int,

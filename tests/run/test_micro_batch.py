@@ -200,6 +200,7 @@ def weights(run: RunFolder) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_a_fit_with_chosen_rows_makes_the_same_steps(
     call: Call, single: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
@@ -224,6 +225,7 @@ def test_a_fit_with_chosen_rows_makes_the_same_steps(
     assert "Micro-batches: 4 of the 4 rows" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("later", "rows", "said"), [(4, 2, "as before"), (1, 1, "before it had 2")]
 )

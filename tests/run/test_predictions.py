@@ -18,6 +18,7 @@ from amazon_desc.run.options.settings import content
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import InUseError, UserError
 from amazon_desc.training.module import Prediction
+from tests.conftest import slow_case
 
 
 def prediction(title: str, text: str = "A mug.") -> Prediction:
@@ -127,7 +128,7 @@ def test_the_file_grows_by_batches_and_is_renamed_at_the_end(
     assert capsys.readouterr().out == f"7 descriptions are in {files.path}\n"
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [2, *map(slow_case, (1, 3, 7))])
 def test_a_file_cut_at_any_byte_is_finished_as_if_it_had_never_been(
     size: int, files: PredictionFiles, settings: dict[str, Any]
 ):

@@ -50,6 +50,7 @@ def report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_all_sides_are_measured_by_the_pairs_that_we_keep(report: dict[str, Any]) -> None:
     ours, bare = report["runs"]
     assert (ours["side"], bare["side"]) == ("ours", "bare")
@@ -64,12 +65,14 @@ def test_all_sides_are_measured_by_the_pairs_that_we_keep(report: dict[str, Any]
         assert summary["to_trl"] is None
 
 
+@pytest.mark.slow
 def test_what_is_loaded_before_is_told_apart(report: dict[str, Any]) -> None:
     for run in report["runs"]:
         assert run["import_seconds"] > 0
         assert run["tokenizer_seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells memory so")
 def test_memory_is_that_of_the_side_alone(report: dict[str, Any]) -> None:
     ours, bare = report["runs"]
@@ -78,6 +81,7 @@ def test_memory_is_that_of_the_side_alone(report: dict[str, Any]) -> None:
     assert 0 < report["opening"]["megabytes_more"] < ours["peak_megabytes"]
 
 
+@pytest.mark.slow
 def test_disk_is_what_the_kept_corpus_takes(folder: Path, report: dict[str, Any]) -> None:
     ours, bare = report["runs"]
     sizes = [file.stat().st_size for file in (folder / "corpora").rglob("*") if file.is_file()]
@@ -87,6 +91,7 @@ def test_disk_is_what_the_kept_corpus_takes(folder: Path, report: dict[str, Any]
     assert bare["peak_disk_megabytes"] == 0
 
 
+@pytest.mark.slow
 def test_the_corpus_is_opened_and_loaded_from(bench: ModuleType, report: dict[str, Any]) -> None:
     opening, (ours, _) = report["opening"], report["runs"]
     assert opening["seconds"] > 0
@@ -96,6 +101,7 @@ def test_the_corpus_is_opened_and_loaded_from(bench: ModuleType, report: dict[st
     assert opening["num_tokens"] == pytest.approx(bench.NUM_LOADED_BATCHES * mean_tokens, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_promised_value_stands_beside_each_found_one(
     bench: ModuleType, folder: Path, report: dict[str, Any]
 ) -> None:
@@ -110,6 +116,7 @@ def test_the_promised_value_stands_beside_each_found_one(
     assert promises["tokens/s from the loader"][0] == report["opening"]["tokens_per_second"]
 
 
+@pytest.mark.slow
 def test_the_environment_is_told(report: dict[str, Any]) -> None:
     facts = report["facts"]
     assert facts["file"] == SAMPLE_PRODUCTS.name

@@ -216,6 +216,7 @@ def test_an_error_is_found_among_what_is_printed_after_it():
 # All of it
 
 
+@pytest.mark.slow
 def test_ours_is_measured_through_fit_on_data_that_was_prepared_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -1,10 +1,8 @@
 """scripts/estimate.py comes near what was measured, and needs neither a GPU nor weights."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.plan import Task
 from amazon_desc.support.resources import TINY_BASE
-from tests.conftest import SCRIPTS, load_script
+from tests.conftest import SCRIPTS, Ended, load_script
 from tests.conftest import gemma_config as gemma
 from tests.conftest import tinyllama_config as tinyllama
 
@@ -195,18 +193,6 @@ def test_durations_are_said_in_hours_and_minutes(seconds: float | None, text: st
 # The command
 
 
-def call(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / f"{name}.py"), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "CUDA_VISIBLE_DEVICES": ""},
-        timeout=120,
-        check=False,
-    )
-
-
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     script.main(list(arguments))
     return capsys.readouterr().out
@@ -249,8 +235,11 @@ def test_a_configuration_suffices_of_a_base(
     assert ["optimizer", "steps", "3,000", "3,000"] in [s.split() for s in shown.splitlines()]
 
 
-def test_a_wrong_option_is_told_without_a_traceback(tmp_path: Path) -> None:
-    done = call(tmp_path, "estimate", "--config", "configs/quickstart.yaml", "--data.rows", "3")
+def test_a_wrong_option_is_told_without_a_traceback(
+    run_program: Callable[..., Ended], tmp_path: Path
+) -> None:
+    options = ["--config", "configs/quickstart.yaml", "--data.rows", "3"]
+    done = run_program(str(SCRIPTS / "estimate.py"), *options, cwd=tmp_path)
     assert done.returncode == 2
     assert "data.rows" in done.stderr
     assert "Traceback" not in done.stderr

@@ -120,6 +120,7 @@ def test_the_faults_come_as_often_as_published(lines: list[dict]) -> None:
     assert not text.isascii()
 
 
+@pytest.mark.slow
 def test_from_any_folder_the_same_rows_and_seed_give_the_same_bytes(
     made: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_what_cannot_be_made_is_told_and_leaves_nothing(
     assert not out.parent.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_out_of_real_rows_the_words_grow_as_in_them(
     script: ModuleType, real_dir: Path, tmp_path: Path

@@ -1,10 +1,8 @@
 """scripts/prepare.py prepares what fit then finds, and shows exactly what is learnt."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,24 +10,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from amazon_desc.data.loading.batches import collate_rows
-from tests.conftest import SCRIPTS, load_script
+from tests.conftest import SCRIPTS, Ended, load_script
+
+PREPARE = str(SCRIPTS / "prepare.py")
 
 
-def prepare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / "prepare.py"), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent)},
-        timeout=120,
-        check=False,
-    )
-
-
-def test_the_data_is_prepared_where_fit_finds_it_and_examples_are_shown(tmp_path: Path):
+def test_the_data_is_prepared_where_fit_finds_it_and_examples_are_shown(
+    run_program: Callable[..., Ended], tmp_path: Path
+):
     options = ["--config", "configs/quickstart.yaml", "--data.num_products", "200"]
-    done = prepare(tmp_path, *options, "--show", "3")
+    done = run_program(PREPARE, *options, "--show", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (path for path in (tmp_path / "runs" / "corpora").iterdir() if path.is_dir())
     report = json.loads((folder / "data_report.json").read_text())
@@ -44,15 +34,18 @@ def test_the_data_is_prepared_where_fit_finds_it_and_examples_are_shown(tmp_path
         assert "<s> Write a description for the product:\nTitle: " in prompt
         assert prompt.endswith("\nDescription:")
         assert target.rstrip("\n").endswith("</s>«")
-    again = prepare(tmp_path, *options)
+    again = run_program(PREPARE, *options, cwd=tmp_path)
     assert again.returncode == 0
     assert "Preparing " not in again.stdout
     assert "200 usable pairs" in again.stdout
     assert list((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "corpora"]
 
 
-def test_a_wrong_option_is_told_without_a_traceback(tmp_path: Path):
-    done = prepare(tmp_path, "--config", "configs/quickstart.yaml", "--data.train_file", "no.json")
+def test_a_wrong_option_is_told_without_a_traceback(
+    run_program: Callable[..., Ended], tmp_path: Path
+):
+    options = ["--config", "configs/quickstart.yaml", "--data.train_file", "no.json"]
+    done = run_program(PREPARE, *options, cwd=tmp_path)
     assert done.returncode == 3
     assert "--data.train_file no.json: no such file" in done.stderr
     assert "Traceback" not in done.stderr

@@ -42,6 +42,7 @@ def _numbers(printed: str) -> dict[str, float]:
     return {line[0]: float(line[1]) for line in lines if line[0] != "left"}
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_scores(tmp_path: Path) -> None:
     predictions = _predictions(tmp_path, ("Hat", "a warm winter hat."), ("Tutu", ""))
     references = _write(

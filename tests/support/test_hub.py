@@ -16,7 +16,7 @@ from amazon_desc.support.hub import Backbone, find_adapter, find_backbone, first
 from amazon_desc.support.layouts import small_files, weight_files, weights_entry
 from amazon_desc.support.resources import TINY_BASE
 from tests import published_layouts as layouts
-from tests.conftest import forget_downloads
+from tests.conftest import forget_downloads, slow_case
 from tests.hub_stand_in import LISTING, StandInHub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -409,7 +409,7 @@ def test_a_slow_and_a_once_broken_download_succeed(stand_in_hub: StandInHub, tmp
         assert (folder / name).read_bytes() == repo.files[name].read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["broken", "short", "hanging"])
+@pytest.mark.parametrize("kind", ["broken", "short", slow_case("hanging")])
 def test_a_download_that_breaks_off_is_said_and_the_next_one_succeeds(
     kind: str, stand_in_hub: StandInHub, tmp_path: Path
 ):

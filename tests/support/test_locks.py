@@ -101,6 +101,7 @@ def test_a_second_process_waits_and_says_so(tmp_path: Path, holders: list[Holder
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_many_processes_are_never_in_at_the_same_time(tmp_path: Path):
     """Each of four comes and goes as often as it can; while it is in it is alone."""
     script = (
