@@ -89,17 +89,21 @@ def shape_of(kind: str) -> dict[str, Any]:
 
 
 def base(kind: str, dtype: torch.dtype = PRECISION) -> Any:
-    """Returns a base; norms and biases, which a new model has at 1 and 0, are random too."""
+    """Returns a base; norms and biases, which a new model has at 1 and 0, are random too.
+
+    But the norms of the plain llama stay at 1.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model_type, _ = KINDS[kind]
     config = AutoConfig.for_model(model_type, **shape_of(kind))
     model = AutoModelForCausalLM.from_config(config)
     for name, weight in model.named_parameters():
-        if "norm" in name:
+        if "norm" in name and kind != "llama":
             weight.data += torch.randn_like(weight) * 0.3
         if "bias" in name:
-            weight.data.normal_(0, 0.3)
+            # Larger ones leave so little of some gradients that bf16 rounds it away on both paths.
+            weight.data.normal_(0, 0.03 if HAS_CARD else 0.3)
     model.requires_grad_(False).train().to(DEVICE, dtype)
     model.set_attn_implementation(attention.register())
     return model
