@@ -84,6 +84,7 @@ def test_the_help_of_a_command_explains_every_option_of_ours(
         assert len(text.split()) > 4, option
 
 
+@pytest.mark.slow
 def test_help_of_a_command_imports_no_model_library() -> None:
     """Its cost is that of importing Lightning's command line, not of PEFT or bitsandbytes."""
     code = (

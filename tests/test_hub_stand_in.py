@@ -191,6 +191,7 @@ def test_a_token_of_the_environment_is_used_only_where_a_test_sets_it(
 # --- What a network does
 
 
+@pytest.mark.slow
 def test_a_slow_download_succeeds(hub: StandInHub):
     hub.fault("some/base", "slow", "*.bin", seconds=1.5)
     begun = time.monotonic()

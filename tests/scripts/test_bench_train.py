@@ -21,7 +21,7 @@ from amazon_desc.data.reading.records import Product
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.resources import TINY_BASE
-from tests.conftest import load_script
+from tests.conftest import load_script, slow_case
 
 random_base = load_script("random_base")
 work = load_script("bench_train_work")
@@ -198,7 +198,7 @@ def test_unsloth_is_found_in_a_folder_of_its_own(tmp_path: Path):
         ("raise MemoryError('CUDA out of memory')", "MemoryError: CUDA out of memory"),
         ("import sys; print('error: no such base'); sys.exit(2)", "error: no such base"),
         ("import os; os._exit(9)", "ended with code 9"),
-        ("import time; time.sleep(60)", "took longer than 2 s"),
+        slow_case("import time; time.sleep(60)", "took longer than 2 s"),
     ],
 )
 def test_a_process_that_fails_leaves_its_error(program: str, failure: str, tmp_path: Path):

@@ -425,7 +425,7 @@ def test_a_download_that_breaks_off_is_said_and_the_next_one_succeeds(
     assert (folder / "pytorch_model.bin").read_bytes() == wanted
 
 
-@pytest.mark.parametrize("kind", ["stalled", "error"])
+@pytest.mark.parametrize("kind", [slow_case("stalled"), "error"])
 def test_a_hub_that_is_out_of_order_leaves_what_is_in_the_cache(
     kind: str, stand_in_hub: StandInHub, tmp_path: Path
 ):
