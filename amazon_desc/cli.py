@@ -43,7 +43,7 @@ from amazon_desc.run.options.checks import (
     refuse_several_devices,
     refuse_uneven_rows,
 )
-from amazon_desc.run.options.micro_batch import MicroBatch, choose_micro_batch
+from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
 from amazon_desc.run.options.settings import refuse_other_settings, settings_record
 from amazon_desc.run.options.trainer_options import (
     best_precision,
@@ -163,7 +163,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         refuse_several_devices(trainer.num_devices, trainer.num_nodes)
         return trainer
 
-    def micro_batch(self, trainer: Any, precision: Any) -> MicroBatch:
+    def micro_batch(self, trainer: Any, precision: Any) -> ChosenRows:
         """Decides the rows of a micro-batch, and changes nothing."""
         asked, before = self.options(self.config).data.batch_size, None
         command = self.subcommand

@@ -8,6 +8,7 @@ matrices alone are trainable, in float32. PEFT owns the weights; nothing here tr
 
 import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -108,20 +109,13 @@ def load(model: "PreTrainedModel", folder: Path, dropout: float) -> "PeftModel":
     Raises:
         UserError: the folder is no LoRA adapter in safetensors, or belongs to another base.
     """
-    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    check_folder(folder)
-    try:
-        config: Any = PeftConfig.from_pretrained(str(folder))
-        config.lora_dropout = dropout
-        peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"the adapter {folder} does not fit the base "
-            f"({str(error).strip().splitlines()[-1].strip()[:200]}). Name the base that it was "
-            f"trained on with --model.backbone."
-        ) from error
+    with fitting(folder):
+        peft_model = PeftModel.from_pretrained(
+            model, str(folder), is_trainable=True, config=config_in(folder, dropout)
+        )
     with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
         found = set(file.keys())
     wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
@@ -133,6 +127,42 @@ def load(model: "PreTrainedModel", folder: Path, dropout: float) -> "PeftModel":
             f"trained on with --model.backbone."
         )
     return peft_model
+
+
+def attach_as_in(model: "PreTrainedModel", folder: Path, dropout: float) -> "PeftModel":
+    """Adds untrained matrices with the settings of an adapter, whose weights are not read.
+
+    Raises:
+        UserError: as `load` does.
+    """
+    from peft import get_peft_model
+
+    with fitting(folder):
+        return get_peft_model(model, config_in(folder, dropout))  # pyright: ignore[reportReturnType]
+
+
+def config_in(folder: Path, dropout: float) -> Any:
+    """Returns PEFT's configuration of an adapter that is to be trained with this `dropout`."""
+    from peft import PeftConfig
+
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    config.lora_dropout = dropout
+    config.inference_mode = False
+    return config
+
+
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Checks an adapter's folder, and says of what PEFT refuses that it is of another base."""
+    check_folder(folder)
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"the adapter {folder} does not fit the base "
+            f"({str(error).strip().splitlines()[-1].strip()[:200]}). Name the base that it was "
+            f"trained on with --model.backbone."
+        ) from error
 
 
 def check_folder(folder: Path) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from amazon_desc.model.cost.memory import memory
 from amazon_desc.model.families import logit_cap_of
 from amazon_desc.model.machine import Machine, machine_of
-from amazon_desc.model.plan import Plan, Task
+from amazon_desc.model.plan import Plan, Task, bytes_loaded
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -57,12 +56,4 @@ def fused_step(plan: Plan, model: PeftModel, longest: int) -> FusedStep:
 
 def machine_with(task: Task, device: torch.device) -> Machine:
     """Returns what this machine has for a task whose base is loaded already."""
-    counted = memory(
-        task.config,
-        task.lora,
-        task.row_tokens,
-        "plain",
-        quantization=task.quantization,
-        number_bytes=task.number_bytes,
-    )
-    return machine_of(device, task.dtype, counted.loaded)
+    return machine_of(device, task.dtype, bytes_loaded(task))

@@ -61,7 +61,7 @@ class Task(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Mode to train."""
+    """How to train."""
 
     task: Task
     num_rows: int
@@ -138,12 +138,11 @@ def plan_rows(
         before: rows of a micro-batch that the run had until now
     """
     leanest = plan(task, machine, 1)
-    if leanest.is_fused and task.recompute == "auto":
+    if leanest.is_fused:
         # What is quick to recompute costs little, other things would cost more than a larger
         # micro-batch gains.
-        leanest = leanest._replace(is_dense=False, recompute="parts")
-    elif leanest.is_fused:
-        leanest = leanest._replace(is_dense=False)
+        recompute = "parts" if task.recompute == "auto" else task.recompute
+        leanest = leanest._replace(is_dense=False, recompute=recompute)
 
     def bytes_to_train(num_rows: int) -> int:
         return leanest._replace(num_rows=num_rows).memory.total
@@ -152,6 +151,11 @@ def plan_rows(
         rows_per_step, task.row_tokens, bytes_to_train, machine, before
     )
     return plan(task, machine, num_rows), sentence
+
+
+def bytes_loaded(task: Task) -> int:
+    """Returns what the base and its LoRA take, however they are trained."""
+    return counted(task, 1, "plain", is_dense=False).loaded
 
 
 def bytes_to_score(task: Task, num_rows: int) -> int:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from amazon_desc.model.adapter import LoraSettings, attach, check_folder
-from amazon_desc.support.errors import UserError
+from amazon_desc.model.adapter import LoraSettings, attach, attach_as_in
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -35,21 +34,3 @@ def skeleton(config: Any, lora: LoraSettings, adapter: Path | None = None) -> Pe
         base = AutoModelForCausalLM.from_config(config.get_text_config(decoder=True))
         base.requires_grad_(False)
         return attach(base, lora) if adapter is None else attach_as_in(base, adapter, lora.dropout)
-
-
-def attach_as_in(base: Any, folder: Path, dropout: float) -> PeftModel:
-    """Adds untrained matrices with an adapter's settings; `dropout` is that of this run."""
-    from peft import PeftConfig, get_peft_model
-
-    check_folder(folder)
-    try:
-        config: Any = PeftConfig.from_pretrained(str(folder))
-        config.lora_dropout = dropout
-        config.inference_mode = False
-        return get_peft_model(base, config)  # pyright: ignore[reportReturnType]
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"the adapter {folder} does not fit the base "
-            f"({str(error).strip().splitlines()[-1].strip()[:200]}). Name the base that it was "
-            f"trained on with --model.backbone."
-        ) from error

@@ -21,11 +21,9 @@ from amazon_desc.model.machine import Machine, dtype_of, free_machine_memory
 from amazon_desc.model.plan import Task, plan
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.micro_batch import (
-    MicroBatch,
+    ChosenRows,
     choose_micro_batch,
     device_of,
-    rows_to_score,
-    rows_to_train,
     task_of_options,
 )
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
@@ -97,12 +95,11 @@ def test_the_options_say_what_is_trained():
 
 def test_as_many_rows_as_fit_are_planned_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(amazon_desc.model.machine, "free_machine_memory", lambda: 1000 * GIB)
-    trainer = SimpleNamespace(accelerator="cpu", devices=1)
-    assert rows_to_train(task(row_tokens=64), trainer, 256, None)[0].num_rows == 128
-    assert rows_to_score(task(row_tokens=64), trainer, 256)[0] == 128
+    assert chosen("auto", "fit", 256).num_rows == 128
+    assert chosen("auto", "validate", 256).num_rows == 128
 
 
-def chosen(asked: Any, command: str | None, rows_per_step: int) -> MicroBatch:
+def chosen(asked: Any, command: str | None, rows_per_step: int) -> ChosenRows:
     data = DescriptionData(rows_per_step=rows_per_step, row_tokens=64, max_seq_length=64)
     trainer = SimpleNamespace(accelerator="cpu", devices=1)
     return choose_micro_batch(asked, command, DescriptionModule(), data, trainer, "32-true", None)
@@ -132,7 +129,7 @@ def test_what_leaves_no_choice_is_neither_planned_nor_said(
         raise AssertionError("planned")
 
     monkeypatch.setattr(amazon_desc.run.options.micro_batch, "task_of_options", task_of_options)
-    assert chosen(asked, command, rows_per_step) == MicroBatch(num_rows)
+    assert chosen(asked, command, rows_per_step) == ChosenRows(num_rows)
 
 
 def test_a_choice_comes_with_its_plan_and_its_reason(monkeypatch: pytest.MonkeyPatch):

@@ -21,8 +21,8 @@ from amazon_desc.support.hub import find_backbone
 from amazon_desc.training.module import DescriptionModule
 
 
-class MicroBatch(NamedTuple):
-    """The rows that are trained on, or scored, at a time."""
+class ChosenRows(NamedTuple):
+    """The rows of a micro-batch: those that are trained on, or scored, at a time."""
 
     num_rows: int
     plan: Plan | None = None
@@ -39,7 +39,7 @@ def choose_micro_batch(
     trainer: Any,
     precision: Any,
     before: int | None,
-) -> MicroBatch:
+) -> ChosenRows:
     """Decides the rows of a micro-batch.
 
     Args:
@@ -49,34 +49,17 @@ def choose_micro_batch(
         before: rows of a micro-batch that the run had until now
     """
     if asked != "auto":
-        return MicroBatch(asked)
+        return ChosenRows(asked)
     if data.rows_per_step == 1 or command not in ("fit", "validate", "test"):
-        return MicroBatch(1)
+        return ChosenRows(1)
     task = task_of_options(model, data, dtype_of(precision))
-    if command == "fit":
-        plan, reason = rows_to_train(task, trainer, data.rows_per_step, before)
-        return MicroBatch(plan.num_rows, plan, reason)
-    num_rows, reason = rows_to_score(task, trainer, data.rows_per_step)
-    return MicroBatch(num_rows, reason=reason)
-
-
-def rows_to_train(
-    task: Task, trainer: Any, rows_per_step: int, before: int | None
-) -> tuple[Plan, str]:
-    """Returns the plan of a fit whose micro-batches are left open, and what is said of it.
-
-    Args:
-        trainer: its options
-        before: rows of a micro-batch that the run had until now
-    """
-    return plan_rows(task, machine_of(device_of(trainer), task.dtype), rows_per_step, before)
-
-
-def rows_to_score(task: Task, trainer: Any, rows_per_step: int) -> tuple[int, str]:
-    """Returns the rows that are scored at a time, and what is said of it."""
     machine = machine_of(device_of(trainer), task.dtype)
+    if command == "fit":
+        plan, reason = plan_rows(task, machine, data.rows_per_step, before)
+        return ChosenRows(plan.num_rows, plan, reason)
     needed = partial(bytes_to_score, task)
-    return choose_rows(rows_per_step, task.row_tokens, needed, machine)
+    num_rows, reason = choose_rows(data.rows_per_step, task.row_tokens, needed, machine)
+    return ChosenRows(num_rows, reason=reason)
 
 
 def task_of_options(
