@@ -25,9 +25,9 @@ ORDER = """
     data.corpus.preparing data.corpus.corpus
     data.loading.batches data.loading.order data.loading.loaders
     data.datamodule
-    model.attention model.families model.suitability model.conversion model.backbone
-    model.adapter model.identity model.recomputation
-    model.cost.shape model.cost.arithmetic model.cost.memory model.cost.mfu model.loss
+    model.attention model.families model.adapter model.identity model.recomputation
+    model.cost.shape model.cost.arithmetic model.cost.memory model.cost.mfu
+    model.loss model.suitability model.probe model.conversion model.backbone
     model.kernels.supported model.kernels.compiling model.kernels.copying
     model.kernels.cross_entropy model.kernels.dropout model.kernels.gate model.kernels.nf4
     model.kernels.norm model.kernels.rotary model.kernels.attention_tiles

@@ -14,6 +14,10 @@ from torch import Tensor
 
 NAME = "amazon_desc_packed"
 
+# transformers' own, which knows all that a family's attention does (soft caps, sinks, ...). It gets
+# each example as a row of its own.
+UNPACKED = "eager"
+
 
 class Layout(NamedTuple):
     """Where the tokens of B packed rows of T tokens stand when each example is a row of its own."""
@@ -33,6 +37,11 @@ def register() -> str:
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     return NAME
+
+
+def is_packed(config: Any) -> bool:
+    """Whether a loaded base attends over packed rows; if not, each example has to be a row."""
+    return config._attn_implementation == NAME
 
 
 def packed_attention(

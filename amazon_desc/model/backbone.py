@@ -18,14 +18,8 @@ import torch
 from amazon_desc.model import attention
 from amazon_desc.model.conversion import as_safetensors
 from amazon_desc.model.families import text_part_of
-from amazon_desc.model.suitability import (
-    NO_CODE,
-    is_of_attention,
-    read_config,
-    refuse_family,
-    refuse_loaded,
-    unknown_attention,
-)
+from amazon_desc.model.probe import attention_for, choose_attention
+from amazon_desc.model.suitability import NO_CODE, read_config
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, first_line
 from amazon_desc.support.layouts import weight_files
@@ -60,8 +54,6 @@ def load_backbone(
             f"Copy or download them again."
         ) from error
     except (KeyError, ValueError, ImportError, AttributeError) as error:
-        if is_of_attention(error):
-            raise UserError(unknown_attention(base.name, config.model_type)) from error
         raise UserError(
             f"--model.backbone {base.name}: transformers cannot load it here "
             f"({first_line(error)}). Name another base."
@@ -74,8 +66,8 @@ def load_backbone(
             f"Take config.json and weights from one place, or name another base."
         )
     keep_quantized_layout(model)
-    if not refuse_family(base):
-        refuse_loaded(base, model)
+    tried = attention_for(base)
+    choose_attention(model, base.name, None if tried is None else [tried])
     # transformers returns eval mode and Lightning keeps what it finds: layers would stay in it.
     return model.requires_grad_(False).train()
 
@@ -106,7 +98,7 @@ def load_weights(
     options: dict[str, Any] = {
         "dtype": dtype,
         "device_map": {"": device},
-        "attn_implementation": attention.register(),
+        "attn_implementation": attention.UNPACKED,  # all families have it; chosen when loaded
         "use_safetensors": True,
         "output_loading_info": True,
         # every text has settings of ours; without these a folder of weights alone cannot be loaded

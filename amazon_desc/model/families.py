@@ -7,6 +7,7 @@ model is looked at. How to add a family is in README.md beside this file.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -70,6 +71,11 @@ class Family:
 
 
 ATTENTION_BIAS = ("attention_bias", ATTENTION)
+
+# The usual names of the soft cap of logits.
+LOGIT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+# The usual names of what logits are multiplied by, and of what they are divided by.
+LOGIT_SCALES, LOGIT_DIVISORS = ("logit_scale", "lm_head_multiplier"), ("logits_scaling",)
 
 # By the model_type of a text model's configuration.
 FAMILIES = {
@@ -146,7 +152,21 @@ def biased_of(config: Any) -> frozenset[str]:
 
 
 def logit_cap_of(config: Any) -> float | None:
-    """Returns the soft cap of the logits; of a family without a row, by its usual name."""
+    """Returns the soft cap of the logits; of a family without a row, by its usual names."""
     family = family_of(config)
-    name = "final_logit_softcapping" if family is None else family.logit_cap
-    return None if name is None else getattr(config, name, None)
+    names = LOGIT_CAPS if family is None else (family.logit_cap,)
+    caps = (getattr(config, name, None) for name in names if name is not None)
+    return next((cap for cap in caps if cap is not None), None)
+
+
+def logit_scale_of(config: Any) -> float:
+    """Returns what logits are multiplied by; of a family without a row, by its usual names.
+
+    Cohere with logit_scale 0.0625 -> 0.0625; Granite with logits_scaling 8 -> 0.125; Llama -> 1
+    """
+    family = family_of(config)
+    if family is not None:
+        return 1.0 if family.logit_scale is None else getattr(config, family.logit_scale)
+    factors = [getattr(config, name, None) or 1.0 for name in LOGIT_SCALES]
+    divisors = [getattr(config, name, None) or 1.0 for name in LOGIT_DIVISORS]
+    return math.prod(factors) / math.prod(divisors)

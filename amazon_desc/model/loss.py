@@ -1,20 +1,22 @@
 """The loss of packed rows: the plain way, through transformers' own layers.
 
 In come a model and a RowBatch, out go the summed negative log-likelihood of the target tokens and
-their number. Sums, not means: only the caller knows over which tokens of a step to average.
+their number. Sums, not means: only the caller knows over which tokens of a step to average. Where
+a base cannot keep the examples of a packed row apart, each of them is a row of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from amazon_desc.data.loading.batches import RowBatch
-from amazon_desc.model.attention import Layout
+from amazon_desc.model.attention import Layout, is_packed
 from amazon_desc.model.cost.memory import SCORED_LOGITS, positions_at_a_time
-from amazon_desc.model.families import logit_cap_of
+from amazon_desc.model.families import logit_cap_of, logit_scale_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,15 +30,7 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
     scores, they see a part of these at a time: logits are most of what scores would take.
     """
     base: Any = model.get_base_model()
-    hidden = base.get_decoder()(  # (B, T, hidden)
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        # Exactly this keeps packed examples apart: with a mask of ones, or a cache, they would
-        # attend to each other without a warning.
-        attention_mask=None,
-        use_cache=False,
-        packed=Layout(batch.example_tokens, batch.token_places),
-    ).last_hidden_state
+    hidden = hidden_states(base, batch)
     places = batch.before_targets
     hidden, targets = hidden.flatten(0, 1)[places], batch.input_ids.flatten()[places + 1]
     if torch.is_grad_enabled():
@@ -46,10 +40,64 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
     return torch.stack([head_loss(base, *part) for part in parts]).sum(), len(places)
 
 
+def hidden_states(base: Any, batch: RowBatch) -> Tensor:
+    """Returns the last hidden states, (B, T, hidden), in which no example sees another."""
+    if not is_packed(base.config):
+        return unpacked_hidden_states(base, batch)
+    return base.get_decoder()(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        # Exactly this keeps packed examples apart: with a mask of ones, or a cache, they would
+        # attend to each other without a warning.
+        attention_mask=None,
+        use_cache=False,
+        packed=Layout(batch.example_tokens, batch.token_places),
+    ).last_hidden_state
+
+
+def unpacked_hidden_states(base: Any, batch: RowBatch) -> Tensor:
+    """Returns the last hidden states of examples that were rows of their own; zeros for padding.
+
+    What fills a shorter example up comes after it, where a causal model does not look.
+    """
+    ids = batch.input_ids.flatten()
+    states: list[Tensor] = []
+    places: list[Tensor] = []
+    for tokens, is_token in of_similar_length(batch.example_tokens):
+        found = base.get_decoder()(input_ids=ids[tokens], use_cache=False).last_hidden_state
+        states.append(found[is_token])
+        places.append(tokens[is_token])
+    hidden = torch.cat(states)
+    empty = hidden.new_zeros(len(ids), hidden.shape[-1])
+    return empty.index_copy(0, torch.cat(places), hidden).view(*batch.input_ids.shape, -1)
+
+
+def of_similar_length(example_tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields parts of `example_tokens`, and which of their places are tokens, not repetition.
+
+    The longest example of a part has less than twice the shortest one's tokens, so that all parts
+    together have less than twice the tokens that there are.
+
+        example_tokens = [[0, 1, 2, 3], [4, 5, 5, 5], [6, 7, 8, 8]]
+        parts          = [[0, 1, 2, 3], [6, 7, 8, 8]] and [[4, 5]]
+    """
+    lengths = 1 + (example_tokens[:, 1:] > example_tokens[:, :-1]).sum(1)
+    longest = int(lengths.max())
+    while longest:
+        chosen = (lengths <= longest) & (2 * lengths > longest)
+        part = example_tokens[chosen, :longest]
+        yield part, torch.arange(longest, device=part.device) < lengths[chosen, None]
+        shorter = lengths[2 * lengths <= longest]
+        longest = int(shorter.max()) if len(shorter) else 0
+
+
 def head_loss(base: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """Returns the summed loss of targets (M) by the hidden states before them, (M, hidden)."""
-    logits = base.get_output_embeddings()(hidden).float()  # (M, vocabulary)
+    return torch.nn.functional.cross_entropy(logits_of(base, hidden), targets, reduction="sum")
+
+
+def logits_of(base: Any, hidden: Tensor) -> Tensor:
+    """Returns the logits in float32, (..., vocabulary), by hidden states, (..., hidden)."""
+    logits = base.get_output_embeddings()(hidden).float() * logit_scale_of(base.config)
     soft_cap = logit_cap_of(base.config)
-    if soft_cap is not None:
-        logits = soft_cap * torch.tanh(logits / soft_cap)
-    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)

@@ -54,6 +54,8 @@ class Task(NamedTuple):
     """what about the model is in the way of the fused path"""
     kernels: Kernels = "auto"
     recompute: RecomputeOption = "auto"
+    unpacked_tokens: int = 0
+    """of the longest example, where each is a row of its own on the plain path; 0: rows are packed"""
 
     @property
     def number_bytes(self) -> int:
@@ -82,7 +84,8 @@ class Plan(NamedTuple):
             weights = WEIGHTS[self.task.quantization, self.is_dense]
             return f"Kernels: fused; weights {weights}, {RECOMPUTED[self.recompute]}."
         recomputed = f"; {RECOMPUTED['layers']}" if self.recompute == "layers" else ""
-        return f"Kernels: plain{self.reason}{recomputed}."
+        unpacked = "; each example is a row of its own" if self.task.unpacked_tokens else ""
+        return f"Kernels: plain{self.reason}{recomputed}{unpacked}."
 
 
 def task_of(
@@ -92,6 +95,7 @@ def task_of(
     quantization: Literal["nf4", "none"],
     kernels: Kernels = "auto",
     recompute: RecomputeOption = "auto",
+    unpacked_tokens: int = 0,
 ) -> Task:
     """Returns what there is to plan for a model, loaded or only its skeleton."""
     base: Any = model.get_base_model()
@@ -104,6 +108,7 @@ def task_of(
         supported.obstacle(model),
         kernels,
         recompute,
+        unpacked_tokens,
     )
 
 
@@ -191,6 +196,7 @@ def counted(task: Task, num_rows: int, mode: Mode, is_dense: bool) -> Memory:
         is_dense=is_dense,
         quantization=task.quantization,
         number_bytes=task.number_bytes,
+        unpacked_tokens=0 if not mode.startswith("plain") else task.unpacked_tokens,
     )
 
 

@@ -22,6 +22,7 @@ from amazon_desc.data.loading.batches import PromptBatch, RowBatch
 from amazon_desc.evaluation.summary import Sample
 from amazon_desc.generation.describe import Description, describe
 from amazon_desc.model import adapter as adapters
+from amazon_desc.model.attention import is_packed
 from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
 from amazon_desc.model.execution import execute, machine_with
 from amazon_desc.model.identity import Identity, check_identity
@@ -178,7 +179,8 @@ class DescriptionModule(SteppingModule):
         """Makes ready to train as planned: before any validation, which is scored that way too."""
         if self.plan is None:
             data = self.data
-            options = (self.quantization, self.kernels, self.recompute)
+            unpacked_tokens = 0 if is_packed(self.network.config) else data.max_seq_length
+            options = (self.quantization, self.kernels, self.recompute, unpacked_tokens)
             task = task_of(self.network, self.compute_dtype, data.row_tokens, *options)
             self.plan = plan(task, machine_with(task, self.device), data.batch_size)
         self.fused = execute(self.plan, self.network, self.data.max_seq_length)

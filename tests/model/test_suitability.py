@@ -7,150 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from amazon_desc.model import suitability
 from amazon_desc.model.backbone import load_backbone
-from amazon_desc.model.suitability import (
-    read_config,
-    refuse_family,
-    refuse_quantized,
-    refuse_too_long,
-)
-from amazon_desc.support.errors import UserError
+from amazon_desc.model.suitability import read_config, refuse_quantized, refuse_too_long
 from amazon_desc.support.hub import Backbone, find_backbone
 from amazon_desc.support.resources import TINY_BASE
+from tests.model.bases import base_of, refusal
 
 CPU = torch.device("cpu")
-
-# From 5.24 on transformers lets the attention of these be replaced, and they pass like others.
-IS_OLD = Version(transformers.__version__) < Version("5.24")
-OLD_CODEGEN, OLD_GPTJ, NEW = (
-    (["codegen"], ["gptj"], []) if IS_OLD else ([], [], ["codegen", "gptj"])
-)
-
-# Small enough to be made whole in a moment.
-SMALL = {
-    "bloom": {"hidden_size": 32, "n_head": 2, "n_layer": 2},
-    "bert": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2},
-    "codegen": {"n_embd": 64, "n_head": 4, "n_layer": 2, "rotary_dim": 8},
-    "xglm": {"d_model": 32, "ffn_dim": 64, "attention_heads": 2, "num_layers": 2},
-    "falcon": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2},
-    "gptj": {"n_embd": 32, "n_head": 2, "n_layer": 2, "rotary_dim": 8},
-    "gpt_neo": {
-        "hidden_size": 32,
-        "num_heads": 2,
-        "num_layers": 2,
-        "attention_types": [[["global", "local"], 1]],
-    },
-    "gemma2": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "num_hidden_layers": 2,
-    },
-    "mpt": {"d_model": 32, "n_heads": 2, "n_layers": 2},
-    "llama": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-    },
-    "gpt2": {"n_embd": 32, "n_head": 2, "n_layer": 2},
-    "opt": {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 2, "num_hidden_layers": 2},
-    "qwen2": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "num_hidden_layers": 2,
-    },
-    "gemma3_text": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "num_hidden_layers": 7,
-    },
-}
-
-
-def base_of(folder: Path, family: str, **settings: Any) -> Backbone:
-    """Returns a base that is nothing but its configuration."""
-    config = AutoConfig.for_model(family, **SMALL.get(family, {}), vocab_size=96, **settings)
-    config.save_pretrained(folder)
-    return Backbone(folder, f"some/{family}")
-
-
-def refusal(of: Any, *arguments: Any) -> str:
-    with pytest.raises(UserError) as error:
-        of(*arguments)
-    return str(error.value)
-
-
-@pytest.mark.parametrize("family", ["bloom", "bert", *OLD_CODEGEN, "xglm"])
-def test_a_family_that_is_not_causal_here_is_refused_by_trying_it(family: str, tmp_path: Path):
-    assert refusal(refuse_family, base_of(tmp_path, family)) == (
-        f"--model.backbone some/{family}: {family} is not causal here: a token sees those that "
-        f"follow, so it would learn to copy a description instead of writing one. Name a base of "
-        f"another family, such as Llama or Gemma 3."
-    )
-
-
-@pytest.mark.parametrize("family", ["falcon", *OLD_GPTJ, "gpt_neo", "gemma2"])
-def test_a_family_without_an_attention_of_ours_is_refused(family: str, tmp_path: Path):
-    assert refusal(refuse_family, base_of(tmp_path, family)) == (
-        f"--model.backbone some/{family}: the attention of {family} cannot be kept to one example "
-        f"of a packed row. Name a base of another family, such as Llama or Gemma 3."
-    )
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2", "gemma3_text", *NEW])
-def test_a_causal_family_passes(family: str, tmp_path: Path):
-    assert refuse_family(base_of(tmp_path, family))
-
-
-def test_the_base_that_ships_passes_and_random_numbers_stay_as_they_are():
-    torch.manual_seed(7)
-    before = torch.random.get_rng_state()
-    suitability.refuse_family.cache_clear()
-    assert refuse_family(find_backbone("tiny"))
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_a_published_shape_passes_in_a_moment_since_its_miniature_is_small(tmp_path: Path):
-    from tests.conftest import gemma_config
-
-    gemma_config().save_pretrained(tmp_path)
-    small = suitability.miniature(read_config(Backbone(tmp_path, "gemma")))
-    assert {layer.self_attn.is_sliding for layer in small.model.layers} == {True, False}
-    assert sum(p.numel() for p in small.parameters()) < 0.03 * 3_880_000_000
-
-
-def test_where_no_miniature_can_be_made_the_loaded_base_is_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def none(_: Any) -> Any:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(suitability, "miniature", none)
-    base = base_of(tmp_path, "bloom")
-    assert not refuse_family(base)
-    AutoModelForCausalLM.from_config(read_config(base)).save_pretrained(tmp_path)
-    message = refusal(load_backbone, base, "none", torch.float32, CPU)
-    assert "bloom is not causal here" in message
-
-
-def test_a_loaded_base_whose_attention_fails_is_refused_without_a_traceback(tmp_path: Path):
-    base = base_of(tmp_path, "mpt")
-    AutoModelForCausalLM.from_config(read_config(base)).save_pretrained(tmp_path)
-    message = refusal(load_backbone, base, "none", torch.float32, CPU)
-    assert "the attention of mpt cannot be kept to one example of a packed row" in message
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "whisper"])

@@ -105,6 +105,7 @@ def memory(
     quantization: Literal["nf4", "none"] = "nf4",
     target_share: float = 1.0,
     number_bytes: int = 2,
+    unpacked_tokens: int = 0,
 ) -> Memory:
     """Counts the bytes of a training step, by part.
 
@@ -113,14 +114,18 @@ def memory(
         is_dense: fused only: the frozen matrices are kept dense beside their 4 bits
         target_share: of all tokens, those before a target, where the head works
         number_bytes: of a number in the precision of the products: 2, or 4 in float32
+        unpacked_tokens: of the longest example, where each is a row of its own; 0: they are packed
     """
     shape = shape_of(config)
+    targets = round(target_share * num_tokens)
+    if unpacked_tokens:  # rows of similar length together have at most that much padding
+        num_tokens *= 2
     is_fused = not mode.startswith("plain")
     blocks = list(fused_blocks(shape, lora))
     weight_bytes = NF4_BYTES if quantization == "nf4" else number_bytes
     lora_bytes = 4 * num_lora_weights(shape, lora)
-    targets = round(target_share * num_tokens)
-    activations = activation_bytes(shape, lora, num_tokens, mode, number_bytes)
+    weights = attention_weight_bytes(shape, unpacked_tokens, number_bytes)
+    activations = activation_bytes(shape, lora, num_tokens, mode, number_bytes, weights)
     largest = max(rows * columns for rows, columns in shape.linears().values())
     if is_fused:
         copies = shape.num_layers * 2 * sum(b.room * (b.rows + b.columns) for b in blocks)
@@ -149,11 +154,21 @@ def memory(
 
 
 def activation_bytes(
-    shape: Shape, lora: LoraSettings, num_tokens: int, mode: Mode, number_bytes: int
+    shape: Shape,
+    lora: LoraSettings,
+    num_tokens: int,
+    mode: Mode,
+    number_bytes: int,
+    attention_weights: int,
 ) -> int:
-    """Returns what all layers keep for the backward pass."""
+    """Returns what all layers keep for the backward pass.
+
+    Args:
+        attention_weights: bytes of a token's in a layer, where attention keeps them
+    """
     if mode.startswith("plain"):
-        layer, inputs = plain_bytes(shape, lora, number_bytes), 4 * shape.hidden
+        layer = plain_bytes(shape, lora, number_bytes) + attention_weights
+        inputs = 4 * shape.hidden
     else:
         layer = 2 * layer_numbers(shape, lora, mode)
         inputs = 2 * input_numbers(shape)
@@ -203,6 +218,14 @@ def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int) -> int:
     # DoRA scales what a projection gives, and what LoRA adds, by a norm that is trained.
     outputs = 8 * sum(rows for rows, _ in trained) if lora.use_dora else 0
     return norms + inputs + attention + gate + outputs
+
+
+def attention_weight_bytes(shape: Shape, unpacked_tokens: int, number_bytes: int) -> int:
+    """Returns what transformers' own attention keeps of a token in a layer: one weight a head and
+    token, in float32 after the softmax, and as the products take it.
+    """
+    a_weight = 4 + (number_bytes if number_bytes < 4 else 0)
+    return a_weight * shape.num_heads * unpacked_tokens
 
 
 def dora_dense_bytes(shape: Shape, lora: LoraSettings, mode: Mode, number_bytes: int) -> int:

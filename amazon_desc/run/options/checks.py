@@ -18,12 +18,8 @@ from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import weights_folder
 from amazon_desc.model.identity import OPTIONS, check_identity, read_record
-from amazon_desc.model.suitability import (
-    read_config,
-    refuse_family,
-    refuse_quantized,
-    refuse_too_long,
-)
+from amazon_desc.model.probe import attention_for
+from amazon_desc.model.suitability import read_config, refuse_quantized, refuse_too_long
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import refuse_other_settings
@@ -48,7 +44,7 @@ def check_base(model: DescriptionModule, data: DescriptionData) -> None:
     warning = refuse_too_long(base, config, data.max_seq_length, most_written)
     if warning is not None:
         say(warning)
-    refuse_family(base)
+    attention_for(base)
     weights_folder(find_backbone(model.backbone, model.revision))
 
 

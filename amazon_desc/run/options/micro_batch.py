@@ -13,8 +13,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.model import attention
 from amazon_desc.model.machine import dtype_of, machine_of
 from amazon_desc.model.plan import Plan, Task, bytes_to_score, choose_rows, plan_rows, task_of
+from amazon_desc.model.probe import attention_for
 from amazon_desc.model.skeleton import skeleton
 from amazon_desc.model.suitability import read_config
 from amazon_desc.support.hub import find_backbone
@@ -76,7 +78,8 @@ def task_of_options(
     """
     base = find_backbone(model.backbone, model.revision, needs_weights=needs_weights)
     built = skeleton(read_config(base), model.lora, model.adapter_folder)
-    options = (model.quantization, model.kernels, model.recompute)
+    unpacked_tokens = 0 if attention_for(base) == attention.NAME else data.max_seq_length
+    options = (model.quantization, model.kernels, model.recompute, unpacked_tokens)
     return task_of(built, dtype, data.row_tokens, *options)
 
 
