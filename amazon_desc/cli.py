@@ -36,6 +36,7 @@ from amazon_desc.run.options.checks import (
     check_resumed,
     find_weights,
     only_fit_in,
+    recorded_frame,
     refuse_accumulation,
     refuse_epochs_between_validations,
     refuse_file,
@@ -179,7 +180,7 @@ class DescriptionCLI(OptionsOnlyCLI):
 
     def fit(self, model: DescriptionModule, **kwargs: Any) -> None:
         data = self.datamodule
-        check_base(model, data)
+        self.prepare(model, data)
         model.settings = self.settings(model, data)
         if self.run.is_finished():
             record = self.run.read_record().get("settings")
@@ -190,13 +191,19 @@ class DescriptionCLI(OptionsOnlyCLI):
             precision = str(self.trainer.precision)
             say(check_resumed(self.checkpoint, model, data, precision, self.run))
         if model.adapter_folder is not None:
-            check_adapter(model.adapter_folder, model, data, keys=["base_sha256"])
+            check_adapter(model.adapter_folder, model, data, keys=["base_sha256", "base_files"])
             for line in adapters.overruled(model.adapter_folder, model.lora):
                 say(line)
         refuse_optimizer(model)
         warn_of_markers(data.encoder)
         self.trainer.fit(model, data, ckpt_path=self.checkpoint, weights_only=True)
         self.finish(model)
+
+    def prepare(self, model: DescriptionModule, data: DescriptionData) -> None:
+        """Does what each command begins with, before a prompt is written."""
+        check_base(model, data)
+        is_fit = self.subcommand == "fit"
+        data.frame = recorded_frame(self.run, self.checkpoint, model.adapter, is_fit)
 
     def settings(self, model: DescriptionModule, data: DescriptionData) -> dict[str, Any]:
         """Returns what decides a fit with the options of this one."""
@@ -221,7 +228,7 @@ class DescriptionCLI(OptionsOnlyCLI):
     def score(self, model: DescriptionModule, run: Callable[..., Any]) -> None:
         """Scores base and tuned weights with what the trainer runs for it."""
         data = self.datamodule
-        check_base(model, data)
+        self.prepare(model, data)
         self.use_weights(model, data)
         warn_of_markers(data.encoder)
         run(model, data, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
@@ -235,7 +242,7 @@ class DescriptionCLI(OptionsOnlyCLI):
     def predict(self, model: DescriptionModule, **kwargs: Any) -> None:
         data = self.datamodule
         assert isinstance(data, DescriptionData)
-        check_base(model, data)
+        self.prepare(model, data)
         num_titles = len(data.product_titles)
         weights = self.use_weights(model, data)
         files = PredictionFiles.of(self.run, data.titles_file)

@@ -47,7 +47,9 @@ def rows_of(data: DescriptionData, num_rows: int | None) -> Rows:
         return usual
     folder = find_backbone(data.backbone, data.revision, needs_weights=False).folder
     try:
-        corpus = find_prepared(data.settings, folder, data.corpora_folder)
+        corpus = find_prepared(
+            data.settings, folder, data.corpora_folder, data.encoder.prompter.dated_frame
+        )
     except DataError:
         corpus = None  # the file is somewhere else
     if corpus is None:

@@ -21,7 +21,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import amazon_desc.cli
-import amazon_desc.training.module
+import amazon_desc.model.backbone
 from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
@@ -173,7 +173,7 @@ def refusal(
         before = files_of(run.path)
         capfd.readouterr()
         with monkeypatch.context() as patch:
-            patch.setattr(amazon_desc.training.module, "load_backbone", load_backbone)
+            patch.setattr(amazon_desc.model.backbone, "load_backbone", load_backbone)
             given = options.replace("PLACE", str(place)).split(" ")
             assert call(command, str(run.path.relative_to(place)), *given) == 2
         assert files_of(run.path) == before

@@ -22,6 +22,7 @@ import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+import amazon_desc.model.backbone
 import amazon_desc.training.module
 from amazon_desc.data.corpus.tables import PackedRows
 from amazon_desc.run.failures import as_user_error
@@ -524,7 +525,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_base_is_loaded(
     def load_backbone(*_: Any) -> None:
         raise AssertionError("a base is loaded")
 
-    monkeypatch.setattr(amazon_desc.training.module, "load_backbone", load_backbone)
+    monkeypatch.setattr(amazon_desc.model.backbone, "load_backbone", load_backbone)
     options = ["--trainer.default_root_dir", "/sys/kernel/run", "--data.corpora"]
     options += [str(place / "corpora")]
     if command != "fit":

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_seale
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.model_card import fenced, literal, model_card
 from amazon_desc.support.resources import TINY_BASE
+from amazon_desc.training.module import DescriptionModule
 
 SMALL = [
     *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),
@@ -268,3 +270,71 @@ def test_the_readme_of_runs_has_the_lines_of_the_reference_runs_card():
 def test_a_fence_is_longer_than_those_in_it():
     assert fenced("a") == "```text\na\n```"
     assert fenced("```\n````") == "`````text\n```\n````\n`````"
+
+
+# Chat templates that write the date
+
+DATED = (
+    "Today is {{ strftime_now('%d %B %Y') }}.\n"
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture
+def on_day(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Returns a function that sets the day of March on which chat templates are rendered."""
+
+    def on_day(day: int) -> None:
+        fixed = SimpleNamespace(now=lambda: datetime(2026, 3, day))
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", fixed)
+
+    return on_day
+
+
+def dated_base(folder: Path) -> str:
+    shutil.copytree(TINY_BASE, folder)
+    (folder / "chat_template.jinja").write_text(DATED)
+    return str(folder)
+
+
+def test_a_run_keeps_the_date_that_its_chat_template_wrote_when_it_began(
+    call: Callable[..., str],
+    on_day: Callable[[int], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    base, run = ("--model.backbone", dated_base(tmp_path / "base")), RunFolder(Path("runs/dated"))
+    on_day(7)
+    call("fit", "dated", *base)
+    record = read_record(run.adapter)
+    assert record is not None
+    assert record["frame"][0] == "Today is 07 March 2026.\nuser: "
+    scores = run.metrics.read_text()
+
+    on_day(8)
+    unfinished(run)
+    again = call("fit", "dated", *base)
+    assert f"Resuming from {run.checkpoint_files()[0]}" in again
+    assert "Preparing " not in again
+    assert run.metrics.read_text() == scores
+    assert (read_record(run.adapter) or {})["frame"] == record["frame"]
+
+    prompts = []
+    describe = DescriptionModule.describe
+
+    def recorded(self: DescriptionModule, batch: Any) -> Any:
+        prompts.extend(self.data.tokenizer.batch_decode(batch.input_ids))
+        return describe(self, batch)
+
+    monkeypatch.setattr(DescriptionModule, "describe", recorded)
+    call("predict", "dated", *base)
+    assert len(prompts) == 1
+    assert "Today is 07 March 2026." in prompts[0]
+    assert "Today is 07 March 2026." in (run.adapter / "README.md").read_text()
+
+    said = call("fit", "dated anew", *base)  # begins today, with data of its own
+    assert "Preparing " in said
+    assert (read_record(RunFolder(Path("runs/dated anew")).adapter) or {})["frame"][0] == (
+        "Today is 08 March 2026.\nuser: "
+    )

@@ -284,7 +284,7 @@ def test_files_of_the_base_that_are_replaced_in_a_fit_change_nothing_of_what_is_
     assert found != loaded
     said = capfd.readouterr().err
     assert f"--model.backbone {base}: wanted the files that were there" in said
-    assert f"(sha256 {loaded[:12]}), found others (sha256 {found[:12]}). Put those back" in said
+    assert f"found other weights (sha256 {found[:12]}, before {loaded[:12]}). Put those" in said
     files = run.checkpoint_files()
     assert len(files) == 2
     for path in files:

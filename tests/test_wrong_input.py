@@ -18,13 +18,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
-import amazon_desc.training.module
+import amazon_desc.model.backbone
 from amazon_desc.cli import main
 from amazon_desc.run.checkpoints import serialized, write_sealed
 from amazon_desc.support.resources import PACKAGE, TINY_BASE
 from tests import published_layouts
 from tests.conftest import slow_case
 
+LOAD_BACKBONE = amazon_desc.model.backbone.load_backbone
 SECRET = "hf_neverToBeShown0123456789"
 SMALL = (
     *("--data.num_products", "100", "--data.num_scored", "4", "--model.max_new_tokens", "4"),
@@ -263,7 +264,7 @@ BASES = [
     Case("a GGUF file", "base.gguf", 2, ("base.gguf: GGUF files are for running a model",)),
     Case("LFS pointer", "bases/pointer", 2, ("model.safetensors is a Git LFS pointer", "lfs pull")),
     Case("encoder-decoder", "bases/t5", 2, ("bases/t5: it is an encoder-decoder (t5)",)),
-    Case("not causal", "bases/bloom", 2, ("bases/bloom: bloom is not causal here", "Name a base")),
+    Case("not causal", "bases/bert", 2, ("bases/bert: bert is not causal here", "Name a base")),
     Case("quantised", "bases/gptq", 2, ("its weights are quantised already (gptq)",)),
     Case("few positions", "bases/gpt2", 2, ("--data.max_seq_length 256", "has learnt 128 posit")),
     Case("runs code", "bases/code", 2, ("pytorch_model.bin asks to run code when it is read",)),
@@ -338,7 +339,7 @@ def place(
     def load_backbone(*_: object, **__: object) -> None:
         raise BaseLoaded
 
-    monkeypatch.setattr(amazon_desc.training.module, "load_backbone", load_backbone)
+    monkeypatch.setattr(amazon_desc.model.backbone, "load_backbone", load_backbone)
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.chdir(tmp_path)
     for name, content in FILES.items():
@@ -462,7 +463,7 @@ def test_single_bad_titles_are_skipped_and_reported_with_their_lines(
 
 def make_bases(folder: Path) -> None:
     """Bases that lack something, each in a folder named after it."""
-    whole = ("pickle", "mute", "config", "tokenizer", "pointer", "t5", "bloom", "gptq", "gpt2")
+    whole = ("pickle", "mute", "config", "tokenizer", "pointer", "t5", "bert", "gptq", "gpt2")
     for name in ("empty", "adapter", "gguf", *whole):
         (folder / name).mkdir(parents=True)
     for name in whole:
@@ -479,7 +480,7 @@ def make_bases(folder: Path) -> None:
     (folder / "pointer" / "model.safetensors").write_bytes(published_layouts.lfs_pointer(b"w"))
     for name, settings in (
         ("t5", {"model_type": "t5", "is_encoder_decoder": True}),
-        ("bloom", {"model_type": "bloom", "hidden_size": 32, "n_head": 2}),
+        ("bert", {"model_type": "bert", "hidden_size": 32, "num_attention_heads": 2}),
         ("gpt2", {"model_type": "gpt2", "n_embd": 32, "n_head": 2, "n_positions": 128}),
         ("gptq", json.loads((TINY_BASE / "config.json").read_text())),
     ):
@@ -617,9 +618,7 @@ def test_target_modules_that_match_nothing_are_refused_and_no_config_is_written(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     """What layers there are is known when the base is loaded, so here it is."""
-    from amazon_desc.model.backbone import load_backbone
-
-    monkeypatch.setattr(amazon_desc.training.module, "load_backbone", load_backbone)
+    monkeypatch.setattr(amazon_desc.model.backbone, "load_backbone", LOAD_BACKBONE)
     options = ["--model.lora.target_modules", '["q_proj","w_proj"]', "--data.num_products", "100"]
     with pytest.raises(SystemExit) as exit_:
         main(["fit", "--config", "quickstart.yaml", *options])

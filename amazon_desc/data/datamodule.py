@@ -22,7 +22,7 @@ from amazon_desc.data.corpus.preparing import CorpusSettings
 from amazon_desc.data.corpus.product_files import ProductFiles, source_path, usable_titles
 from amazon_desc.data.corpus.selection import RepeatedTitles
 from amazon_desc.data.encoding.encoder import Encoder
-from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.encoding.prompts import Frame, PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.batches import (
     LossOn,
@@ -150,6 +150,7 @@ class DescriptionData(L.LightningDataModule):
             prompt=prompt,
         )
         self.corpus: Corpus | None = None
+        self.frame: Frame | None = None  # of weights that are there, set before `encoder` is asked
         self.num_trained_rows = 0
         self.num_predicted = 0  # titles that have their description already
 
@@ -170,7 +171,7 @@ class DescriptionData(L.LightningDataModule):
 
     @functools.cached_property
     def encoder(self) -> Encoder:
-        return Encoder(self.tokenizer, self.settings.prompt, self.max_seq_length)
+        return Encoder(self.tokenizer, self.settings.prompt, self.max_seq_length, self.frame)
 
     @functools.cached_property
     def source_files(self) -> list[dict[str, Any]]:
@@ -193,6 +194,7 @@ class DescriptionData(L.LightningDataModule):
                 verify=self.verify,
                 num_processes=self.prepare_workers,
                 files=self.source_files,
+                frame=self.encoder.prompter.dated_frame,
             )
 
     @functools.cached_property

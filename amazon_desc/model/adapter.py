@@ -17,6 +17,7 @@ import torch
 
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import read_json
+from amazon_desc.support.hub import first_line
 from amazon_desc.support.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from amazon_desc.support.options import Fraction, PositiveInt
 
@@ -51,7 +52,8 @@ def attach(model: "PreTrainedModel", lora: LoraSettings) -> "PeftModel":
     """Adds untrained LoRA matrices (they change nothing yet) to the layers asked for.
 
     Raises:
-        UserError: a name in `target_modules` matches no linear layer.
+        UserError: a name in `target_modules` matches no linear layer, or PEFT has no such LoRA for
+            a layer of the base.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -68,7 +70,14 @@ def attach(model: "PreTrainedModel", lora: LoraSettings) -> "PeftModel":
         use_dora=lora.use_dora,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+    try:
+        return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+    except ValueError as error:
+        family: Any = model.config.model_type
+        raise UserError(
+            f"--model.lora: PEFT cannot add it to {family} ({first_line(error)}). Set "
+            f"--model.lora.dropout to 0, or name other layers with --model.lora.target_modules."
+        ) from error
 
 
 def check_targets(model: "PreTrainedModel", targets: list[str]) -> None:

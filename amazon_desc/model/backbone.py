@@ -8,26 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from amazon_desc.data.encoding.tokenizer import tokenizer_files
 from amazon_desc.model import attention
 from amazon_desc.model.conversion import as_safetensors
 from amazon_desc.model.families import text_part_of
 from amazon_desc.model.probe import attention_for, choose_attention
 from amazon_desc.model.suitability import NO_CODE, read_config
 from amazon_desc.support.errors import UserError
+from amazon_desc.support.files import read_json
 from amazon_desc.support.hub import Backbone, first_line
-from amazon_desc.support.layouts import weight_files
+from amazon_desc.support.layouts import CONFIG, GENERATION_CONFIG, weight_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 Quantization = Literal["nf4", "none"]
+
+# Of a configuration: what does not decide what the base computes here.
+ASIDE = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
+ASIDE |= {"use_cache", "_from_model_config"}
 
 # Of each weight file this many blocks of this size, evenly spread, go into the fingerprint: it must
 # tell two bases apart in well under a second, also where they have several gigabytes.
@@ -145,6 +152,51 @@ def keep_quantized_layout(model: PreTrainedModel) -> None:
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010 (typed as a Tensor)
+
+
+class Fingerprints(NamedTuple):
+    """What tells a base from another one."""
+
+    weights: str
+    files: dict[str, str]
+    """of those beside the weights, by name"""
+
+
+def fingerprints(folder: Path) -> Fingerprints:
+    """Returns those of a base's folder as it is now."""
+    return Fingerprints(fingerprint(folder), small_fingerprints(folder))
+
+
+def refuse_replaced(base: Backbone, wanted: Fingerprints) -> None:
+    """Refuses a base whose files are no longer those that this command first read."""
+    found = fingerprints(base.folder)
+    if found == wanted:
+        return
+    changed = {name: (of, found.files.get(name, "none")) for name, of in wanted.files.items()}
+    changed |= {"weights": (wanted.weights, found.weights)}
+    name, (before, now) = next((n, pair) for n, pair in changed.items() if pair[0] != pair[1])
+    raise UserError(
+        f"--model.backbone {base.name}: wanted the files that were there when this command first "
+        f"read them, found other {name} (sha256 {now[:12]}, before {before[:12]}). Put those back, "
+        f"and run the same command again."
+    )
+
+
+def small_fingerprints(folder: Path) -> dict[str, str]:
+    """Returns a sha256 of each of the files beside the weights that decide what a base computes and
+    is shown: its configuration, tokenizer, chat template, and how it would write by itself.
+
+    What says only who wrote a configuration, or for what it is loaded, does not count.
+    """
+    names = [CONFIG, GENERATION_CONFIG]
+    facts = {
+        name: {key: value for key, value in read_json(folder / name).items() if key not in ASIDE}
+        for name in names
+        if (folder / name).is_file()
+    }
+    found = {name: json.dumps(values, sort_keys=True).encode() for name, values in facts.items()}
+    found |= {file.name: file.read_bytes() for file in tokenizer_files(folder)}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in found.items()}
 
 
 def fingerprint(folder: Path) -> str:

@@ -7,12 +7,12 @@ record is stored in every checkpoint and in every adapter folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.data.encoding.prompts import with_line_ends
+from amazon_desc.data.encoding.prompts import Frame, with_line_ends
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import read_json, write_text
 
@@ -20,6 +20,7 @@ RECORD_FILE = "amazon_desc.json"
 
 OPTIONS = {
     "base_sha256": "--model.backbone",
+    "base_files": "--model.backbone",
     "quantization": "--model.quantization",
     "template": "--data.prompt.template",
     "is_chat": "--data.prompt.chat",
@@ -27,7 +28,7 @@ OPTIONS = {
 }
 
 # What is meant by a record that was written before there was such an option.
-BEFORE = {"system": None}
+BEFORE = {"system": None, "base_files": {}, "frame": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,11 @@ class Identity:
     template: str
     is_chat: bool
     system: str | None = None
+    base_files: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of the base's files beside its weights, by name"""
+    frame: Sequence[str] | None = None
+    """what the chat template wrote when training began: before the user's words, after them, and
+    after the description; it is taken over, not compared"""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,7 +71,9 @@ def check_identity(
         )
     mine = wanted.as_dict()
     for key, option in OPTIONS.items():
-        if key in keys and found[key] != mine[key]:
+        if key == "base_files" and key in keys:
+            refuse_other_files(found[key], mine[key], owner, wanted.backbone)
+        elif key in keys and found[key] != mine[key]:
             theirs, ours = found[key], mine[key]
             if key == "base_sha256":
                 theirs, ours = (
@@ -77,6 +85,39 @@ def check_identity(
             raise UserError(
                 f"{owner} was trained with {option} {theirs!r}, this run has {ours!r}. {remedy}"
             )
+
+
+def refuse_other_files(
+    found: Mapping[str, str], mine: Mapping[str, str], owner: str, backbone: str
+) -> None:
+    """Refuses a base with the same weights, but with another configuration, tokenizer or template.
+
+    A file that only one of them has was of no use to the other.
+    """
+    for name in sorted(found.keys() & mine.keys()):
+        if found[name] != mine[name]:
+            raise UserError(
+                f"{owner} was trained with a base whose {name} has the sha256 {found[name][:12]}, "
+                f"that of --model.backbone {backbone} has {mine[name][:12]}. Put that file back, "
+                f"or set --model.backbone and --model.revision to what it was trained with."
+            )
+
+
+def frame_in(record: dict[str, Any] | None) -> Frame | None:
+    """Returns what the chat template wrote when training began, if a record says it.
+
+    Raises:
+        UserError: it says something else there.
+    """
+    found = (record or {}).get("frame")
+    if found is None:
+        return None
+    if not (isinstance(found, list) and [type(part) for part in found] == [str, str, str]):
+        raise UserError(
+            f"the record of trained weights: wanted three texts of a chat template as its frame, "
+            f"found {found!r}. Name weights that amazon_desc fit has written."
+        )
+    return Frame(*found)
 
 
 def write_record(folder: Path, identity: Identity) -> None:

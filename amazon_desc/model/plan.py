@@ -55,7 +55,7 @@ class Task(NamedTuple):
     kernels: Kernels = "auto"
     recompute: RecomputeOption = "auto"
     unpacked_tokens: int = 0
-    """of the longest example, where each is a row of its own on the plain path; 0: rows are packed"""
+    """of the longest example, where each is a row on the plain path; 0: they share packed rows"""
 
     @property
     def number_bytes(self) -> int:

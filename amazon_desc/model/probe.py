@@ -1,4 +1,4 @@
-"""What a base does, tried on two examples of a few tokens: by which attention it is right, if by any.
+"""What a base does, tried on two short examples: by which attention it is right, if by any.
 
 In comes a base's folder, or a loaded model, out goes the attention, or a refusal that says what is
 wrong. What a family does is tried, not looked up by its name: that no token sees a later one, that
@@ -97,7 +97,7 @@ def choose_attention(model: Any, name: str, among: Iterable[str] | None = None) 
 
 
 def set_attention(model: Any, name: str) -> None:
-    """Asks transformers for an attention; a family whose attention is fixed keeps the one it has."""
+    """Asks transformers for an attention; a family that has only one keeps it."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

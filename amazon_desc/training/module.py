@@ -22,15 +22,15 @@ from amazon_desc.data.loading.batches import PromptBatch, RowBatch
 from amazon_desc.evaluation.summary import Sample
 from amazon_desc.generation.describe import Description, describe
 from amazon_desc.model import adapter as adapters
+from amazon_desc.model import backbone as bases
 from amazon_desc.model.attention import is_packed
-from amazon_desc.model.backbone import Quantization, fingerprint, load_backbone
+from amazon_desc.model.backbone import Quantization
 from amazon_desc.model.execution import execute, machine_with
 from amazon_desc.model.identity import Identity, check_identity
 from amazon_desc.model.loss import target_loss
 from amazon_desc.model.machine import dtype_of
 from amazon_desc.model.plan import Kernels, Plan, plan, task_of
 from amazon_desc.model.recomputation import RecomputeOption
-from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, find_adapter, find_backbone
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 from amazon_desc.training import gradients
@@ -125,14 +125,9 @@ class DescriptionModule(SteppingModule):
         """
         if self.network is not None:
             return
-        wanted, base = self.base_sha256, find_backbone(self.backbone, self.revision)
-        model = load_backbone(base, self.quantization, self.compute_dtype, self.device)
-        if (found := fingerprint(base.folder)) != wanted:
-            raise UserError(
-                f"--model.backbone {base.name}: wanted the files that were there when this command "
-                f"first read them (sha256 {wanted[:12]}), found others (sha256 {found[:12]}). Put "
-                f"those back, and run the same command again."
-            )
+        wanted, base = self.fingerprints, find_backbone(self.backbone, self.revision)
+        model = bases.load_backbone(base, self.quantization, self.compute_dtype, self.device)
+        bases.refuse_replaced(base, wanted)
         if self.adapter_folder is not None:
             self.network = adapters.load(model, self.adapter_folder, self.lora.dropout)
         else:
@@ -144,9 +139,9 @@ class DescriptionModule(SteppingModule):
         return find_backbone(self.backbone, self.revision)
 
     @cached_property
-    def base_sha256(self) -> str:
+    def fingerprints(self) -> bases.Fingerprints:
         """Of the base's files as they were first read: what replaces them later is not trained."""
-        return fingerprint(self.base.folder)
+        return bases.fingerprints(self.base.folder)
 
     @property
     def adapter_folder(self) -> Path | None:
@@ -278,14 +273,17 @@ class DescriptionModule(SteppingModule):
 
     def identity(self, data: DescriptionData) -> Identity:
         """Returns what must be the same wherever these LoRA matrices are used."""
+        prompter = data.encoder.prompter
         return Identity(
             backbone=self.base.name,
             revision=self.base.revision,
-            base_sha256=self.base_sha256,
+            base_sha256=self.fingerprints.weights,
             quantization=self.quantization,
             template=data.settings.prompt.template,
-            is_chat=data.encoder.prompter.is_chat,
+            is_chat=prompter.is_chat,
             system=data.settings.prompt.system,
+            base_files=self.fingerprints.files,
+            frame=list(prompter.frame) if prompter.is_chat else None,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

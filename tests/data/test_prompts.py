@@ -126,7 +126,7 @@ def test_a_system_message_goes_where_the_chat_template_puts_it(
     assert prompter("Red Mug") == PromptText(
         "<|system|>\nBe brief.<|end|>\n<|user|>\n", "Title: Red Mug", "<|end|>\n<|assistant|>\n"
     )
-    assert prompter.after_description == "<|end|>\n"
+    assert prompter.frame.after_description == "<|end|>\n"
 
 
 # Writes a system message of its own where none is given, as SmolLM2's does.
@@ -238,7 +238,7 @@ def test_the_chat_template_is_used_exactly_when_there_is_one(
     assert chat("Red Mug") == PromptText(
         "<|user|>\n", "Title: Red Mug\nDescription:", "<|end|>\n<|assistant|>\n"
     )
-    assert chat.after_description == "<|end|>\n"
+    assert chat.frame.after_description == "<|end|>\n"
 
 
 def test_a_chat_tokenizer_can_be_asked_without_its_template(

@@ -11,10 +11,14 @@ from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file, save_file
 
 from amazon_desc.model import adapter
+from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.model.loss import target_loss
+from amazon_desc.model.probe import miniature
+from amazon_desc.model.suitability import read_config
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import find_backbone
+from tests.model.bases import base_of
 from tests.model.conftest import EXAMPLES, batch_of
 
 
@@ -171,3 +175,13 @@ def test_a_merged_or_other_method_is_refused_by_name(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(UserError, match=r"wanted a LoRA adapter .*, found IA3"):
         adapter.check_folder(tmp_path)
+
+
+def test_what_peft_has_no_lora_for_is_refused_in_a_sentence(tmp_path: Path):
+    """The experts of a mixture are one parameter, for which PEFT knows no dropout."""
+    model = miniature(read_config(base_of(tmp_path, "qwen3_next")))
+    with pytest.raises(UserError) as error:
+        attach(model, LoraSettings())
+    assert "--model.lora: PEFT cannot add it to qwen3_next (ValueError: lora" in str(error.value)
+    assert "Set --model.lora.dropout to 0, or" in str(error.value)
+    attach(miniature(read_config(base_of(tmp_path, "qwen3_next"))), LoraSettings(dropout=0.0))

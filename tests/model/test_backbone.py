@@ -1,5 +1,6 @@
 """A base is loaded whole, frozen and in training mode, and stays what it is while in use."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from amazon_desc.model.backbone import fingerprint, load_backbone
+from amazon_desc.model.backbone import (
+    fingerprint,
+    fingerprints,
+    load_backbone,
+    refuse_replaced,
+)
 from amazon_desc.model.loss import target_loss
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, find_backbone
@@ -86,6 +92,37 @@ def test_a_cut_weight_file_is_refused_in_a_sentence(base_copy: Path, size: int) 
         file.truncate(size)
     with pytest.raises(UserError, match="its files cannot be read"):
         load_backbone(Backbone(base_copy, "copy"), "nf4", torch.float32, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("config.json", {"rms_norm_eps": 1e-3}),
+        ("config.json", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+        ("generation_config.json", {"eos_token_id": [2, 3]}),
+        ("tokenizer_config.json", {"chat_template": "{{ messages }}"}),
+    ],
+)
+def test_a_file_beside_the_weights_counts(base_copy: Path, name: str, changes: dict) -> None:
+    file = base_copy / name
+    if not file.is_file():
+        file.write_text("{}")
+    before = fingerprints(base_copy)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    after = fingerprints(base_copy)
+    assert after.weights == before.weights
+    assert {n for n, of in after.files.items() if of != before.files[n]} == {name}
+    with pytest.raises(UserError, match=f"when this command first read them, found other {name}"):
+        refuse_replaced(Backbone(base_copy, "copy"), before)
+
+
+def test_who_wrote_a_configuration_does_not_count(base_copy: Path) -> None:
+    before, file = fingerprints(base_copy), base_copy / "config.json"
+    config = json.loads(file.read_text())
+    config |= {"transformers_version": "9.9", "_name_or_path": "/else/where", "dtype": "bfloat16"}
+    file.write_text(json.dumps(config, indent=7))
+    assert fingerprints(base_copy) == before
+    refuse_replaced(Backbone(base_copy, "copy"), before)
 
 
 def test_one_changed_weight_changes_the_fingerprint_and_a_copy_does_not(base_copy: Path) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.model.identity import OPTIONS, Identity, check_identity, read_record, write_record
+from amazon_desc.data.encoding.prompts import Frame
+from amazon_desc.model.identity import (
+    OPTIONS,
+    Identity,
+    check_identity,
+    frame_in,
+    read_record,
+    write_record,
+)
 from amazon_desc.support.errors import UserError
 
 MINE = Identity(
@@ -18,6 +26,7 @@ MINE = Identity(
     template="Title: {title}",
     is_chat=False,
     system="Be brief.",
+    base_files={"config.json": "c" * 64},
 )
 
 
@@ -31,6 +40,8 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
         "template": "Title: {title}",
         "is_chat": False,
         "system": "Be brief.",
+        "base_files": {"config.json": "c" * 64},
+        "frame": None,
     }
     record = read_record(tmp_path)
     assert record == MINE.as_dict()
@@ -104,6 +115,38 @@ def test_a_record_from_before_there_were_system_messages_has_none():
         check_identity(found, MINE, "the adapter")
 
 
+def test_another_file_of_the_base_is_refused_by_its_name():
+    """Rotary positions, norms and chat templates are in files beside the weights."""
+    found = {**MINE.as_dict(), "base_files": {"config.json": "d" * 64, "merges.txt": "e" * 64}}
+    with pytest.raises(UserError) as error:
+        check_identity(found, MINE, "the adapter a")
+    assert str(error.value) == (
+        "the adapter a was trained with a base whose config.json has the sha256 dddddddddddd, that "
+        "of --model.backbone some/base has cccccccccccc. Put that file back, or set "
+        "--model.backbone and --model.revision to what it was trained with."
+    )
+
+
+def test_a_record_from_before_such_files_counted_is_taken():
+    found = MINE.as_dict()
+    del found["base_files"], found["frame"]
+    check_identity(found, MINE, "the adapter")
+    assert frame_in(found) is None
+
+
+def test_the_frame_of_a_chat_template_comes_back_from_a_record(tmp_path: Path):
+    frame = Frame("<|user|>\n", "<|end|>\n<|assistant|>\n", "<|end|>\n")
+    write_record(tmp_path, replace(MINE, is_chat=True, frame=list(frame)))
+    assert frame_in(read_record(tmp_path)) == frame
+    assert frame_in(None) is None
+
+
+@pytest.mark.parametrize("found", ["text", ["a", "b"], ["a", "b", 3], {"before": "a"}])
+def test_a_frame_of_another_form_is_refused(found: Any):
+    with pytest.raises(UserError, match="wanted three texts of a chat template as its frame"):
+        frame_in({**MINE.as_dict(), "frame": found})
+
+
 def test_only_what_is_asked_for_is_compared():
     found = {**MINE.as_dict(), "template": "Say {title}", "quantization": "none"}
     check_identity(found, MINE, "the adapter", keys=["base_sha256"])
@@ -118,7 +161,8 @@ def test_what_is_no_record_is_refused(found: Any):
 
 
 def test_every_compared_key_belongs_to_the_record():
-    assert list(OPTIONS) == ["base_sha256", "quantization", "template", "is_chat", "system"]
+    keys = ["base_sha256", "base_files", "quantization", "template", "is_chat", "system"]
+    assert list(OPTIONS) == keys
     assert set(OPTIONS) < set(MINE.as_dict())
 
 

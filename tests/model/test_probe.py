@@ -14,7 +14,6 @@ from amazon_desc.model.loss import head_loss, of_similar_length, target_loss
 from amazon_desc.model.probe import attention_for, choose_attention, fault_of, miniature
 from amazon_desc.model.suitability import read_config
 from amazon_desc.support.hub import Backbone, find_backbone
-from tests.conftest import slow_case
 from tests.model.bases import base_of, refusal
 from tests.model.conftest import batch_of
 
@@ -36,7 +35,7 @@ def test_a_family_that_keeps_packed_examples_apart_is_packed(family: str, tmp_pa
     assert attention_for(base_of(tmp_path, family)) == attention.NAME
 
 
-@pytest.mark.parametrize("family", [*UNPACKED, *map(slow_case, ("jamba", "granitemoehybrid"))])
+@pytest.mark.parametrize("family", [*UNPACKED, "jamba", "granitemoehybrid"])
 def test_other_families_get_each_example_as_a_row_of_its_own(family: str, tmp_path: Path):
     assert attention_for(base_of(tmp_path, family)) == attention.UNPACKED
 
@@ -105,7 +104,7 @@ def test_all_parts_together_have_less_than_twice_the_tokens():
 # What is wrong is said by the property that fails
 
 
-@pytest.mark.parametrize("family", ["bert", slow_case("big_bird")])
+@pytest.mark.parametrize("family", ["bert", "big_bird"])
 def test_a_family_that_is_not_causal_is_refused(family: str, tmp_path: Path):
     assert refusal(attention_for, base_of(tmp_path, family)) == (
         f"--model.backbone some/{family}: {family} is not causal here: a token sees those that "

@@ -27,6 +27,7 @@ from amazon_desc.data.corpus.report import summarize
 from amazon_desc.data.corpus.tables import PackedRows, open_table
 from amazon_desc.data.corpus.workers import num_cores
 from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.prompts import Frame
 from amazon_desc.data.encoding.tokenizer import load_tokenizer, tokenizer_fingerprint
 from amazon_desc.support.digests import KNOWN_FILES, Verify, describe_file, remember, sha256_of
 from amazon_desc.support.files import (
@@ -98,11 +99,13 @@ def open_or_prepare(
     num_processes: int | None = None,
     say: Callable[[str], None] = say,
     files: list[dict[str, Any]] | None = None,
+    frame: Frame | None = None,
 ) -> Corpus:
     """Returns the corpus of these settings out of the folder `corpora`, making it if need be.
 
     It is made by `num_processes` processes beside this one, by default one for each core. `files`
-    is what describe_sources says, if that is known already.
+    is what describe_sources says, if that is known already; `frame` is what the chat template wrote
+    when a run began, where it is not the same every day.
 
     Raises:
         DataError: a file cannot be used, or leaves nothing to train on.
@@ -110,7 +113,7 @@ def open_or_prepare(
     """
     with storage(corpora), empty_folder_removed(corpora):
         files = files or describe_sources(settings, corpora, verify)
-        identity = identity_of(settings, files, tokenizer_folder)
+        identity = identity_of(settings, files, tokenizer_folder, frame)
         folder = corpora / name_of(identity)
         corpus = find_whole(folder, verify)
         if corpus is None:
@@ -118,9 +121,8 @@ def open_or_prepare(
                 corpus = find_whole(folder, verify)  # another process may just have made it
                 if corpus is None:
                     say(f"Preparing {', '.join(settings.sources.train_files)} (kept in {folder})")
-                    encoder = Encoder(
-                        load_tokenizer(tokenizer_folder), settings.prompt, settings.max_seq_length
-                    )
+                    tokenizer = load_tokenizer(tokenizer_folder)
+                    encoder = Encoder(tokenizer, settings.prompt, settings.max_seq_length, frame)
                     write(settings, encoder, folder, {**identity, "files": files}, num_processes)
                     corpus = find_whole(folder, "changed")
                     assert corpus is not None, f"{folder} was just written"
@@ -129,19 +131,26 @@ def open_or_prepare(
     return corpus
 
 
-def find_prepared(settings: CorpusSettings, tokenizer_folder: Path, corpora: Path) -> Corpus | None:
+def find_prepared(
+    settings: CorpusSettings, tokenizer_folder: Path, corpora: Path, frame: Frame | None = None
+) -> Corpus | None:
     """Returns the corpus of these settings if it is there already; makes and says nothing."""
     if not corpora.is_dir():
         return None
     files = describe_sources(settings, corpora, "changed")
-    return find_whole(corpora / name_of(identity_of(settings, files, tokenizer_folder)), "changed")
+    name = name_of(identity_of(settings, files, tokenizer_folder, frame))
+    return find_whole(corpora / name, "changed")
 
 
 def identity_of(
-    settings: CorpusSettings, files: list[dict[str, Any]], tokenizer_folder: Path
+    settings: CorpusSettings,
+    files: list[dict[str, Any]],
+    tokenizer_folder: Path,
+    frame: Frame | None = None,
 ) -> dict[str, Any]:
-    """Returns all that decides a corpus' content."""
+    """Returns all that decides a corpus' content; `frame`: where the tokenizer leaves it open."""
     return {
+        **({} if frame is None else {"frame": list(frame)}),
         "format_version": FORMAT_VERSION,
         "settings": settings.identity(),
         "files": [{"sha256": file["sha256"], "use": file["use"]} for file in files],

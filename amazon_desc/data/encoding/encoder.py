@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from amazon_desc.data.encoding.prompts import TITLE, Prompter, PromptSettings, PromptText
+from amazon_desc.data.encoding.prompts import TITLE, Frame, Prompter, PromptSettings, PromptText
 from amazon_desc.data.encoding.tokenizer import backend_of, control_strings, pieces_by_id
 from amazon_desc.data.encoding.words import WordTokenizer, completed
 from amazon_desc.data.reading.records import Product
@@ -67,9 +67,14 @@ class Encoder:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, max_seq_length: int
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: PromptSettings,
+        max_seq_length: int,
+        frame: Frame | None = None,
     ) -> None:
-        self.prompter = Prompter(prompt, tokenizer)
+        """`frame`: what the chat template wrote when a run began; None: what it writes now."""
+        self.prompter = Prompter(prompt, tokenizer, frame)
         self.max_seq_length = max_seq_length
         self.backend = backend_of(tokenizer)
         self.plain = WordTokenizer(self.backend)
@@ -172,12 +177,12 @@ class Encoder:
         Where the user's words look like a control token, the text is tokenised in parts that are
         cut inside the look-alike, so that no part holds it whole.
         """
-        words = [text.words for text in texts]
+        words, frame = [text.words for text in texts], self.prompter.frame
         found = [
             None if self.control_strings.search(of_text) else ids
             for of_text, ids in zip(
                 words,
-                self.plain.framed_by_words(self.prompter.before, words, self.prompter.after),
+                self.plain.framed_by_words(frame.before, words, frame.after),
                 strict=True,
             )
         ]
@@ -214,7 +219,7 @@ class Encoder:
             for token_id, token in self.backend.get_added_tokens_decoder().items()
             if token.special
         }
-        for token_id in self.template_ids([self.prompter.after_description])[0]:
+        for token_id in self.template_ids([self.prompter.frame.after_description])[0]:
             if token_id in special:
                 return token_id
         return self.eos_id

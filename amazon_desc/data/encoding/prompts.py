@@ -131,10 +131,31 @@ class PromptText(NamedTuple):
     after: str
 
 
-class Prompter:
-    """Writes prompts: `Prompter(settings, tokenizer)("Red Mug").words` is the filled template."""
+class Frame(NamedTuple):
+    """What a chat template writes around the user's words and after a description."""
 
-    def __init__(self, settings: PromptSettings, tokenizer: "PreTrainedTokenizerBase") -> None:
+    before: str
+    after: str
+    after_description: str
+
+
+NO_FRAME = Frame("", "", "")
+
+
+class Prompter:
+    """Writes prompts: `Prompter(settings, tokenizer)("Red Mug").words` is the filled template.
+
+    Args:
+        frame: what the chat template wrote when a run began, which may be the date of that day;
+            None: what it writes now
+    """
+
+    def __init__(
+        self,
+        settings: PromptSettings,
+        tokenizer: "PreTrainedTokenizerBase",
+        frame: Frame | None = None,
+    ) -> None:
         has_template = bool(tokenizer.chat_template)
         self.is_chat = has_template if settings.chat is None else settings.chat
         if self.is_chat and not has_template:
@@ -145,12 +166,14 @@ class Prompter:
         if settings.system is not None:
             refuse_system(settings.system, self.is_chat, tokenizer)
         self.template, self.system = settings.template, settings.system
-        self.before, self.after, self.after_description = "", "", ""
+        self.frame = NO_FRAME
         if self.is_chat:
-            self.before, self.after, self.after_description = chat_frame(tokenizer, self.system)
+            self.frame = chat_frame(tokenizer, self.system) if frame is None else frame
+        # the frame, where the tokenizer's files do not say it for every day
+        self.dated_frame = self.frame if self.is_chat and is_dated(tokenizer) else None
 
     def __call__(self, title: str) -> PromptText:
-        return PromptText(self.before, self.template.replace(TITLE, title), self.after)
+        return PromptText(self.frame.before, self.template.replace(TITLE, title), self.frame.after)
 
 
 def refuse_system(system: str, is_chat: bool, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -171,9 +194,12 @@ def refuse_system(system: str, is_chat: bool, tokenizer: "PreTrainedTokenizerBas
             )
 
 
-def chat_frame(
-    tokenizer: "PreTrainedTokenizerBase", system: str | None = None
-) -> tuple[str, str, str]:
+def is_dated(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the chat template can write the date, as Llama 3.2's does: tomorrow another one."""
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def chat_frame(tokenizer: "PreTrainedTokenizerBase", system: str | None = None) -> Frame:
     """Returns what the chat template writes before the user's words, between them and the
     description, and after the description.
 
@@ -215,4 +241,4 @@ def chat_frame(
             f"once, before the user's words. {remedy}"
         )
     before = before.replace(SYSTEM_PLACEHOLDER, system or "")
-    return before, after, answered.rsplit(PLACEHOLDER, 1)[1]
+    return Frame(before, after, answered.rsplit(PLACEHOLDER, 1)[1])

@@ -44,13 +44,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def tokenizer_fingerprint(folder: Path) -> str:
     """Returns a sha256 over the files that decide what a text's ids are."""
     digest = hashlib.sha256()
+    for file in tokenizer_files(folder):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Returns the files that decide what a text's ids are, the chat template among them."""
     patterns = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"]
     if not (folder / "tokenizer.json").is_file():  # older forms: what it would be made of
         patterns += ["vocab.*", "merges.txt", "s*.model", "*.tiktoken"]
-    for pattern in patterns:
-        for file in sorted(folder.glob(pattern)):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+    return [file for pattern in patterns for file in sorted(folder.glob(pattern))]
 
 
 def pieces_by_id(backend: Tokenizer) -> list[str]:

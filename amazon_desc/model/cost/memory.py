@@ -159,7 +159,7 @@ def activation_bytes(
     num_tokens: int,
     mode: Mode,
     number_bytes: int,
-    attention_weights: int,
+    attention_weights: int = 0,
 ) -> int:
     """Returns what all layers keep for the backward pass.
 

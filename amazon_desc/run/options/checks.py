@@ -15,9 +15,10 @@ import torch
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS
+from amazon_desc.data.encoding.prompts import Frame
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import weights_folder
-from amazon_desc.model.identity import OPTIONS, check_identity, read_record
+from amazon_desc.model.identity import OPTIONS, check_identity, frame_in, read_record
 from amazon_desc.model.probe import attention_for
 from amazon_desc.model.suitability import read_config, refuse_quantized, refuse_too_long
 from amazon_desc.run.checkpoints import read_checkpoint
@@ -61,6 +62,21 @@ def check_adapter(
         check_identity(record, model.identity(data), f"the adapter {folder}", keys)
     elif (own := config.get("base_model_name_or_path")) and not is_named(model.backbone, own):
         say(f"The adapter {folder} was trained on the base {own}, this run has {model.backbone}.")
+
+
+def recorded_frame(
+    run: RunFolder, checkpoint: Path | None, adapter: str | None, is_fit: bool
+) -> Frame | None:
+    """Returns what the chat template wrote when the weights that are used began to be trained.
+
+    None: they are new, or of before that was recorded, or another program's.
+    """
+    if checkpoint is not None:
+        return frame_in(read_checkpoint(checkpoint)["identity"])
+    if is_fit:
+        return None
+    folder = run.adapter if adapter is None else find_adapter(adapter)
+    return frame_in(read_record(folder))
 
 
 def check_checkpoint(path: Path, model: DescriptionModule, data: DescriptionData) -> None:
