@@ -17,7 +17,7 @@ from torch import Tensor
 
 from amazon_desc.support.resources import TINY_BASE
 
-HIDDEN, INTERMEDIATE, LAYERS, HEADS, KEY_VALUE_HEADS = 64, 176, 2, 4, 2
+HIDDEN, INTERMEDIATE, LAYERS, HEADS, KEY_VALUE_HEADS = 64, 192, 2, 4, 2
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 LFS_SUFFIXES = {".bin", ".model", ".safetensors"}

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Quantization = Literal["nf4", "none"]
 
+# NF4 loses 9 % of a random matrix's norm; what loses more than this is not read as it was written.
+MISREAD, ROWS_READ = 0.15, 64
+
 # Of a configuration: what does not decide what the base computes here.
 ASIDE = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
 ASIDE |= {"use_cache", "_from_model_config"}
@@ -73,6 +76,7 @@ def load_backbone(
             f"Take config.json and weights from one place, or name another base."
         )
     keep_quantized_layout(model)
+    refuse_misread(model, base.name)
     tried = attention_for(base)
     choose_attention(model, base.name, None if tried is None else [tried])
     # transformers returns eval mode and Lightning keeps what it finds: layers would stay in it.
@@ -152,6 +156,29 @@ def keep_quantized_layout(model: PreTrainedModel) -> None:
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010 (typed as a Tensor)
+
+
+def refuse_misread(model: PreTrainedModel, name: str) -> None:
+    """Refuses 4-bit matrices of a width that bitsandbytes does not read as it wrote them.
+
+    On a CPU, 0.50 takes the scales of blocks of 64 from other places where a row is no whole number
+    of blocks but of 16: every weight is there, and far off, without a word.
+    """
+    layers: list[Any] = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    widths: dict[int, torch.device] = {of.in_features: of.weight.device for of in layers}
+    if not widths:
+        return
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    generator = torch.Generator().manual_seed(0)
+    for width, device in widths.items():
+        written = torch.randn(ROWS_READ, width, generator=generator).to(device)
+        read = dequantize_4bit(*quantize_4bit(written, quant_type="nf4", compress_statistics=True))
+        if (read - written).norm() > MISREAD * written.norm():
+            raise UserError(
+                f"--model.backbone {name}: bitsandbytes reads 4-bit matrices of {width} columns "
+                f"wrongly on {device.type}. Set --model.quantization none, or use a GPU."
+            )
 
 
 class Fingerprints(NamedTuple):

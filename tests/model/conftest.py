@@ -8,7 +8,7 @@ import torch
 
 from amazon_desc.data.corpus.packing import packed_rows
 from amazon_desc.data.loading.batches import RowBatch, collate_rows
-from amazon_desc.model import adapter
+from amazon_desc.model import adapter, attention
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.support.hub import find_backbone
 
@@ -47,7 +47,8 @@ def llama(dropout: float = 0.05, lora: adapter.LoraSettings | None = None, **cha
     shape = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     lora = lora or adapter.LoraSettings(dropout=dropout)
-    return adapter.attach(LlamaForCausalLM(LlamaConfig(**{**shape, **changes})), lora)
+    config = LlamaConfig(**{**shape, **changes}, attn_implementation=attention.register())
+    return adapter.attach(LlamaForCausalLM(config), lora)
 
 
 def batch_of(examples: list[tuple[list[int], int]], row_tokens: int) -> RowBatch:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from safetensors.torch import load_file, save_file
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
 from amazon_desc.model.backbone import (
     fingerprint,
@@ -18,9 +19,11 @@ from amazon_desc.model.backbone import (
     refuse_replaced,
 )
 from amazon_desc.model.loss import target_loss
+from amazon_desc.model.suitability import read_config
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, find_backbone
 from amazon_desc.support.resources import TINY_BASE
+from tests.model.bases import base_of
 from tests.model.conftest import EXAMPLES, batch_of, gradients
 
 CPU = torch.device("cpu")
@@ -173,3 +176,33 @@ def test_gemma_3_files_with_vision_give_their_text_weights(
         torch.testing.assert_close(
             model(input_ids=ids).logits, full(input_ids=ids).logits, rtol=1e-4, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("width", [32, 48, 80, 96])
+def test_four_bit_matrices_that_are_not_read_as_they_were_written_are_refused(
+    width: int, tmp_path: Path
+) -> None:
+    """Where bitsandbytes reads them rightly (another version, another machine) they are taken."""
+    base = base_of(tmp_path, "llama", hidden_size=width, intermediate_size=64)
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(read_config(base))
+    plain.save_pretrained(tmp_path)
+    load_backbone(base, "none", torch.float32, CPU)
+    written = plain.model.layers[0].self_attn.q_proj.weight.detach()
+    read = dequantize_4bit(*quantize_4bit(written, quant_type="nf4"))
+    if (read - written).norm() < 0.12 * written.norm():
+        load_backbone(base, "nf4", torch.float32, CPU)
+        return
+    with pytest.raises(UserError) as error:
+        load_backbone(base, "nf4", torch.float32, CPU)
+    assert f"bitsandbytes reads 4-bit matrices of {width} columns wrongly on cpu" in str(
+        error.value
+    )
+    assert "Set --model.quantization none, or use a GPU." in str(error.value)
+
+
+@pytest.mark.parametrize("width", [64, 100, 128, 172, 192])
+def test_four_bit_matrices_of_other_widths_are_taken(width: int, tmp_path: Path) -> None:
+    base = base_of(tmp_path, "llama", hidden_size=width, intermediate_size=64)
+    AutoModelForCausalLM.from_config(read_config(base)).save_pretrained(tmp_path)
+    load_backbone(base, "nf4", torch.float32, CPU)

@@ -210,7 +210,7 @@ def test_the_loaded_base_is_tried_as_well(tmp_path: Path, monkeypatch: pytest.Mo
         return fault(model)
 
     monkeypatch.setattr(probe, "fault_of", recorded)
-    base = base_of(tmp_path, "llama")
+    base = base_of(tmp_path, "llama", hidden_size=64)
     AutoModelForCausalLM.from_config(read_config(base)).save_pretrained(tmp_path)
     load_backbone(base, "nf4", torch.float32, CPU)
     assert tried == [probe.NUM_PIECES, 96]
