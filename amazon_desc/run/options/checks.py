@@ -185,8 +185,19 @@ def refuse_file(run: Path) -> None:
             )
 
 
-def refuse_epochs_between_validations(num_epochs: int | None) -> None:
-    """Refuses to validate by epochs: to Lightning a whole run is one."""
+def refuse_trainer_options(trainer: Any) -> None:
+    """Refuses options of the trainer that mean something else here, or are not right."""
+    refuse_several_devices(trainer.devices, trainer.num_nodes)
+    refuse_counts_of_epochs(trainer.check_val_every_n_epoch, trainer.min_epochs)
+
+
+def refuse_counts_of_epochs(num_epochs: int | None, least: int | None) -> None:
+    """Refuses to validate or to go on by epochs: to Lightning a whole run is one."""
+    if least:
+        raise UserError(
+            f"--trainer.min_epochs {least}: what a run is not stopped early before is counted in "
+            f"optimizer steps here. Leave it null and set --trainer.min_steps."
+        )
     if num_epochs is not None:
         raise UserError(
             f"--trainer.check_val_every_n_epoch {num_epochs}: validations are counted in "
