@@ -17,6 +17,7 @@ from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import weights_folder
+from amazon_desc.model.families import family_of
 from amazon_desc.model.identity import OPTIONS, check_identity, read_record
 from amazon_desc.model.suitability import (
     read_config,
@@ -27,6 +28,7 @@ from amazon_desc.model.suitability import (
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import refuse_other_settings
+from amazon_desc.run.options.trainer_options import refuse_plugins, refuse_precision
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import empty_folder_removed, refuse_unwritable, storage
 from amazon_desc.support.hub import find_adapter, find_backbone
@@ -50,6 +52,26 @@ def check_base(model: DescriptionModule, data: DescriptionData) -> None:
         say(warning)
     refuse_family(base)
     weights_folder(find_backbone(model.backbone, model.revision))
+
+
+def refuse_overflow(backbone: str, revision: str | None, dtype: torch.dtype) -> None:
+    """Refuses a base whose hidden states are larger than float16 goes, where that is computed in.
+
+    Every loss would be NaN, and the rows of the first step would be blamed.
+    """
+    if dtype != torch.float16:
+        return
+    base = find_backbone(backbone, revision, needs_weights=False)
+    config: Any = read_config(base)
+    family = family_of(config.get_text_config(decoder=True))
+    if family is not None and family.overflows_float16:
+        raise UserError(
+            f"--model.backbone {base.name}: wanted a base that can be computed in float16, since "
+            f"the precision is 16-mixed, as cards without bf16 have it; hidden states of "
+            f"{config.model_type} grow beyond 65,504, where float16 ends. Use a card with bf16, "
+            f"name another base, or set --trainer.precision 32-true, which takes more memory and "
+            f"time."
+        )
 
 
 def check_adapter(
@@ -189,6 +211,8 @@ def refuse_trainer_options(trainer: Any) -> None:
     """Refuses options of the trainer that mean something else here, or are not right."""
     refuse_several_devices(trainer.devices, trainer.num_nodes)
     refuse_counts_of_epochs(trainer.check_val_every_n_epoch, trainer.min_epochs)
+    refuse_precision(trainer.precision)
+    refuse_plugins(trainer.plugins)
 
 
 def refuse_counts_of_epochs(num_epochs: int | None, least: int | None) -> None:
