@@ -30,6 +30,9 @@ def _cross_entropy(
 ):
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
+    # Before the barriers of the sums below: after the last, other warps write gradients over it.
+    target = tl.load(targets + row)
+    wanted = _cap(tl.load(start + target).to(tl.float32), cap, HAS_CAP)
     largest = tl.full((), float("-inf"), tl.float32)
     total = tl.full((), 0.0, tl.float32)
     for first in range(0, num_columns, BLOCK):
@@ -40,8 +43,6 @@ def _cross_entropy(
         larger = tl.maximum(largest, tl.max(values, 0))
         total = total * tl.exp(largest - larger) + tl.sum(tl.exp(values - larger), 0)
         largest = larger
-    target = tl.load(targets + row)
-    wanted = _cap(tl.load(start + target).to(tl.float32), cap, HAS_CAP)
     log_sum = largest + tl.log(total)
     tl.store(losses + row, log_sum - wanted)
     for first in range(0, num_columns, BLOCK):
