@@ -192,8 +192,7 @@ class DescriptionCLI(OptionsOnlyCLI):
             say(FINISHED.format(run=self.run.path))
             sys.exit(0)
         if self.checkpoint:
-            precision = str(self.trainer.precision)
-            say(check_resumed(self.checkpoint, model, data, precision, self.run))
+            say(check_resumed(self.checkpoint, model, data, self.trainer, self.run))
         if model.adapter_folder is not None:
             check_adapter(model.adapter_folder, model, data, keys=["base_sha256"])
             for line in adapters.overruled(model.adapter_folder, model.lora):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS
@@ -36,6 +37,7 @@ from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.support.locks import alone
 from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
+from amazon_desc.training.random_states import moved
 
 
 def check_base(model: DescriptionModule, data: DescriptionData) -> None:
@@ -124,17 +126,24 @@ def check_lora(checkpoint: dict[str, Any], path: Path, lora: adapters.LoraSettin
 
 
 def check_resumed(
-    path: Path, model: DescriptionModule, data: DescriptionData, precision: str, run: RunFolder
+    path: Path, model: DescriptionModule, data: DescriptionData, trainer: Trainer, run: RunFolder
 ) -> str:
-    """Refuses a checkpoint that this run cannot resume exactly; returns what is said of it."""
+    """Refuses a checkpoint that this run cannot resume; returns what is said of it."""
     checkpoint = read_checkpoint(path)
     if "settings" in checkpoint:
         owner = f"the checkpoint {path}"
         refuse_other_settings(checkpoint["settings"], model.settings, owner, run)
     check_weights(checkpoint, path, model, data)
-    before = checkpoint.get("precision", precision)
-    changed = f", now in {precision} instead of {before}, as the device has it"
-    return f"Resuming from {path}{changed if before != precision else ''}"
+    precision, device = str(trainer.precision), trainer.strategy.root_device
+    said = f"Resuming from {path}"
+    if (before := checkpoint.get("precision", precision)) != precision:
+        said += f", now in {precision} instead of {before}, as the device has it"
+    if (before := moved(checkpoint["random_states"], device)) is not None:
+        said += (
+            f", now on {device.type} instead of {before}: the last bits will differ, and masks of "
+            f"dropout may"
+        )
+    return said
 
 
 class TrainedWeights(NamedTuple):
