@@ -224,3 +224,26 @@ def test_a_row_that_is_nearly_empty_is_like_a_full_one():
     wanted, found = of_both_paths(model, fused, batch)
     for name, gradient in found.items():
         close(gradient, wanted[name], 0.03 if HAS_CARD else 1e-4)
+
+
+def test_a_micro_batch_without_a_target_has_no_loss_and_no_gradient():
+    """As on the plain path; what was added to the gradients before stays."""
+    model = with_lora(base("llama"), 0.0)
+    fused = fused_of(model)
+    row = {"input_ids": [5, 6, 7], "lengths": [3], "prompt_lengths": [3]}
+    without = moved(collate_rows([row], 9, 0, "completion"))  # pyright: ignore
+    assert len(without.before_targets) == 0
+    wanted, found = of_both_paths(model, fused, without)
+    assert len(found) == len(wanted) == NUM_LAYERS * 7 * 2
+    assert not any(bool(gradient.any()) for gradient in (*wanted.values(), *found.values()))
+    row["prompt_lengths"] = [1]
+    fused.loss(moved(collate_rows([row], 9, 0, "completion")), 0)[0].backward()  # pyright: ignore
+    before = gradients(model)
+    assert any(bool(gradient.any()) for gradient in before.values())
+    loss, num_targets = fused.loss(without, 0)
+    loss.backward()
+    assert (float(loss), num_targets) == (0.0, 0)
+    for name, gradient in gradients(model).items():
+        assert torch.equal(gradient, before[name])
+    with torch.no_grad():
+        assert float(fused.score(without)[0]) == float(target_loss(model, without)[0]) == 0.0

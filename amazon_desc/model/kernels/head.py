@@ -29,4 +29,6 @@ def head_loss(
         logits = chosen[part] @ weight.t()
         losses.append(cross_entropy_(logits, targets[part], cap).sum())
         torch.mm(logits, weight, out=grad[part])
+    if not losses:  # a micro-batch without a target
+        return torch.zeros((), device=hidden.device), grad
     return torch.stack(losses).sum(), grad
