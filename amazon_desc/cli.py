@@ -38,10 +38,10 @@ from amazon_desc.run.options.checks import (
     only_fit_in,
     recorded_frame,
     refuse_accumulation,
-    refuse_epochs_between_validations,
     refuse_file,
     refuse_optimizer,
     refuse_several_devices,
+    refuse_trainer_options,
     refuse_uneven_rows,
 )
 from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
@@ -54,7 +54,13 @@ from amazon_desc.run.options.trainer_options import (
     num_epochs,
     val_check_interval,
 )
-from amazon_desc.run.terminal import FINISHED, quiet, where, with_shipped_configs
+from amazon_desc.run.terminal import (
+    FINISHED,
+    quiet,
+    stopped_early,
+    where,
+    with_shipped_configs,
+)
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import empty_folder_removed, storage
 from amazon_desc.support.locks import alone
@@ -130,8 +136,7 @@ class DescriptionCLI(OptionsOnlyCLI):
             prompt[name] = value  # as it is recorded, however it was typed
         self.run = RunFolder(Path(trainer.default_root_dir))
         refuse_file(self.run.path)
-        refuse_several_devices(trainer.devices, trainer.num_nodes)
-        refuse_epochs_between_validations(trainer.check_val_every_n_epoch)
+        refuse_trainer_options(trainer)
         if self.subcommand in ("fit", None):
             refuse_accumulation(trainer.accumulate_grad_batches, options.data.batch_size)
             refuse_uneven_rows(options.data.rows_per_step, options.data.batch_size)
@@ -141,7 +146,7 @@ class DescriptionCLI(OptionsOnlyCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.options(self.config_init).trainer
-        kwargs |= {"max_epochs": 1, "max_steps": -1}
+        kwargs |= {"min_epochs": 0, "max_epochs": 1, "max_steps": -1}
         kwargs.setdefault("precision", config.precision or best_precision(config.accelerator))
         rows = self.micro_batch(config, kwargs["precision"])
         self.datamodule.batch_size, self.model.plan = rows.num_rows, rows.plan
@@ -188,8 +193,7 @@ class DescriptionCLI(OptionsOnlyCLI):
             say(FINISHED.format(run=self.run.path))
             sys.exit(0)
         if self.checkpoint:
-            precision = str(self.trainer.precision)
-            say(check_resumed(self.checkpoint, model, data, precision, self.run))
+            say(check_resumed(self.checkpoint, model, data, self.trainer, self.run))
         if model.adapter_folder is not None:
             check_adapter(model.adapter_folder, model, data, keys=["base_sha256", "base_files"])
             for line in adapters.overruled(model.adapter_folder, model.lora):
@@ -197,6 +201,8 @@ class DescriptionCLI(OptionsOnlyCLI):
         refuse_optimizer(model)
         warn_of_markers(data.encoder)
         self.trainer.fit(model, data, ckpt_path=self.checkpoint, weights_only=True)
+        for line in stopped_early(self.trainer):
+            say(line)
         self.finish(model)
 
     def prepare(self, model: DescriptionModule, data: DescriptionData) -> None:

@@ -102,11 +102,11 @@ def fused_seconds(
     return seconds + traffic / (card.tera_bytes * 1e12) + waiting
 
 
-def plain_seconds(task: Task, work: Work, card: Card) -> float:
+def plain_seconds(task: Task, work: Work, card: Card, recompute: Recompute) -> float:
     """Returns the time of forward and backward on the plain path."""
     shape = shape_of(task.config)
     kept = activation_bytes(shape, task.lora, work.num_tokens, "plain", task.number_bytes)
-    again = shape.num_linear_weights if task.recompute == "layers" else 0
+    again = shape.num_linear_weights if recompute == "layers" else 0
     seconds = products_seconds(task, work, card, again, PLAIN_SHARE)
     busy = seconds + PLAIN_PASSES * kept / (card.tera_bytes * 1e12)
     launches = shape.num_layers * PLAIN_LAYER_SECONDS * (4 / 3 if again else 1)

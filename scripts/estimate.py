@@ -34,6 +34,7 @@ from amazon_desc.model.cost.shape import shape_of
 from amazon_desc.model.machine import Machine
 from amazon_desc.model.plan import Plan, Task, plan, plan_rows
 from amazon_desc.run.failures import errors_in_a_sentence
+from amazon_desc.run.options.checks import refuse_overflow
 from amazon_desc.run.options.micro_batch import task_of_options
 from amazon_desc.support.files import write_text
 from amazon_desc.support.printing import say
@@ -46,6 +47,8 @@ SHORT = {"none": "kept", "parts": "parts", "mlp": "mlp", "layers": "layers"}
 class Run(NamedTuple):
     """What the options of a fit say."""
 
+    backbone: str
+    revision: str | None
     task: Task
     rows_per_step: int
     batch_size: int | None
@@ -86,6 +89,8 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
     is_float32 = str(trainer["precision"]).startswith("32")
     dtype = torch.float32 if is_float32 else torch.bfloat16
     return Run(
+        backbone=model.backbone,
+        revision=model.revision,
         task=task_of_options(model, data, dtype, needs_weights=False),
         rows_per_step=data.rows_per_step,
         batch_size=None if asked == "auto" else data.batch_size,
@@ -99,6 +104,11 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
 
 
 # Estimates
+
+
+def dtype_on(card: Card, dtype: torch.dtype) -> torch.dtype:
+    """Returns in what is computed: a card that is too old has no bf16."""
+    return torch.float16 if card.is_old and dtype == torch.bfloat16 else dtype
 
 
 def machine_of(card: Card, dtype: torch.dtype) -> Machine:
@@ -137,7 +147,7 @@ def estimate(run: Run, plan: Plan, card: Card, machine: Machine) -> Estimate:
         seconds = fused_seconds(task, work, card, plan.is_dense, plan.recompute)
     else:
         way = "plain layers" if plan.recompute == "layers" else "plain"
-        seconds = plain_seconds(task, work, card)
+        seconds = plain_seconds(task, work, card, plan.recompute)
     step_seconds = seconds * run.rows_per_step / rows
     num_steps = steps_of(run)
     return Estimate(
@@ -181,11 +191,11 @@ def scoring_seconds(run: Run, work: Work, card: Card, num_steps: int, is_fused: 
 
 
 def taken(run: Run, card: Card) -> tuple[str, str]:
-    """Returns the path that fit takes, and why."""
+    """Returns the path that fit takes, and why, and what it says of too little memory."""
     found = planned(run, machine_of(card, run.task.dtype))
     if found.is_fused:
-        return "fused", "known to be right here"
-    return "plain", found.reason.lstrip(":, ")
+        return "fused", "known to be right here" + found.shortage
+    return "plain", found.reason.lstrip(":, ") + found.shortage
 
 
 def part_of_memory(part: str) -> Callable[[Estimate], str]:
@@ -246,6 +256,7 @@ def main(arguments: list[str]) -> None:
     options, rest = parser.parse_known_args(arguments)
     with errors_in_a_sentence(rest, "python -m amazon_desc fit"):
         run, card = read_options(rest, options.rows), CARDS[options.card]
+        refuse_overflow(run.backbone, run.revision, dtype_on(card, run.task.dtype))
         paths = on_both_paths(run, card)
         path, reason = taken(run, card)
         say(table(run, card, paths, path, reason))

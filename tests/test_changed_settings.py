@@ -260,6 +260,25 @@ def test_another_precision_that_the_hardware_chooses_is_taken_and_said(
     assert "now in bf16-mixed instead of 32-true, as the device has it" in said
 
 
+@pytest.mark.slow
+def test_another_kind_of_device_is_taken_and_said(
+    stopped: RunFolder,
+    call: Call,
+    copied: Callable[..., str],
+    place: Path,
+    capfd: pytest.CaptureFixture[str],
+):
+    """A run that was started on a card comes to a machine that has none."""
+    name = copied(stopped)
+    path = RunFolder(place / name).checkpoint_files()[0]
+    checkpoint = read_checkpoint(path)
+    assert checkpoint["random_states"]["device"] == "cpu"
+    checkpoint["random_states"] |= {"device": "cuda", "cuda": [torch.zeros(16).byte()]}
+    write_sealed(serialized(checkpoint), path)
+    assert call("fit", name) == 0
+    assert "now on cpu instead of cuda: the last bits will differ" in capfd.readouterr().out
+
+
 def test_a_checkpoint_named_from_another_folder_is_refused_too(
     stopped: RunFolder, call: Call, place: Path, capfd: pytest.CaptureFixture[str]
 ):

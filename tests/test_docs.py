@@ -269,6 +269,8 @@ def flat(options: dict[str, object], prefix: str = "") -> Iterator[tuple[str, ob
 def test_options_that_a_page_names_exist(path: Path, defaults: dict[str, object]):
     if path.name != "CHANGELOG.md":
         named = {name.rstrip(".") for name in OPTION.findall(path.read_text(encoding="utf-8"))}
+        # what a callback takes is tried in test_early_stopping.py
+        named = {name for name in named if not name.startswith("trainer.callbacks.")}
         assert {name for name in named if name.removesuffix(".RULE") not in defaults} == set()
 
 

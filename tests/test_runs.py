@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
-from tests.conftest import slow_case
+from tests.conftest import load_script, slow_case
 
 # 8 rows of 256 tokens are an epoch of 2 steps of 4 rows or so; every run prepares this data once.
 SMALL = [
@@ -242,6 +243,33 @@ def test_any_peft_folder_is_taken_as_adapter_without_our_record(
     other = call("validate", "from_folder", "--model.adapter", str(tmp_path))
     validated = json.loads(run.metrics.read_text())["validate"]
     assert json.loads(other.metrics.read_text()) == {"validate": validated}
+
+
+@pytest.mark.slow
+def test_an_adapter_with_a_regular_expression_is_scored_and_trained_on(
+    run: RunFolder, call, tmp_path: Path
+) -> None:
+    """PEFT takes one for the names of the layers; it says the same of all of them."""
+    (tmp_path / ADAPTER_WEIGHTS).write_bytes((run.adapter / ADAPTER_WEIGHTS).read_bytes())
+    config = json.loads((run.adapter / "adapter_config.json").read_text())
+    config["target_modules"] = r".*\.layers\..*_proj"
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    folder = ("--model.adapter", str(tmp_path))
+    validated = json.loads(run.metrics.read_text())["validate"]
+    assert json.loads(call("validate", "regex", *folder).metrics.read_text())["validate"] == (
+        validated
+    )
+    other = call("fit", "on_from_regex", *folder, "--trainer.max_steps", "1")
+    saved = json.loads((other.adapter / "adapter_config.json").read_text())
+    assert saved["target_modules"] == config["target_modules"]
+    assert set(weights(other)) == set(weights(run))
+    found = tmp_path / "found.json"
+    with chdir(ROOT):
+        options = ["--config", "configs/quickstart.yaml", "--rows", "9", "--json", str(found)]
+        load_script("estimate").main([*options, *folder])
+    num_bytes = 4 * sum(tensor.numel() for tensor in weights(run).values())
+    for path in json.loads(found.read_text())["paths"].values():
+        assert path["memory"]["lora"] == num_bytes > 0
 
 
 def test_fit_starts_from_an_adapter(run: RunFolder, call) -> None:

@@ -108,6 +108,14 @@ def overruled(folder: Path, lora: LoraSettings) -> Iterator[str]:
     ):
         if found != asked:
             yield f"--model.lora.{option} is {found}, as the adapter {folder} has it, not {asked}."
+    targets = config.get("target_modules")  # names, or a regular expression
+    found = targets if isinstance(targets, str) else ", ".join(sorted(targets or []))
+    # all-linear is the default, and PEFT writes down the names that it stands for
+    if lora.target_modules != "all-linear" and found != ", ".join(sorted(set(lora.target_modules))):
+        asked = ", ".join(lora.target_modules)
+        yield (
+            f"--model.lora.target_modules is {found}, as the adapter {folder} has it, not {asked}."
+        )
 
 
 def load(model: "PreTrainedModel", folder: Path, dropout: float) -> "PeftModel":
@@ -205,8 +213,9 @@ def save(model: "PeftModel", folder: Path, base_name: str, revision: str | None)
     config: Any = model.peft_config["default"]
     config.base_model_name_or_path = base_name
     config.revision = revision
-    if isinstance(config.target_modules, set):  # a set's order differs from run to run
-        config.target_modules = sorted(config.target_modules)
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(names := getattr(config, name, None), set):  # its order differs each time
+            setattr(config, name, sorted(names))
     try:
         model.save_pretrained(str(folder), save_embedding_layers=False)
     except SafetensorError as error:  # all that can go wrong here is the disk

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from amazon_desc.model.families import logit_cap_of
+from amazon_desc.model.families import logit_cap_of, logit_scale_of
 from amazon_desc.model.machine import Machine, machine_of
 from amazon_desc.model.plan import Plan, Task, bytes_loaded
 
@@ -42,7 +42,7 @@ def fused_step(plan: Plan, model: PeftModel, longest: int) -> FusedStep:
 
     base: Any = model.get_base_model()
     head = base.get_output_embeddings().weight.detach()
-    cap = logit_cap_of(base.config)
+    cap, scale = logit_cap_of(base.config), logit_scale_of(base.config)
     seed = torch.zeros((), dtype=torch.int64, device=head.device)
     how = (plan.is_dense, plan.recompute)
     decoder = from_peft.collect(model, plan.task.dtype, seed, longest, *how)
@@ -51,7 +51,7 @@ def fused_step(plan: Plan, model: PeftModel, longest: int) -> FusedStep:
     }
     left_out = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in trained]
     assert not left_out, f"{left_out[:3]} would get no gradient"
-    return FusedStep(decoder, head, cap, seed, captures=True)
+    return FusedStep(decoder, head, cap, scale, seed, captures=True)
 
 
 def machine_with(task: Task, device: torch.device) -> Machine:

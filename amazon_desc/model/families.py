@@ -66,6 +66,8 @@ class Family:
     """projections that have a bias in every model"""
     bias_switches: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(setting, projections that have a bias where it is true) each"""
+    overflows_float16: bool = False
+    """hidden states of its published models are larger than float16 can hold"""
     text_part: TextPart | None = None
     """how it is published as a part of more; None: it stands alone"""
 
@@ -95,6 +97,8 @@ FAMILIES = {
         score_cap="attn_logit_softcapping",
         sliding_window="layer_types",
         bias_switches=(ATTENTION_BIAS,),
+        # github.com/huggingface/transformers/issues/36822; of 270M too (onnxruntime/issues/26732)
+        overflows_float16=True,
         text_part=TextPart(
             "gemma3", "Gemma3ForCausalLM", ("language_model.model.", "model.language_model.")
         ),

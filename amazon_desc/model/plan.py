@@ -56,6 +56,8 @@ class Task(NamedTuple):
     recompute: RecomputeOption = "auto"
     unpacked_tokens: int = 0
     """of the longest example, where each is a row on the plain path; 0: they share packed rows"""
+    can_recompute_layers: bool = True
+    """on the plain path: transformers can, for the most families"""
 
     @property
     def number_bytes(self) -> int:
@@ -74,6 +76,8 @@ class Plan(NamedTuple):
     is_dense: bool
     """fused only: the frozen matrices are kept dense beside their 4 bits"""
     recompute: Recompute
+    shortage: str = ""
+    """what is said where even so a step would not fit; empty: it does"""
 
     @property
     def memory(self) -> Memory:
@@ -82,10 +86,12 @@ class Plan(NamedTuple):
     def __str__(self) -> str:
         if self.is_fused:
             weights = WEIGHTS[self.task.quantization, self.is_dense]
-            return f"Kernels: fused; weights {weights}, {RECOMPUTED[self.recompute]}."
+            return (
+                f"Kernels: fused; weights {weights}, {RECOMPUTED[self.recompute]}{self.shortage}."
+            )
         recomputed = f"; {RECOMPUTED['layers']}" if self.recompute == "layers" else ""
         unpacked = "; each example is a row of its own" if self.task.unpacked_tokens else ""
-        return f"Kernels: plain{self.reason}{recomputed}{unpacked}."
+        return f"Kernels: plain{self.reason}{recomputed}{unpacked}{self.shortage}."
 
 
 def task_of(
@@ -109,6 +115,7 @@ def task_of(
         kernels,
         recompute,
         unpacked_tokens,
+        base.supports_gradient_checkpointing,
     )
 
 
@@ -123,15 +130,34 @@ def plan(task: Task, machine: Machine, num_rows: int) -> Plan:
         raise UserError(f"--model.kernels fused: {why_not}. Set it to auto or plain.")
     if task.kernels != "plain" and why_not is None:
         fused = [Plan(task, num_rows, True, "", *way) for way in ways(task.recompute)]
-        return next((way for way in fused if way.memory.total <= machine.room), fused[-1])
+        return fitting(fused, machine)
     reason = ", as asked for" if task.kernels == "plain" else f": {why_not}"
     if task.recompute in ("parts", "mlp"):
         raise UserError(
             f"--model.recompute {task.recompute}: only fused kernels can do that, but they are "
             f"plain{reason}. Set it to none or layers."
         )
-    recompute: Recompute = "layers" if task.recompute == "layers" else "none"
-    return Plan(task, num_rows, False, reason, False, recompute)
+    if task.recompute == "layers" and not task.can_recompute_layers:
+        raise UserError(
+            f"--model.recompute layers: transformers cannot do that for {task.config.model_type}. "
+            f"Set it to auto or none; to save memory, lower --data.row_tokens."
+        )
+    again: list[Recompute] = ["none", "layers"] if task.recompute == "auto" else [task.recompute]
+    plain = [Plan(task, num_rows, False, reason, False, recompute) for recompute in again]
+    return fitting(plain if task.can_recompute_layers else plain[:1], machine)
+
+
+def fitting(plans: list[Plan], machine: Machine) -> Plan:
+    """Returns the first that fits; where none does, the last, which then says so."""
+    for found in plans:
+        if found.memory.total <= machine.room:
+            return found
+    leanest = plans[-1]
+    option = "batch_size" if leanest.num_rows > 1 else "row_tokens"
+    return leanest._replace(
+        shortage=f"; {leanest.memory.total / GIB:.1f} GiB needed, {machine.free / GIB:.1f} GiB "
+        f"free: if memory runs out, lower --data.{option}"
+    )
 
 
 def plan_rows(

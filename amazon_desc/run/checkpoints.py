@@ -50,10 +50,11 @@ class SealedCheckpointIO(CheckpointIO):
         """Copies a checkpoint, which training may then change, and begins to write it.
 
         Raises:
-            NotFiniteError: it holds a number that is none; it is not written.
+            NotFiniteError: a weight or an optimizer's state is none; it is not written.
             StorageError: the one before could not be written.
         """
         self.finish()
+        refuse_not_finite(checkpoint)
         self.submit(write_sealed, serialized(checkpoint), Path(path))
 
     def submit(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -79,12 +80,7 @@ class SealedCheckpointIO(CheckpointIO):
 
 
 def serialized(checkpoint: dict[str, Any]) -> memoryview:
-    """Returns the zip file of a checkpoint, without the length of its comment at the end.
-
-    Raises:
-        NotFiniteError: it holds a number that is none.
-    """
-    refuse_not_finite(checkpoint)
+    """Returns the zip file of a checkpoint, without the length of its comment at the end."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getbuffer()[: -len(NO_COMMENT)]
@@ -136,8 +132,12 @@ def forget_cached(file: IO[bytes]) -> None:
 
 
 def refuse_not_finite(checkpoint: dict[str, Any]) -> None:
-    """Keeps weights and optimizer states that are not finite out of every checkpoint."""
-    for name, tensor in tensors_in(checkpoint, ""):
+    """Keeps weights and optimizer states that are not finite out of every checkpoint.
+
+    What callbacks keep is theirs to judge: the best score of one that has seen none is infinite.
+    """
+    ours = {name: checkpoint.get(name) for name in ("state_dict", "optimizer_states")}
+    for name, tensor in tensors_in(ours, ""):
         if tensor.is_floating_point() and not is_finite(tensor):
             raise NotFiniteError(
                 f"{name.lstrip('.')} is no longer finite after step "

@@ -6,8 +6,11 @@ here, and errors are put into words in failures.py.
 
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
+
+from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.checks import refuse_other_encoding
@@ -34,6 +37,14 @@ def where(run: RunFolder) -> str:
     """Returns what is said at the end of a fit; its commands can be copied as they stand."""
     folder, config = quote(str(run.path)), quote(str(run.config))
     return WHERE.format(run=run.path, folder=folder, config=config)
+
+
+def stopped_early(trainer: Trainer) -> Iterator[str]:
+    """Yields why training ended before its last step, as each EarlyStopping has it."""
+    for callback in trainer.early_stopping_callbacks:
+        if reason := callback.stopping_reason_message:
+            why = reason.removesuffix(" Signaling Trainer to stop.")
+            yield f"Stopped early, after step {trainer.global_step}: {why}"
 
 
 def quiet() -> None:

@@ -4,6 +4,7 @@ Everything goes to a temporary name in the same folder, is flushed to the disk a
 A leftover of a killed writer is recognised by `.tmp-` in its name and is never read.
 """
 
+import errno
 import json
 import os
 import re
@@ -17,14 +18,21 @@ from typing import Any
 
 from amazon_desc.support.errors import StorageError, UserError
 
+# What a file system answers that cannot flush a folder, such as CIFS, 9p and some mounts of Drive.
+# It keeps renames in a way of its own; what was written is whole.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut."""
+    """Makes a rename in `folder` survive a power cut, where the file system can."""
     if sys.platform == "win32":  # opens no folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -44,6 +52,17 @@ def replacing_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def sync_all(folder: Path) -> None:
+    """Has the files in `folder` on the disk, and the names of them in it and in its folders."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder; it becomes `path`, and what was there goes, if the block succeeds.
@@ -59,11 +78,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb+") as opened:
-                    os.fsync(opened.fileno())
-        sync_folder(temporary)
+        sync_all(temporary)
         if path.exists():
             path.replace(retired)
         temporary.replace(path)

@@ -5,7 +5,7 @@ it (flock, on Windows LockFileEx); the system ends it with the process that hold
 ends, so a lock file that is left over locks nothing. Here is what filelock leaves to others: who
 holds it is written into the file, and the file goes with the lock. filelock's other way, a file
 whose being there is the lock, is not taken where a file system has no locks: a killed process would
-leave it there. Then nobody is kept out.
+leave it there. Then nobody is kept out, which is said.
 """
 
 import errno
@@ -18,10 +18,15 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from amazon_desc.support import printing
 from amazon_desc.support.errors import InUseError
 
-# What a file system that has no locks answers.
-NO_LOCKS = (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+# What a file system that has no locks answers, such as CIFS, 9p and some mounts of Drive.
+NO_LOCKS = (
+    *(errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS),
+    *(errno.ENOLCK, errno.EINVAL, errno.EBADF),
+)
+SAID: set[int] = set()  # of which file systems it was said that they have none
 
 
 @contextmanager
@@ -82,6 +87,18 @@ def take(lock: BaseFileLock, when_held: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
+        say_that_nobody_is_kept_out(Path(lock.lock_file).parent, error)
+
+
+def say_that_nobody_is_kept_out(folder: Path, error: OSError) -> None:
+    """Says once of a file system that it has no locks."""
+    file_system = folder.stat().st_dev
+    if file_system not in SAID:
+        SAID.add(file_system)
+        printing.say(
+            f"{folder} is on a file system without locks ({error.strerror}): nobody is kept out. "
+            f"Let one command at a time work there."
+        )
 
 
 def lock_file(path: Path) -> Path:

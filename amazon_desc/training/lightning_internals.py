@@ -39,6 +39,14 @@ def is_validated(trainer: L.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
+def is_stopping(trainer: L.Trainer) -> bool:
+    """Says whether training ends with it because somebody asked for that, as EarlyStopping does.
+
+    What is asked for before `min_steps` is remembered until then.
+    """
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
 def numbers_to_log(trainer: L.Trainer) -> dict[str, Any]:
     """Returns what was logged of it so far, and is about to reach the loggers."""
     return dict(trainer._logger_connector.metrics["log"])

@@ -59,7 +59,9 @@ class SteppingModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.restored is not None:
-            restore_random_states(self.restored)  # whatever was drawn while all was loaded
+            restore_random_states(
+                self.restored, self.device
+            )  # whatever was drawn while all was loaded
             self.restored = None
         if self.trainer.is_last_batch:
             self.trainer.should_stop = True  # Lightning validates before it obeys
@@ -139,7 +141,7 @@ class SteppingModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.wait_for_steps()
-        checkpoint["random_states"] = random_states()
+        checkpoint["random_states"] = random_states(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.restored = checkpoint["random_states"]

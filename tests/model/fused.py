@@ -15,7 +15,7 @@ from torch import Tensor
 from amazon_desc.data.loading.batches import RowBatch, collate_rows
 from amazon_desc.model import attention
 from amazon_desc.model.execution import execute, machine_with
-from amazon_desc.model.families import logit_cap_of
+from amazon_desc.model.families import logit_cap_of, logit_scale_of
 from amazon_desc.model.plan import plan, task_of
 from amazon_desc.model.recomputation import Recompute
 
@@ -97,7 +97,7 @@ def base(kind: str, dtype: torch.dtype = PRECISION) -> Any:
 
     model_type, _ = KINDS[kind]
     config = AutoConfig.for_model(model_type, **shape_of(kind))
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
     for name, weight in model.named_parameters():
         if "norm" in name and kind != "llama":
             weight.data += torch.randn_like(weight) * 0.3
@@ -203,7 +203,8 @@ def step_of(
     seed = torch.zeros((), dtype=torch.int64, device=DEVICE)
     decoder = collect(model, dtype, seed, LONGEST, is_dense, recompute)
     head = base.get_output_embeddings().weight.detach()
-    return FusedStep(decoder, head, logit_cap_of(base.config), seed, captures=False)
+    shaping = (logit_cap_of(base.config), logit_scale_of(base.config))
+    return FusedStep(decoder, head, *shaping, seed, captures=False)
 
 
 def fused_of(model: Any, captures: bool = False) -> Any:

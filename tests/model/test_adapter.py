@@ -13,8 +13,12 @@ from safetensors.torch import load_file, save_file
 from amazon_desc.model import adapter
 from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.backbone import load_backbone
+from amazon_desc.model.cost.shape import num_lora_weights, shape_of
 from amazon_desc.model.loss import target_loss
+from amazon_desc.model.machine import Machine
+from amazon_desc.model.plan import plan, task_of
 from amazon_desc.model.probe import miniature
+from amazon_desc.model.skeleton import skeleton
 from amazon_desc.model.suitability import read_config
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import find_backbone
@@ -150,6 +154,73 @@ def test_an_adapter_overrules_what_decides_its_shape_and_scale(tmp_path: Path) -
         f"--model.lora.use_rslora is False, as the adapter {tmp_path} has it, not True.",
         f"--model.lora.use_dora is True, as the adapter {tmp_path} has it, not False.",
     ]
+
+
+REGEX = r".*\.layers\.\d+\.(self_attn\.[qv]|mlp\.down)_proj"
+
+
+@pytest.fixture
+def with_regex(tmp_path: Path) -> Path:
+    """An adapter of PEFT's whose layers are named by a regular expression."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=4, target_modules=REGEX, exclude_modules=["k_proj", "lm_head"], task_type="CAUSAL_LM"
+    )
+    base: Any = tiny_base()
+    get_peft_model(base, config).save_pretrained(str(tmp_path))
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == REGEX
+    return tmp_path
+
+
+def test_layers_that_an_adapter_names_by_a_regular_expression_are_all_counted(
+    with_regex: Path,
+) -> None:
+    model = adapter.load(tiny_base(), with_regex, dropout=0.0)
+    trained = sum(tensor.numel() for tensor in adapter.trainable_state(model).values())
+    config = model.get_base_model().config
+    for built in (model, skeleton(config, adapter.LoraSettings(), with_regex)):
+        settings = adapter.settings_of(built)
+        assert settings.target_modules == ["down_proj", "q_proj", "v_proj"]
+        assert num_lora_weights(shape_of(config), settings) == trained > 0
+        task = task_of(built, torch.float32, 256, "nf4")
+        assert plan(task, Machine(64 << 30), 1).memory.lora == 4 * trained
+
+
+def test_a_regular_expression_stays_one_and_is_said_to_overrule_names(
+    with_regex: Path, tmp_path: Path
+) -> None:
+    written = []
+    for name in ("once", "again"):
+        (tmp_path / name).mkdir()
+        loaded = adapter.load(tiny_base(), with_regex, dropout=0.0)
+        adapter.save(loaded, tmp_path / name, "some/base", None)
+        written.append((tmp_path / name / "adapter_config.json").read_bytes())
+    assert written[0] == written[1]
+    saved = json.loads(written[0])
+    assert (saved["target_modules"], saved["exclude_modules"]) == (REGEX, ["k_proj", "lm_head"])
+
+    def said(*names: str) -> list[str]:
+        asked = adapter.LoraSettings(r=4, alpha=8, target_modules=list(names) or "all-linear")
+        return list(adapter.overruled(with_regex, asked))
+
+    assert said() == []
+    assert said("q_proj", "k_proj") == [
+        f"--model.lora.target_modules is {REGEX}, as the adapter {with_regex} has it, not q_proj, "
+        f"k_proj."
+    ]
+
+
+def test_an_adapter_overrules_the_names_of_layers_too(tmp_path: Path) -> None:
+    settings = adapter.LoraSettings(target_modules=["v_proj", "q_proj"])
+    adapter.save(adapter.attach(tiny_base(), settings), tmp_path, "", "")
+    assert list(adapter.overruled(tmp_path, settings)) == []
+    assert list(adapter.overruled(tmp_path, adapter.LoraSettings())) == []
+    (line,) = adapter.overruled(tmp_path, adapter.LoraSettings(target_modules=["q_proj"]))
+    assert line == (
+        f"--model.lora.target_modules is q_proj, v_proj, as the adapter {tmp_path} has it, not "
+        f"q_proj."
+    )
 
 
 def test_an_adapter_that_lacks_a_matrix_is_refused(build, tmp_path: Path) -> None:

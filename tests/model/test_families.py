@@ -16,6 +16,7 @@ from amazon_desc.model.families import (
     biased_of,
     family_of,
     logit_cap_of,
+    logit_scale_of,
     rotary_of,
     text_part_of,
     windows_of,
@@ -188,14 +189,31 @@ def test_rotary_positions_are_read_from_the_configuration(kind: str):
     assert all(rope["rope_type"] == "default" and rope["rope_theta"] > 0 for rope in found)
 
 
-def test_scores_with_a_soft_cap_and_scaled_logits_are_refused_by_name(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_scores_with_a_soft_cap_are_refused_by_name():
     config = model_of("gemma3_text", attn_logit_softcapping=50.0).config
     assert config_obstacle(config) == "they have no attention with attn_logit_softcapping"
-    scaled = families.Family(logit_scale="logit_scale")
-    monkeypatch.setitem(FAMILIES, "llama", scaled)
-    assert config_obstacle(model_of("llama").config) == "they have no head with logit_scale"
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "scale"),
+    [
+        ("cohere", {"logit_scale": 0.0625}, 0.0625),
+        ("granite", {"logits_scaling": 8.0}, 0.125),
+        ("granite", {}, 1.0),
+        ("llama", {"logit_scale": 0.5}, 1.0),  # its row has none
+        ("gpt2", {}, 1.0),
+    ],
+)
+def test_what_logits_are_multiplied_by_is_read_from_the_configuration(
+    family: str, settings: dict[str, float], scale: float, monkeypatch: pytest.MonkeyPatch
+):
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(family, **settings)
+    assert logit_scale_of(config) == scale
+    monkeypatch.setitem(FAMILIES, "llama", families.Family(logit_scale="logit_scale"))
+    if family == "llama":
+        assert logit_scale_of(config) == 0.5
 
 
 def test_other_families_have_no_row():

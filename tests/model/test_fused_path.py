@@ -5,6 +5,7 @@ itself. In float32, where Triton interprets the kernels, the two differ by round
 """
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,6 +184,28 @@ def test_layers_without_lora_are_left_as_they_are_and_the_scale_is_taken(
         close(found[name], right, 0.03 if HAS_CARD else 1e-4)
 
 
+def test_logits_of_a_family_that_scales_them_are_scaled(monkeypatch: pytest.MonkeyPatch):
+    """No family with a row does yet."""
+    monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], logit_scale="logit_scale"))
+    model = with_lora(base("llama", torch.float32), 0.0)
+    model.get_base_model().config.logit_scale = 4.0
+    fused = step_of(model, torch.float32)
+    (batch,) = batches(1, row_tokens=12)
+    fused.begin()
+    found, _ = fused.loss(batch, 7)
+    found.backward()
+    of_fused = gradients(model)
+    clear(model)
+    wanted, _ = target_loss(model, batch)
+    wanted.backward()
+    of_plain = gradients(model)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    for name, right in of_plain.items():
+        close(of_fused[name], right, 1e-4)
+    model.get_base_model().config.logit_scale = 1.0
+    assert abs(float(target_loss(model, batch)[0]) - float(wanted)) > 0.01 * float(wanted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["llama", *(on_card(kind) for kind in ("gemma 3", "capped gemma 3", "qwen 2"))]
@@ -224,3 +247,26 @@ def test_a_row_that_is_nearly_empty_is_like_a_full_one():
     wanted, found = of_both_paths(model, fused, batch)
     for name, gradient in found.items():
         close(gradient, wanted[name], 0.03 if HAS_CARD else 1e-4)
+
+
+def test_a_micro_batch_without_a_target_has_no_loss_and_no_gradient():
+    """As on the plain path; what was added to the gradients before stays."""
+    model = with_lora(base("llama"), 0.0)
+    fused = fused_of(model)
+    row = {"input_ids": [5, 6, 7], "lengths": [3], "prompt_lengths": [3]}
+    without = moved(collate_rows([row], 9, 0, "completion"))  # pyright: ignore
+    assert len(without.before_targets) == 0
+    wanted, found = of_both_paths(model, fused, without)
+    assert len(found) == len(wanted) == NUM_LAYERS * 7 * 2
+    assert not any(bool(gradient.any()) for gradient in (*wanted.values(), *found.values()))
+    row["prompt_lengths"] = [1]
+    fused.loss(moved(collate_rows([row], 9, 0, "completion")), 0)[0].backward()  # pyright: ignore
+    before = gradients(model)
+    assert any(bool(gradient.any()) for gradient in before.values())
+    loss, num_targets = fused.loss(without, 0)
+    loss.backward()
+    assert (float(loss), num_targets) == (0.0, 0)
+    for name, gradient in gradients(model).items():
+        assert torch.equal(gradient, before[name])
+    with torch.no_grad():
+        assert float(fused.score(without)[0]) == float(target_loss(model, without)[0]) == 0.0

@@ -3,6 +3,10 @@
 On a card in the sizes of real models; elsewhere in Triton's interpreter, in small ones.
 """
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,19 +229,57 @@ def test_attention_forward_and_backward(
 
 
 @pytest.mark.parametrize("num_columns", [1000, 9000, on_card(32000)])
-@pytest.mark.parametrize("cap", [None, 5.0])
-def test_cross_entropy_and_its_gradient(num_columns: int, cap: float | None):
+@pytest.mark.parametrize(("cap", "scale"), [(None, 1.0), (5.0, 1.0), (5.0, 0.25)])
+def test_cross_entropy_and_its_gradient(num_columns: int, cap: float | None, scale: float):
     from amazon_desc.model.kernels.cross_entropy import cross_entropy_
 
     logits = random(11, num_columns, scale=4)
     targets = torch.randint(num_columns, (11,), device=DEVICE)
     logits64 = logits.double().requires_grad_()
-    capped = logits64 if cap is None else cap * torch.tanh(logits64 / cap)
+    scaled = scale * logits64
+    capped = scaled if cap is None else cap * torch.tanh(scaled / cap)
     wanted = torch.nn.functional.cross_entropy(capped, targets, reduction="none")
     wanted.sum().backward()
-    close(cross_entropy_(logits, targets, cap), wanted, 1e-5)
+    close(cross_entropy_(logits, targets, cap, scale), wanted, 1e-5)
     assert logits64.grad is not None
     close(logits, logits64.grad)
+
+
+# Compiles for a card that need not be there, which Triton does where it interprets nothing.
+COMPILED = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from amazon_desc.model.kernels.cross_entropy import BLOCK, _cross_entropy
+types = {"logits": "*bf16", "targets": "*i64", "losses": "*fp32"}
+types |= {"num_columns": "i32", "stride": "i32", "scale": "fp32", "cap": "fp32"}
+types |= {"HAS_CAP": "constexpr", "BLOCK": "constexpr"}
+constants = {"HAS_CAP": {has_cap}, "BLOCK": BLOCK}
+source = ASTSource(fn=_cross_entropy.compiler, signature=types, constexprs=constants)
+print(compile(source, target=GPUTarget("cuda", 80, 32), options={"num_warps": 16}).asm["ptx"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_cap", [False, True])
+def test_what_a_loss_is_made_of_is_read_before_any_warp_writes_a_gradient_over_it(
+    has_cap: bool, tmp_path: Path
+):
+    """Warps meet at the barriers of the sums; after the last the fastest one writes."""
+    program = COMPILED.replace("{has_cap}", str(has_cap))
+    environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    after = done.stdout.rsplit("bar.sync", 1)[1]
+    until_written = after[: after.index("st.global")]
+    assert "ld.global" in after  # what is turned into gradients
+    assert "ld.global" not in until_written
 
 
 def test_copies_go_to_their_places():

@@ -23,7 +23,7 @@ from amazon_desc.model.plan import (
 )
 from amazon_desc.model.skeleton import skeleton
 from amazon_desc.support.errors import UserError
-from tests.conftest import tinyllama_config
+from tests.conftest import gemma_config, tinyllama_config
 from tests.model.conftest import llama
 
 CPU = Machine(64 * GIB, obstacle="the device is cpu, not cuda")
@@ -263,6 +263,63 @@ def test_what_is_asked_for_is_recomputed() -> None:
         plan(tinyllama(recompute="layers"), Machine(free * GIB, share=1.0), 1) for free in (80, 2)
     ]
     assert [(way.is_dense, way.recompute) for way in found] == [(True, "layers"), (False, "layers")]
+
+
+T4 = Machine(int(14 * GIB), obstacle="T4 is too old for them")
+
+
+@pytest.mark.parametrize(
+    ("config", "row_tokens", "recompute", "shortage"),
+    [
+        (tinyllama_config, 2048, "none", ""),
+        (tinyllama_config, 4096, "layers", ""),
+        (gemma_config, 1024, "layers", ""),
+        (
+            *(gemma_config, 2048, "layers"),
+            "; 13.7 GiB needed, 14.0 GiB free: if memory runs out, lower --data.row_tokens",
+        ),
+    ],
+)
+def test_the_plain_path_recomputes_layers_where_a_step_would_not_fit_otherwise(
+    config: Any, row_tokens: int, recompute: str, shortage: str
+):
+    found = plan(tinyllama(config=config(), row_tokens=row_tokens), T4, 1)
+    assert (found.is_fused, found.recompute, found.shortage) == (False, recompute, shortage)
+    layers = "; layers recomputed" if recompute == "layers" else ""
+    assert str(found) == f"Kernels: plain: T4 is too old for them{layers}{shortage}."
+
+
+def test_what_is_asked_for_is_not_recomputed_even_if_it_does_not_fit_and_that_is_said():
+    found = plan(tinyllama(recompute="none"), T4._replace(free=4 * GIB), 2)
+    assert found.recompute == "none"
+    needed = found.memory.total / GIB
+    assert found.shortage.startswith(f"; {needed:.1f} GiB needed, 4.0 GiB free: if memory runs out")
+    assert found.shortage.endswith("lower --data.batch_size")
+    fused = plan(tinyllama(), Machine(GIB), 1)
+    assert (fused.is_fused, fused.recompute) == (True, "layers")
+    assert "layers recomputed; 2.0 GiB needed, 1.0 GiB free: if memory" in str(fused)
+
+
+def test_rows_of_the_plain_path_are_counted_for_what_is_recomputed():
+    """First all activations of fewer rows; layers only where not even one row would fit."""
+    for free, num_rows, recompute in ((48, 4, "none"), (14, 1, "none"), (9, 2, "layers")):
+        found, _ = plan_rows(tinyllama(), T4._replace(free=free * GIB), 16)
+        assert (found.num_rows, found.recompute, found.shortage) == (num_rows, recompute, "")
+
+
+def test_a_family_of_which_transformers_recomputes_no_layers_keeps_them():
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    for model, can in ((llama(), True), (None, False)):
+        if model is None:
+            base = OpenAIGPTLMHeadModel(OpenAIGPTConfig(n_layer=1, n_embd=32, n_head=2))
+            model = attach(base, LoraSettings())
+        assert task(model).can_recompute_layers == can
+    unable = tinyllama(can_recompute_layers=False)
+    found = plan(unable, T4._replace(free=4 * GIB), 1)
+    assert (found.recompute, bool(found.shortage)) == ("none", True)
+    with pytest.raises(UserError, match=r"recompute layers: transformers cannot .*llama\. Set it"):
+        plan(unable._replace(recompute="layers"), T4, 1)
 
 
 def test_rows_are_counted_for_the_path_that_trains_them():

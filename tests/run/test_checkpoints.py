@@ -204,8 +204,18 @@ def test_a_number_that_is_none_reaches_no_checkpoint(
 ):
     checkpoint["optimizer_states"][0]["state"][0]["exp_avg"] = torch.tensor([0.0, value])
     with pytest.raises(NotFiniteError, match=r"optimizer_states\.0\.state\.0\.exp_avg .* step 7"):
-        write_sealed(serialized(checkpoint), tmp_path / "a.ckpt")
+        SealedCheckpointIO().save_checkpoint(checkpoint, tmp_path / "a.ckpt")
     assert names(tmp_path) == []
+
+
+def test_what_callbacks_keep_is_not_judged(checkpoint: dict[str, Any], tmp_path: Path):
+    """EarlyStopping and ModelCheckpoint begin with an infinite score."""
+    checkpoint["callbacks"] = {"EarlyStopping": {"best_score": torch.tensor(float("inf"))}}
+    files = SealedCheckpointIO()
+    files.save_checkpoint(checkpoint, tmp_path / "a.ckpt")
+    files.finish()
+    loaded = read_checkpoint(tmp_path / "a.ckpt")
+    assert loaded["callbacks"]["EarlyStopping"]["best_score"] == float("inf")
 
 
 # Damaged

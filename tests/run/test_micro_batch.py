@@ -26,8 +26,10 @@ from amazon_desc.run.options.micro_batch import (
     device_of,
     task_of_options,
 )
+from amazon_desc.support.errors import UserError
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.training.module import DescriptionModule
+from tests.conftest import gemma_config, tinyllama_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,6 +132,45 @@ def test_what_leaves_no_choice_is_neither_planned_nor_said(
 
     monkeypatch.setattr(amazon_desc.run.options.micro_batch, "task_of_options", task_of_options)
     assert chosen(asked, command, rows_per_step) == ChosenRows(num_rows)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "32-true"])
+@pytest.mark.parametrize("config", [gemma_config, tinyllama_config])
+def test_a_base_that_overflows_float16_is_refused_where_that_is_computed_in(
+    config: Any, precision: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    model = DescriptionModule(backbone=str(tmp_path))
+    trainer = SimpleNamespace(accelerator="auto", devices=1)
+
+    def choose() -> ChosenRows:
+        return choose_micro_batch(2, command, model, DescriptionData(), trainer, precision, None)
+
+    if config is gemma_config and precision == "16-mixed":
+        with pytest.raises(UserError) as refused:
+            choose()
+        said = str(refused.value)
+        for part in (f"--model.backbone {tmp_path}: wanted", "16-mixed", "gemma3_text", "65,504"):
+            assert part in said
+        assert "Use a card with bf16, name another base, or set --trainer.precision 32-true" in said
+    else:
+        assert choose().num_rows == 2
+
+
+def test_a_finished_run_of_such_a_base_and_a_machine_without_a_card_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Without a card Lightning computes 16-mixed in bf16."""
+    gemma_config().save_pretrained(tmp_path)
+    model, data = DescriptionModule(backbone=str(tmp_path)), DescriptionData()
+    for has_card, command, accelerator in ((True, None, "auto"), (True, "fit", "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has=has_card: has)
+        trainer = SimpleNamespace(accelerator=accelerator, devices=1)
+        found = choose_micro_batch(2, command, model, data, trainer, "16-mixed", None)
+        assert found == ChosenRows(2)
 
 
 def test_a_choice_comes_with_its_plan_and_its_reason(monkeypatch: pytest.MonkeyPatch):

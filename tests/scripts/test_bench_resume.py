@@ -46,7 +46,7 @@ def bench() -> ModuleType:
 FORGETFUL = """
 import signal
 from amazon_desc.training import stepping
-stepping.restore_random_states = lambda states: None
+stepping.restore_random_states = lambda states, device: None
 def hit(run, fault, folder, chance, seconds):
     while not bench.checkpoints(folder) and run.wait(0.01) is None:
         pass

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ WORK = speeds.Work(num_tokens=2048, target_share=0.63, mean_context=95.0)
 
 def run_of(config: Any, **changes: Any) -> Any:
     rows = script.Rows(1000, 0.99, 0.63, 95.0, 500, 85_000, "a test")
-    run = script.Run(task(config), 1, 1, 2, None, 500, 128, 32, rows)
+    run = script.Run("a base", None, task(config), 1, 1, 2, None, 500, 128, 32, rows)
     return run._replace(**changes)
 
 
@@ -72,7 +73,7 @@ def test_the_fused_path_is_as_fast_as_was_measured_on_an_h100(
 
 
 def test_the_plain_path_is_as_fast_as_was_measured_on_an_h100() -> None:
-    seconds = speeds.plain_seconds(task(tinyllama()), WORK, speeds.CARDS["h100"])
+    seconds = speeds.plain_seconds(task(tinyllama()), WORK, speeds.CARDS["h100"], "none")
     assert 2048 / seconds == pytest.approx(6_400, rel=0.01)
 
 
@@ -164,7 +165,35 @@ def test_open_rows_are_as_many_as_fit_into_the_card() -> None:
 
 def test_what_does_not_fit_is_said() -> None:
     found = script.on_both_paths(run_of(gemma()), speeds.CARDS["t4"])["plain"]
-    assert not found.fits
+    assert (found.way, found.fits) == ("plain layers", False)
+    path, reason = script.taken(run_of(gemma()), speeds.CARDS["t4"])
+    assert (path, reason[:25]) == ("plain", "T4 16 GB is too old for t")
+    assert reason.endswith("GiB free: if memory runs out, lower --data.row_tokens")
+
+
+def test_layers_are_recomputed_where_a_step_would_not_fit_otherwise_which_takes_time() -> None:
+    def found(recompute: Any) -> Any:
+        given = task(tinyllama(), row_tokens=4096, recompute=recompute)
+        return script.on_both_paths(run_of(tinyllama(), task=given), speeds.CARDS["t4"])["plain"]
+
+    assert (found("auto").way, found("auto").fits) == ("plain layers", True)
+    assert not found("none").fits
+    assert found("auto").step_seconds == found("layers").step_seconds > found("none").step_seconds
+
+
+@pytest.mark.parametrize(("card", "is_refused"), [("t4", True), ("l4", False)])
+def test_a_base_that_fit_refuses_on_a_card_is_refused_here(
+    card: str, is_refused: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gemma().save_pretrained(tmp_path)
+    base = shutil.copytree(TINY_BASE, tmp_path / "base")
+    gemma().save_pretrained(base)
+    options = ["--config", "configs/quickstart.yaml", "--model.backbone", str(base)]
+    with chdir(SCRIPTS.parent), pytest.raises(SystemExit) if is_refused else nullcontext():
+        script.main([*options, "--rows", "10", "--card", card])
+    shown = capsys.readouterr()
+    assert ("float16 ends. Use a card with bf16" in shown.err) == is_refused
+    assert ("fit takes the fused path" in shown.out) != is_refused
 
 
 @pytest.mark.parametrize(

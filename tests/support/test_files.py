@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,43 @@ def test_where_no_folder_can_be_opened_files_and_folders_are_replaced_all_the_sa
         (temporary / "new.bin").write_text("new")
     assert (tmp_path / "report.txt").read_text() == "new"
     assert names(tmp_path / "adapter") == ["new.bin"]
+
+
+def folders_answer(patch: pytest.MonkeyPatch, failure: int) -> None:
+    """Has every flush of a folder, and of no file, fail."""
+    fsync = os.fsync
+
+    def answer(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(failure, os.strerror(failure))
+        fsync(descriptor)
+
+    patch.setattr(os, "fsync", answer)
+
+
+@pytest.mark.parametrize(
+    "failure", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS]
+)
+def test_a_file_system_that_cannot_flush_a_folder_is_written_to(
+    failure: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folders_answer(monkeypatch, failure)
+    write_text(tmp_path / "report.txt", "new")
+    with replacing_folder(tmp_path / "adapter") as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "new.bin").write_text("new")
+    assert (tmp_path / "report.txt").read_text() == "new"
+    assert names(tmp_path / "adapter" / "inner") == ["new.bin"]
+    assert names(tmp_path) == ["adapter", "report.txt"]
+
+
+@pytest.mark.parametrize("failure", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_another_failure_to_flush_a_folder_is_a_failed_write(
+    failure: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folders_answer(monkeypatch, failure)
+    with pytest.raises(StorageError, match="cannot be written"), storage(tmp_path):
+        write_text(tmp_path / "report.txt", "new")
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, OSError, KeyboardInterrupt, Killed])

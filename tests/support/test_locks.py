@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from amazon_desc.support import locks
 from amazon_desc.support.errors import InUseError
 from amazon_desc.support.locks import alone, one_at_a_time
 
@@ -178,7 +179,10 @@ def test_a_child_that_outlives_its_killed_holder_holds_nobody_up(tmp_path: Path)
             os.kill(child, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("failure", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+NO_LOCKS = [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK]
+
+
+@pytest.mark.parametrize("failure", [*NO_LOCKS, errno.EINVAL, errno.EBADF])
 @pytest.mark.parametrize("left", [None, "", "4242\nanother-host\n"])
 def test_without_locks_nobody_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str | None, failure: int
@@ -199,6 +203,32 @@ def test_without_locks_nobody_waits(
         with one_at_a_time(tmp_path / "corpus", refuse):
             (tmp_path / "corpus").mkdir()
         (tmp_path / "corpus").rmdir()
+
+
+def test_that_there_are_no_locks_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", no_lock)
+    monkeypatch.setattr(locks, "SAID", set())
+    for name in ("checkpoints", "titles.jsonl", "checkpoints"):
+        with alone(tmp_path / name, "trained"):
+            pass
+    assert capsys.readouterr().out == (
+        f"{tmp_path} is on a file system without locks (Invalid argument): nobody is kept out. Let "
+        f"one command at a time work there.\n"
+    )
+
+
+def test_another_failure_to_lock_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"), alone(tmp_path / "run", "trained"):
+        raise AssertionError("is in")
 
 
 # Refused at once

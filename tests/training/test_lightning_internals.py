@@ -22,6 +22,7 @@ from amazon_desc.training.lightning_internals import (
     count_micro_batches_anew,
     is_step_done,
     is_step_logged,
+    is_stopping,
     is_validated,
     leaves_unscaling_to,
     numbers_to_log,
@@ -128,6 +129,19 @@ def test_a_step_is_logged_exactly_where_its_numbers_reach_the_logger(
     assert [step for is_logged, step, _ in found if is_logged] == steps
     assert all(names == ["loss"] for _, _, names in found)
     assert list(logger.losses) == steps
+
+
+def test_a_run_that_is_told_to_stop_does_so_with_the_step_that_says_it_is_stopping(tmp_path: Path):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+            trainer.should_stop |= trainer.global_step == 2
+
+    for least, steps in ((None, [2]), (4, [4])):
+        noting = Noting(lambda t: (is_step_done(t) and is_stopping(t), t.global_step))
+        fit = trainer(tmp_path, Stop(), noting, min_steps=least, min_epochs=0)
+        fit.fit(Line(), rows(12), rows(2))
+        assert [step for is_last, step in noting.answers if is_last] == steps
+        assert fit.global_step == steps[-1]
 
 
 def test_the_last_step_is_logged_too_if_the_trainer_is_told_to_stop(tmp_path: Path):

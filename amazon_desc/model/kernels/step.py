@@ -29,6 +29,7 @@ class FusedStep:
     Args:
         head: (V, H) its weights
         cap: soft cap of the logits; None: there is none
+        scale: what the logits are multiplied by before that
         seed: () int64, what the decoder's dropout reads
         captures: whether CUDA graphs are made
     """
@@ -38,10 +39,11 @@ class FusedStep:
         decoder: Decoder,
         head: Tensor,
         cap: float | None,
+        scale: float,
         seed: Tensor,
         captures: bool,
     ) -> None:
-        self.decoder, self.head, self.cap = decoder, head, cap
+        self.decoder, self.head, self.cap, self.scale = decoder, head, cap, scale
         self.seed, self.captures = seed, captures
         self.graphs: dict[int, Graphs] = {}
         self.pool: Any = None  # one for all: what is kept of a forward pass goes with its backward
@@ -121,7 +123,7 @@ class FusedStep:
     def head_loss(self, hidden: Tensor, batch: RowBatch) -> tuple[Tensor, Tensor]:
         """Returns the summed loss, and the gradient of the hidden states before targets."""
         targets = batch.input_ids.flatten()[batch.before_targets + 1]
-        return head_loss(hidden, self.head, batch.before_targets, targets, self.cap)
+        return head_loss(hidden, self.head, batch.before_targets, targets, self.cap, self.scale)
 
     def backward(self, batch: RowBatch, grad: Tensor) -> None:
         """Adds to the gradients of the LoRA matrices.

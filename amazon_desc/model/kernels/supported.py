@@ -72,8 +72,6 @@ def config_obstacle(config: Any) -> str | None:
     for setting in (family.score_cap, "use_bidirectional_attention", "attention_dropout"):
         if setting is not None and getattr(config, setting, None):
             return f"they have no attention with {setting}"
-    if family.logit_scale is not None:
-        return f"they have no head with {family.logit_scale}"
     dim = head_dim(config)
     if dim % 8 or dim > 256:
         return f"they have no heads of {dim} numbers"

@@ -21,6 +21,7 @@ from amazon_desc.support.options import AtLeastTwo, PositiveFloat, PositiveInt
 from amazon_desc.training.lightning_internals import (
     is_step_done,
     is_step_logged,
+    is_stopping,
     is_validated,
     numbers_to_log,
     validate,
@@ -53,7 +54,7 @@ class ResumeCheckpoint(ModelCheckpoint):
         self.saved_step = 0
         self.saved_at = time.monotonic()
         # Of the step that was saved last: whether its validation was still to come, and whether
-        # training ends with it.
+        # training ends with it, or as soon as it may.
         self.validation_due, self.is_last = False, False
         # Its numbers, which reach TensorBoard only after it was saved.
         self.logged: dict[str, float] = {}
@@ -98,7 +99,7 @@ class ResumeCheckpoint(ModelCheckpoint):
             return
         self.saved_step = trainer.global_step
         self.validation_due = is_validated(trainer)
-        self.is_last = is_last_step(trainer)
+        self.is_last = trainer.should_stop or trainer.is_last_batch
         self.logged = numbers_logged(trainer)
         path = self.run.checkpoint(trainer.global_step)
         trainer.save_checkpoint(path)
@@ -136,7 +137,7 @@ def files_of(trainer: L.Trainer) -> SealedCheckpointIO:
 
 
 def is_last_step(trainer: L.Trainer) -> bool:
-    return trainer.should_stop or trainer.is_last_batch
+    return is_stopping(trainer) or trainer.is_last_batch
 
 
 def numbers_logged(trainer: L.Trainer) -> dict[str, float]:

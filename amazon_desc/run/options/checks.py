@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS
 from amazon_desc.data.encoding.prompts import Frame
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import weights_folder
+from amazon_desc.model.families import family_of
 from amazon_desc.model.identity import OPTIONS, check_identity, frame_in, read_record
 from amazon_desc.model.probe import attention_for
 from amazon_desc.model.suitability import read_config, refuse_quantized, refuse_too_long
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import refuse_other_settings
+from amazon_desc.run.options.trainer_options import refuse_plugins, refuse_precision
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import empty_folder_removed, refuse_unwritable, storage
 from amazon_desc.support.hub import find_adapter, find_backbone
@@ -31,6 +34,7 @@ from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.support.locks import alone
 from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
+from amazon_desc.training.random_states import moved
 
 
 def check_base(model: DescriptionModule, data: DescriptionData) -> None:
@@ -47,6 +51,26 @@ def check_base(model: DescriptionModule, data: DescriptionData) -> None:
         say(warning)
     attention_for(base)
     weights_folder(find_backbone(model.backbone, model.revision))
+
+
+def refuse_overflow(backbone: str, revision: str | None, dtype: torch.dtype) -> None:
+    """Refuses a base whose hidden states are larger than float16 goes, where that is computed in.
+
+    Every loss would be NaN, and the rows of the first step would be blamed.
+    """
+    if dtype != torch.float16:
+        return
+    base = find_backbone(backbone, revision, needs_weights=False)
+    config: Any = read_config(base)
+    family = family_of(config.get_text_config(decoder=True))
+    if family is not None and family.overflows_float16:
+        raise UserError(
+            f"--model.backbone {base.name}: wanted a base that can be computed in float16, since "
+            f"the precision is 16-mixed, as cards without bf16 have it; hidden states of "
+            f"{config.model_type} grow beyond 65,504, where float16 ends. Use a card with bf16, "
+            f"name another base, or set --trainer.precision 32-true, which takes more memory and "
+            f"time."
+        )
 
 
 def check_adapter(
@@ -114,17 +138,24 @@ def check_lora(checkpoint: dict[str, Any], path: Path, lora: adapters.LoraSettin
 
 
 def check_resumed(
-    path: Path, model: DescriptionModule, data: DescriptionData, precision: str, run: RunFolder
+    path: Path, model: DescriptionModule, data: DescriptionData, trainer: Trainer, run: RunFolder
 ) -> str:
-    """Refuses a checkpoint that this run cannot resume exactly; returns what is said of it."""
+    """Refuses a checkpoint that this run cannot resume; returns what is said of it."""
     checkpoint = read_checkpoint(path)
     if "settings" in checkpoint:
         owner = f"the checkpoint {path}"
         refuse_other_settings(checkpoint["settings"], model.settings, owner, run)
     check_weights(checkpoint, path, model, data)
-    before = checkpoint.get("precision", precision)
-    changed = f", now in {precision} instead of {before}, as the device has it"
-    return f"Resuming from {path}{changed if before != precision else ''}"
+    precision, device = str(trainer.precision), trainer.strategy.root_device
+    said = f"Resuming from {path}"
+    if (before := checkpoint.get("precision", precision)) != precision:
+        said += f", now in {precision} instead of {before}, as the device has it"
+    if (before := moved(checkpoint["random_states"], device)) is not None:
+        said += (
+            f", now on {device.type} instead of {before}: the last bits will differ, and masks of "
+            f"dropout may"
+        )
+    return said
 
 
 class TrainedWeights(NamedTuple):
@@ -197,8 +228,21 @@ def refuse_file(run: Path) -> None:
             )
 
 
-def refuse_epochs_between_validations(num_epochs: int | None) -> None:
-    """Refuses to validate by epochs: to Lightning a whole run is one."""
+def refuse_trainer_options(trainer: Any) -> None:
+    """Refuses options of the trainer that mean something else here, or are not right."""
+    refuse_several_devices(trainer.devices, trainer.num_nodes)
+    refuse_counts_of_epochs(trainer.check_val_every_n_epoch, trainer.min_epochs)
+    refuse_precision(trainer.precision)
+    refuse_plugins(trainer.plugins)
+
+
+def refuse_counts_of_epochs(num_epochs: int | None, least: int | None) -> None:
+    """Refuses to validate or to go on by epochs: to Lightning a whole run is one."""
+    if least:
+        raise UserError(
+            f"--trainer.min_epochs {least}: what a run is not stopped early before is counted in "
+            f"optimizer steps here. Leave it null and set --trainer.min_steps."
+        )
     if num_epochs is not None:
         raise UserError(
             f"--trainer.check_val_every_n_epoch {num_epochs}: validations are counted in "

@@ -7,9 +7,11 @@ knows the real epochs, and ends where the steps end.
 
 from __future__ import annotations
 
+from pydoc import locate
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import CheckpointIO, Precision
 
 from amazon_desc.support.errors import UserError
 
@@ -44,6 +46,52 @@ def val_check_interval(steps: Any, accumulated: int) -> Any:
     """Returns micro-batches between validations for optimizer steps; shares of a run stay."""
     is_steps = isinstance(steps, int) and not isinstance(steps, bool)
     return steps * accumulated if is_steps else steps
+
+
+# Of each precision that is not right here: why, and the one that is.
+HALF = "LoRA and the optimizer's states would be kept in half precision, which loses small steps"
+DOUBLE = "4 bits hold no more than float32 does, and it takes twice the memory that is counted"
+ENGINE = "its layers would take the place of those in 4 bits"
+WRONG_PRECISIONS = {
+    "bf16-true": (HALF, "bf16-mixed"),
+    "16-true": (HALF, "16-mixed"),
+    "64-true": (DOUBLE, "32-true"),
+    "64": (DOUBLE, "32-true"),
+    "transformer-engine": (ENGINE, "bf16-mixed"),
+    "transformer-engine-float16": (ENGINE, "16-mixed"),
+}
+
+
+def refuse_precision(precision: Any) -> None:
+    """Refuses what Lightning knows too, but what computes something else than is wanted here."""
+    if str(precision) in WRONG_PRECISIONS:
+        why, instead = WRONG_PRECISIONS[str(precision)]
+        raise UserError(
+            f"--trainer.precision {precision}: wanted bf16-mixed, 16-mixed or 32-true, since {why}."
+            f" Set it to {instead}."
+        )
+
+
+def refuse_plugins(plugins: Any) -> None:
+    """Refuses plugins of Lightning that would take the place of what is decided here.
+
+    Args:
+        plugins: as the parser has them: class and arguments of each
+    """
+    for plugin in listed(plugins):
+        name = str(getattr(plugin, "class_path", type(plugin).__name__))
+        kind = locate(name)
+        if isinstance(kind, type) and issubclass(kind, Precision):
+            raise UserError(
+                f"--trainer.plugins {name}: the precision has an option of its own, and 4 bits are "
+                f"--model.quantization. Leave the plugin away and set --trainer.precision to "
+                f"bf16-mixed, 16-mixed or 32-true."
+            )
+        if isinstance(kind, type) and issubclass(kind, CheckpointIO):
+            raise UserError(
+                f"--trainer.plugins {name}: checkpoints are written here in a form that shows "
+                f"damage, and in the background already. Leave the plugin away."
+            )
 
 
 def best_precision(accelerator: str) -> str:
