@@ -13,6 +13,7 @@ import io
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
@@ -128,7 +129,8 @@ def gives_back(path: Path, parts: list[memoryview]) -> bool:
 def forget_cached(file: IO[bytes]) -> None:
     """Has the next read come from the disk, not from memory, where the system can be told so."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # some file systems take no advice
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def refuse_not_finite(checkpoint: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there, prove their bytes, and load without pickle."""
 
+import errno
 import io
 import os
 import pickle
@@ -123,6 +124,17 @@ def test_file_and_folder_are_flushed_and_read_back_before_the_name_is_given(
     monkeypatch.setattr(checkpoints, "gives_back", note_verify)
     write_sealed(serialized(checkpoint), tmp_path / "a.ckpt")
     assert calls == ["flushed", "verified", "flushed", "renamed", "folder flushed"]
+
+
+def test_a_file_system_that_takes_no_advice_is_written_to(
+    checkpoint: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    write_sealed(serialized(checkpoint), tmp_path / "a.ckpt")
+    assert flaw_of(tmp_path / "a.ckpt") is None
 
 
 def test_a_disk_that_gives_back_other_bytes_is_noticed_before_the_old_file_goes(

@@ -220,8 +220,8 @@ def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
 
 
 def room_for(patch: pytest.MonkeyPatch, num_rows: int) -> None:
-    """Has the machine just enough memory for micro-batches of so many rows."""
-    given = task(row_tokens=256, lora=LoraSettings(r=4, dropout=0))
+    """Has the machine just enough memory for so many rows, with nothing recomputed."""
+    given = task(row_tokens=256, lora=LoraSettings(r=4, dropout=0), recompute="none")
     needed = plan(given, Machine(0, obstacle="no card"), num_rows).memory.total
     patch.setattr(amazon_desc.model.machine, "free_machine_memory", lambda: 2 * needed)
 

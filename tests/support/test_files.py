@@ -15,6 +15,7 @@ from amazon_desc.support.errors import DataError, StorageError, UserError
 from amazon_desc.support.files import (
     empty_folder_removed,
     read_json,
+    refuse_unwritable,
     remove_leftovers,
     replacing_file,
     replacing_folder,
@@ -103,6 +104,21 @@ def test_a_file_system_that_cannot_flush_a_folder_is_written_to(
     assert (tmp_path / "report.txt").read_text() == "new"
     assert names(tmp_path / "adapter" / "inner") == ["new.bin"]
     assert names(tmp_path) == ["adapter", "report.txt"]
+
+
+def test_a_disk_that_takes_bytes_and_cannot_keep_them_is_refused_before_work_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As one on a network does that is full."""
+    refuse_unwritable(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+        refuse_unwritable(tmp_path)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ENOSPC, errno.EDQUOT])

@@ -1,0 +1,215 @@
+"""A power cut leaves each file of a run whole or not there: flushed, named, its folder flushed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from amazon_desc.evaluation.summary import write_metrics
+from amazon_desc.generation.describe import Description
+from amazon_desc.run.callbacks import predictions as predictions_module
+from amazon_desc.run.callbacks.predictions import WEIGHTS, PredictionFile, PredictionFiles
+from amazon_desc.run.checkpoints import SealedCheckpointIO
+from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.options.settings import content
+from amazon_desc.support.digests import sha256_of
+from amazon_desc.support.files import read_json, replacing_file, replacing_folder
+from amazon_desc.training.module import Prediction
+from tests.conftest import exit_code
+from tests.durability import Disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk(tmp_path / "run")
+    disk.root.mkdir()
+    disk.watch(monkeypatch)
+    return disk
+
+
+# What the stand-in sees
+
+
+def flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def write_and_name(root: Path, *left_out: str, is_folder: bool) -> None:
+    """Writes a file, or a folder with a file in a folder, and leaves some of the flushes out."""
+    source = root / ".tmp-new"
+    file = source / "inner" / "file" if is_folder else source
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("old")
+    if "the file" not in left_out:
+        flush(file)
+    if "the last bytes" in left_out:
+        file.write_text("newer")
+    if is_folder:
+        for name, folder in (("the inner folder", file.parent), ("the folder", source)):
+            if name not in left_out:
+                flush(folder)
+    source.replace(root / "kept")
+    if "the name" not in left_out:
+        flush(root)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "faults"),
+    [
+        ([], []),
+        (["the file"], ["kept{} was not flushed before the rename"]),
+        (["the last bytes"], ["kept{} was not flushed before the rename"]),
+        (["the inner folder"], ["kept/inner was not flushed before the rename"]),
+        (["the folder"], ["kept was not flushed before the rename"]),
+        (["the name"], ["the folder of kept was not flushed after the rename"]),
+    ],
+)
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_what_is_left_out_is_seen(
+    left_out: list[str], faults: list[str], is_folder: bool, disk: Disk
+):
+    write_and_name(disk.root, *left_out, is_folder=is_folder)
+    is_seen = is_folder or "folder" not in "".join(left_out)
+    inside = "/inner/file" if is_folder else ""
+    assert disk.all_faults() == ([fault.format(inside) for fault in faults] if is_seen else [])
+    assert disk.placed == [disk.root / "kept"]
+    assert disk.unplaced() == []
+    (disk.root / "direct").write_text("x")
+    assert disk.unplaced() == ["direct"]
+
+
+def test_a_name_that_a_later_one_hides_is_seen(disk: Disk):
+    write_and_name(disk.root, "the name", is_folder=False)
+    write_and_name(disk.root, is_folder=False)
+    assert disk.all_faults() == ["the folder of kept was not flushed after the rename"]
+
+
+# How each kind of file is written
+
+
+def a_file(root: Path) -> str:
+    with replacing_file(root / "file") as temporary:
+        temporary.write_text("text")
+    return "file"
+
+
+def a_folder(root: Path) -> str:
+    for _ in range(2):  # the second replaces the first
+        with replacing_folder(root / "folder") as temporary:
+            (temporary / "inner" / "empty").mkdir(parents=True)
+            (temporary / "inner" / "a").write_text("a")
+            (temporary / "b").write_text("b")
+    return "folder"
+
+
+def a_checkpoint(root: Path) -> str:
+    files = SealedCheckpointIO()
+    files.save_checkpoint({"state_dict": {"a": torch.ones(9)}}, root / "checkpoints" / "a.ckpt")
+    files.finish()
+    return "checkpoints/a.ckpt"
+
+
+def metrics(root: Path) -> str:
+    write_metrics(root / "metrics.json", "validate", {"loss": 2.0}, {"loss": 1.0})
+    return "metrics.json"
+
+
+def predictions(root: Path) -> str:
+    run, weights = RunFolder(root), root.parent / "weights"
+    weights.write_text("weights")
+    files = PredictionFiles.of(run, Path("titles.txt"))
+    settings = {WEIGHTS: content(str(weights), sha256_of(weights))}
+    written = [Prediction("Blue Mug", Description("A mug.", "stop", 3))]
+    data = SimpleNamespace(titles_file=Path("titles.txt"), num_predicted=0)
+    trainer: Any = SimpleNamespace(default_root_dir=str(root), datamodule=data)
+    callback, module = PredictionFile(), SimpleNamespace()
+    files.begin(settings, 1, 1)
+    callback.setup(trainer, module, "predict")  # pyright: ignore
+    callback.on_predict_start(trainer, module)  # pyright: ignore
+    callback.on_predict_batch_end(trainer, module, written, None, 0)  # pyright: ignore
+    callback.on_predict_end(trainer, module)  # pyright: ignore
+    return "predictions/titles.jsonl"
+
+
+@pytest.mark.parametrize("write", [a_file, a_folder, a_checkpoint, metrics, predictions])
+def test_it_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(
+    write: Callable[[Path], str], disk: Disk
+):
+    name = write(disk.root)
+    assert disk.root / name in disk.placed
+    assert disk.all_faults() == []
+    assert disk.unplaced() == []
+
+
+def test_what_is_cut_off_predictions_is_gone_before_it_is_noted_that_it_is(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+):
+    """Else lines of batches of another size could come back, and be taken for whole batches."""
+    predictions(disk.root)
+    files = PredictionFiles.of(RunFolder(disk.root), Path("titles.txt"))
+    files.path.rename(files.partial)
+    with files.partial.open("ab") as file:
+        file.write(b'{"title": "torn')
+    noted: list[bool] = []
+    note = predictions_module.write_text
+
+    def noting(path: Path, text: str) -> None:
+        noted.append(disk.has(files.partial))
+        note(path, text)
+
+    monkeypatch.setattr(predictions_module, "write_text", noting)
+    settings = read_json(files.settings)["settings"]
+    assert files.begin(settings, 1, 2) == 1
+    assert noted == [True]
+
+
+# A whole run
+
+SMALL = [
+    *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
+    *("--data.num_products", "40", "--data.row_tokens", "256", "--data.num_scored", "2"),
+    *("--data.validation_fraction", "0.1", "--data.test_fraction", "0", "--trainer.max_steps", "2"),
+    *("--trainer.val_check_interval", "1", "--model.max_new_tokens", "2", "--trainer.logger"),
+    *("false", "--checkpoint.every_n_steps", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Disk:
+    """What the disk saw of fit and predict."""
+    disk = Disk(tmp_path_factory.mktemp("durable") / "runs")
+    titles = disk.root.with_name("titles.txt")
+    titles.write_text("Red Mug\n")
+    options = [*SMALL, "--trainer.default_root_dir", str(disk.root / "a")]
+    with pytest.MonkeyPatch.context() as patch:
+        disk.watch(patch)
+        assert exit_code(["fit", *options]) == 0
+        assert exit_code(["predict", *options, "--data.titles", str(titles)]) == 0
+    return disk
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a/checkpoints/step=00000001.ckpt", "a/checkpoints/step=00000002.ckpt", "a/adapter"),
+        *("a/metrics.json", "a/run.json", "a/config.yaml", "a/predictions/titles.jsonl"),
+        *("a/predictions/titles.settings.json", "corpora/*"),
+    ],
+)
+def test_of_a_whole_run_it_is_too(name: str, ended: Disk):
+    assert any(path.match(name) for path in ended.placed)
+    folder = name.removesuffix("/*")
+    assert [fault for fault in ended.all_faults() if folder in fault] == []
+
+
+@pytest.mark.slow
+def test_no_other_file_of_a_run_is_written_without_it(ended: Disk):
+    assert ended.all_faults() == []
+    assert ended.unplaced() == []
