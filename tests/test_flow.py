@@ -17,7 +17,7 @@ ORDER = """
     support.errors support.printing support.files support.locks support.resources support.options
     support.layouts support.digests support.hub
     data.reading.sources data.reading.formats data.reading.records
-    data.cleaning.rules data.cleaning.language data.cleaning.cleaner
+    data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.cleaner
     data.encoding.tokenizer data.encoding.prompts data.encoding.vocabulary data.encoding.words
     data.encoding.encoder data.encoding.markers
     data.corpus.splits data.corpus.pairs data.corpus.workers data.corpus.packing

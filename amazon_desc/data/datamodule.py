@@ -9,6 +9,7 @@ module that trains moves it on.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -240,7 +241,7 @@ class DescriptionData(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
         pairs = [(title, "") for title in self.product_titles[self.num_predicted :]]
-        return self.prompt_loader(pairs)
+        return self.prompt_loader(pairs, self.cleaner.text)
 
     def scoring_loaders(
         self, split: Literal["validation", "test"], num_prompts: int
@@ -250,8 +251,12 @@ class DescriptionData(L.LightningDataModule):
         row_loader = fixed_loader(rows, self.batch_size, self.collate_rows, self.seed)
         return [row_loader, self.prompt_loader(pairs[:num_prompts])]
 
-    def prompt_loader(self, pairs: list[tuple[str, str]]) -> DataLoader[PromptBatch]:
-        return fixed_loader(pairs, self.generation_batch_size, self.collate_prompts, self.seed)
+    def prompt_loader(
+        self, pairs: list[tuple[str, str]], clean: Callable[[str], str] = str
+    ) -> DataLoader[PromptBatch]:
+        """Titles of a corpus are clean, and not cleaned again: `<b>` in one may be text."""
+        collate = functools.partial(self.collate_prompts, clean)
+        return fixed_loader(pairs, self.generation_batch_size, collate, self.seed)
 
     @property
     def opened(self) -> Corpus:
@@ -261,9 +266,11 @@ class DescriptionData(L.LightningDataModule):
     def collate_rows(self, rows: list[Row]) -> RowBatch:
         return collate_rows(rows, self.row_tokens, self.encoder.pad_id, self.loss_on)
 
-    def collate_prompts(self, pairs: list[tuple[str, str]]) -> PromptBatch:
+    def collate_prompts(
+        self, clean: Callable[[str], str], pairs: list[tuple[str, str]]
+    ) -> PromptBatch:
         titles = [title for title, _ in pairs]
-        prompts = self.encoder.prompts([self.cleaner.text(title) for title in titles])
+        prompts = self.encoder.prompts([clean(title) for title in titles])
         references = [reference for _, reference in pairs]
         return collate_prompts(titles, references, prompts, self.encoder.pad_id)
 
@@ -291,7 +298,8 @@ class DescriptionData(L.LightningDataModule):
         if is_fit and self.corpus is not None and state_dict["corpus"] != self.corpus.fingerprint:
             raise UserError(
                 f"the checkpoint was trained on the prepared data {state_dict['corpus']}, this run "
-                f"has {self.corpus.fingerprint}: the data files or --data options have changed. "
-                f"Set them back, or start anew in another --trainer.default_root_dir."
+                f"has {self.corpus.fingerprint}: the data files or --data options have changed, or "
+                f"the version of amazon_desc. Set them back, or start anew in another "
+                f"--trainer.default_root_dir."
             )
         self.num_trained_rows = state_dict["num_trained_rows"]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # Raise it whenever the same files and settings would give other tables.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # This process, which reads, keeps no more of them busy; and PartBound wants fewer than its DELAY.
 MAX_PREPARING_PROCESSES = 8
