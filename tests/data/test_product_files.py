@@ -182,3 +182,19 @@ def test_titles_to_write_for_are_told_apart_from_lines_without_one(
     assert capsys.readouterr().out == "No title at titles.txt, line 2: title is empty\n"
     with pytest.raises(DataError, match="more than 0 records cannot be read"):
         usable_titles(tmp_path / "titles.txt", "title", 0)
+
+
+def test_records_that_may_hold_others_are_told_of_all_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name, lines in (("a.csv", 30), ("b.csv", 50)):
+        text = "A mug.\n" * lines
+        (tmp_path / name).write_text(f'title,content\nMug,"{text}"\nCup,"{text}"\n')
+    reader = reader_of(tmp_path / "a.csv", tmp_path / "b.csv")
+    list(reader)
+    assert str(reader.long_records) == "4, the longest of 51 lines at b.csv, line 2"
+    assert usable_titles(tmp_path / "a.csv", "content", 0) == ["A mug.\n" * 30] * 2
+    assert capsys.readouterr().out == (
+        "Titles that may hold the lines after them: 2, the longest of 31 lines at a.csv, line 2. "
+        "If a quote is not closed there, close it or take it out.\n"
+    )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from amazon_desc.data.corpus.pairs import ProductBatch
 from amazon_desc.data.corpus.selection import PartBound
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
-from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, Meter
+from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, LongRecords, Meter
 from amazon_desc.support.digests import Use
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.printing import say
@@ -27,6 +27,8 @@ from amazon_desc.support.resources import SAMPLE_PRODUCTS
 RECORDS_PER_BATCH = 1_000
 CHARACTERS_PER_BATCH = 1 << 22  # records may be so long that few of them fill the memory
 NUM_FAULTS_SHOWN = 10
+# What is said of records over many lines.
+LONG_REMEDY = "If a quote is not closed there, close it or take it out."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +101,16 @@ def usable_titles(path: Path, title_column: str, max_bad_records: int) -> list[s
     Raises:
         DataError: there are too many of those, or nothing else.
     """
-    bad, titles = BadRecords(max_bad_records), []
-    for record in read_titles(path, title_column):
+    bad, meter, titles = BadRecords(max_bad_records), Meter(), []
+    for record in read_titles(path, title_column, meter):
         if isinstance(record, Fault):
             bad.add(record)
         else:
             titles.append(record)
     for fault in bad.faults:
         say(f"No title at {fault}")
+    if meter.long_records.num:
+        say(f"Titles that may hold the lines after them: {meter.long_records}. {LONG_REMEDY}")
     if not titles:
         raise DataError(
             f"--data.titles {path}: no usable title in it ({bad.counts.total()} records without "
@@ -127,6 +131,7 @@ class RecordReader:
         self.bound = bound
         self.bad = BadRecords(sources.max_bad_records)
         self.num_records = 0
+        self.long_records = LongRecords()
         self.waiting: deque[list[Product]] = deque()
         self.bar = tqdm(
             total=sum(path.stat().st_size for path, _ in sources.files if path.is_file()),
@@ -141,7 +146,7 @@ class RecordReader:
         bounds = iter(self.bound)
         bytes_before = 0
         for path, use in self.sources.files:
-            meter = Meter()
+            meter = Meter(long_records=self.long_records)
             for products in self.batches(path, use, meter):
                 self.waiting.append(products)
                 batch = ProductBatch(
