@@ -1,6 +1,7 @@
 """Reading: every record of every file once, in order, and how far the reading has come."""
 
 import gzip
+import hashlib
 import json
 import zipfile
 from itertools import islice
@@ -18,6 +19,7 @@ from amazon_desc.data.corpus.product_files import (
     ProductFiles,
     RecordReader,
     usable_titles,
+    usable_titles_of,
 )
 from amazon_desc.data.corpus.selection import PartBound
 from amazon_desc.data.corpus.splits import HASH_RANGE
@@ -182,6 +184,24 @@ def test_titles_to_write_for_are_told_apart_from_lines_without_one(
     assert capsys.readouterr().out == "No title at titles.txt, line 2: title is empty\n"
     with pytest.raises(DataError, match="more than 0 records cannot be read"):
         usable_titles(tmp_path / "titles.txt", "title", 0)
+
+
+def test_titles_are_never_taken_for_those_of_a_file_that_replaced_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "titles.txt"
+    path.write_bytes(b"red mug\n")
+    titles = ["red mug"], hashlib.sha256(b"red mug\n").hexdigest()
+    assert usable_titles_of(path, "title", 0) == titles
+
+    def read_and_replace(*arguments: Any) -> list[str]:
+        found = usable_titles(*arguments)
+        path.write_bytes(b"red cup\n")
+        return found
+
+    monkeypatch.setattr(reading, "usable_titles", read_and_replace)
+    with pytest.raises(DataError, match=r"--data\.titles .* was replaced while it was read"):
+        usable_titles_of(path, "title", 0)
 
 
 def test_records_that_may_hold_others_are_told_of_all_files(

@@ -28,7 +28,15 @@ from amazon_desc.data.corpus.tables import PackedRows, open_table
 from amazon_desc.data.corpus.workers import num_cores
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.tokenizer import load_tokenizer, tokenizer_fingerprint
-from amazon_desc.support.digests import KNOWN_FILES, Verify, describe_file, remember, sha256_of
+from amazon_desc.support.digests import (
+    KNOWN_FILES,
+    Verify,
+    describe_file,
+    refuse_replaced,
+    remember,
+    sha256_of,
+)
+from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import (
     empty_folder_removed,
     read_json,
@@ -42,6 +50,7 @@ from amazon_desc.support.printing import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 # Raise it whenever the same files and settings would give other tables.
 FORMAT_VERSION = 3
@@ -105,7 +114,7 @@ def open_or_prepare(
     is what describe_sources says, if that is known already.
 
     Raises:
-        DataError: a file cannot be used, or leaves nothing to train on.
+        DataError: a file cannot be used, leaves nothing to train on, or was replaced meanwhile.
         StorageError: the corpus cannot be written, for example since the disk is full.
     """
     with storage(corpora), empty_folder_removed(corpora):
@@ -118,15 +127,25 @@ def open_or_prepare(
                 corpus = find_whole(folder, verify)  # another process may just have made it
                 if corpus is None:
                     say(f"Preparing {', '.join(settings.sources.train_files)} (kept in {folder})")
-                    encoder = Encoder(
-                        load_tokenizer(tokenizer_folder), settings.prompt, settings.max_seq_length
-                    )
+                    tokenizer = tokenizer_of(tokenizer_folder, identity["tokenizer"])
+                    encoder = Encoder(tokenizer, settings.prompt, settings.max_seq_length)
                     write(settings, encoder, folder, {**identity, "files": files}, num_processes)
                     corpus = find_whole(folder, "changed")
                     assert corpus is not None, f"{folder} was just written"
         remember(files, corpora / KNOWN_FILES)
     say(corpus.summary())
     return corpus
+
+
+def tokenizer_of(folder: Path, fingerprint: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer with this fingerprint, and no other that took its place meanwhile."""
+    tokenizer = load_tokenizer(folder)
+    if tokenizer_fingerprint(folder) != fingerprint:
+        raise UserError(
+            f"--model.backbone {folder}: its tokenizer was replaced while it was read. When it is "
+            f"whole, run the same command again."
+        )
+    return tokenizer
 
 
 def find_prepared(settings: CorpusSettings, tokenizer_folder: Path, corpora: Path) -> Corpus | None:
@@ -176,6 +195,7 @@ def write(
     remove_leftovers(folder)
     with replacing_folder(folder) as temporary:
         report = Preparation(settings, encoder, temporary).run(num_processes).plain()
+        refuse_replaced(identity["files"], folder.parent / KNOWN_FILES)
         tables = {path.name: describe_table(path) for path in sorted(temporary.glob("*.arrow"))}
         lengths = report.pop("lengths")
         quantiles = ("min", "median", "percentile_95", "max")

@@ -19,7 +19,7 @@ from amazon_desc.data.corpus.pairs import ProductBatch
 from amazon_desc.data.corpus.selection import PartBound
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
 from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, LongRecords, Meter
-from amazon_desc.support.digests import Use
+from amazon_desc.support.digests import Use, sha256_of
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.printing import say
 from amazon_desc.support.resources import SAMPLE_PRODUCTS
@@ -119,6 +119,23 @@ def usable_titles(path: Path, title_column: str, max_bad_records: int) -> list[s
     return titles
 
 
+def usable_titles_of(path: Path, title_column: str, max_bad_records: int) -> tuple[list[str], str]:
+    """Reads a file of titles; returns them, and the sha256 of the file that they are from.
+
+    Raises:
+        DataError: as usable_titles, or the file was replaced meanwhile.
+    """
+    before = sha256_of(path) if path.is_file() else None
+    titles = usable_titles(path, title_column, max_bad_records)
+    sha256 = sha256_of(path)
+    if sha256 != before:
+        raise DataError(
+            f"--data.titles {path} was replaced while it was read. When it is whole, run the same "
+            f"command again."
+        )
+    return titles, sha256
+
+
 class RecordReader:
     """Yields the records of all files as batches.
 
@@ -133,8 +150,9 @@ class RecordReader:
         self.num_records = 0
         self.long_records = LongRecords()
         self.waiting: deque[list[Product]] = deque()
+        self.sizes = [path.stat().st_size if path.is_file() else 0 for path, _ in sources.files]
         self.bar = tqdm(
-            total=sum(path.stat().st_size for path, _ in sources.files if path.is_file()),
+            total=sum(self.sizes),
             desc="Preparing",
             unit="B",
             unit_scale=True,
@@ -145,7 +163,7 @@ class RecordReader:
     def __iter__(self) -> Iterator[ProductBatch]:
         bounds = iter(self.bound)
         bytes_before = 0
-        for path, use in self.sources.files:
+        for (path, use), size in zip(self.sources.files, self.sizes, strict=True):
             meter = Meter(long_records=self.long_records)
             for products in self.batches(path, use, meter):
                 self.waiting.append(products)
@@ -157,9 +175,9 @@ class RecordReader:
                 if not batch.is_tested:
                     batch.max_part = next(bounds)
                 yield batch
-                self.bar.n = bytes_before + int(meter.share() * path.stat().st_size)
+                self.bar.n = bytes_before + int(meter.share() * size)
                 self.bar.update(0)
-            bytes_before += path.stat().st_size
+            bytes_before += size
 
     def batches(self, path: Path, use: Use, meter: Meter) -> Iterator[list[Product]]:
         """Yields the products of a file, many at a time."""
