@@ -348,7 +348,7 @@ def with_glued_words(text: str, rng: random.Random) -> str:
 def with_strange_characters(text: str, rng: random.Random) -> str:
     """One control or zero-width character before a space."""
     place = rng.choice([match.start() for match in re.finditer(" ", text)])
-    stray = rng.choice(("\u200b", "\ufeff", "\u00ad", "\x07", "\x1f", "\x92"))
+    stray = rng.choice(("\u200b", "\ufeff", "\u00ad", "\x07", "\x1f", "\x81"))
     return text[:place] + stray + text[place:]
 
 

@@ -9,6 +9,7 @@ module that trains moves it on.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +20,7 @@ from amazon_desc.data.cleaning.cleaner import Cleaner, CleaningSettings
 from amazon_desc.data.corpus.corpus import Corpus, describe_sources, open_or_prepare
 from amazon_desc.data.corpus.packing import Row
 from amazon_desc.data.corpus.preparing import CorpusSettings
-from amazon_desc.data.corpus.product_files import ProductFiles, source_path, usable_titles
+from amazon_desc.data.corpus.product_files import ProductFiles, source_path, usable_titles_of
 from amazon_desc.data.corpus.selection import RepeatedTitles
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.prompts import Frame, PromptSettings
@@ -41,6 +42,7 @@ from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Pairs = list[tuple[str, str]]  # titles and descriptions
 # Loaders of validation and test, in this order.
 ROWS, PROMPTS = 0, 1
 
@@ -166,10 +168,6 @@ class DescriptionData(L.LightningDataModule):
         return find_backbone(self.backbone, self.revision, needs_weights=False)
 
     @functools.cached_property
-    def cleaner(self) -> Cleaner:
-        return Cleaner(self.settings.cleaning)
-
-    @functools.cached_property
     def encoder(self) -> Encoder:
         return Encoder(self.tokenizer, self.settings.prompt, self.max_seq_length, self.frame)
 
@@ -198,10 +196,14 @@ class DescriptionData(L.LightningDataModule):
             )
 
     @functools.cached_property
-    def product_titles(self) -> list[str]:
-        """The titles to predict for, as they are read."""
+    def titles_read(self) -> tuple[list[str], str]:
+        """The titles to predict for, as they are read, and their file's sha256."""
         sources = self.settings.sources
-        return usable_titles(self.titles_file, sources.title_column, sources.max_bad_records)
+        return usable_titles_of(self.titles_file, sources.title_column, sources.max_bad_records)
+
+    @property
+    def product_titles(self) -> list[str]:
+        return self.titles_read[0]
 
     @property
     def titles_file(self) -> Path:
@@ -242,7 +244,7 @@ class DescriptionData(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
         pairs = [(title, "") for title in self.product_titles[self.num_predicted :]]
-        return self.prompt_loader(pairs)
+        return self.prompt_loader(pairs, Cleaner(self.settings.cleaning).text)
 
     def scoring_loaders(
         self, split: Literal["validation", "test"], num_prompts: int
@@ -252,8 +254,14 @@ class DescriptionData(L.LightningDataModule):
         row_loader = fixed_loader(rows, self.batch_size, self.collate_rows, self.seed)
         return [row_loader, self.prompt_loader(pairs[:num_prompts])]
 
-    def prompt_loader(self, pairs: list[tuple[str, str]]) -> DataLoader[PromptBatch]:
-        return fixed_loader(pairs, self.generation_batch_size, self.collate_prompts, self.seed)
+    def prompt_loader(self, pairs: Pairs, clean: Callable[[str], str] = str) -> DataLoader[Any]:
+        # Titles of a corpus are not cleaned again: `<b>` in one may be text.
+        def collate(pairs: Pairs) -> PromptBatch:
+            titles, references = map(list, zip(*pairs, strict=True))
+            prompts = self.encoder.prompts(list(map(clean, titles)))
+            return collate_prompts(titles, references, prompts, self.encoder.pad_id)
+
+        return fixed_loader(pairs, self.generation_batch_size, collate, self.seed)
 
     @property
     def opened(self) -> Corpus:
@@ -262,12 +270,6 @@ class DescriptionData(L.LightningDataModule):
 
     def collate_rows(self, rows: list[Row]) -> RowBatch:
         return collate_rows(rows, self.row_tokens, self.encoder.pad_id, self.loss_on)
-
-    def collate_prompts(self, pairs: list[tuple[str, str]]) -> PromptBatch:
-        titles = [title for title, _ in pairs]
-        prompts = self.encoder.prompts([self.cleaner.text(title) for title in titles])
-        references = [reference for _, reference in pairs]
-        return collate_prompts(titles, references, prompts, self.encoder.pad_id)
 
     @property
     def epoch(self) -> float:
@@ -293,7 +295,8 @@ class DescriptionData(L.LightningDataModule):
         if is_fit and self.corpus is not None and state_dict["corpus"] != self.corpus.fingerprint:
             raise UserError(
                 f"the checkpoint was trained on the prepared data {state_dict['corpus']}, this run "
-                f"has {self.corpus.fingerprint}: the data files or --data options have changed. "
-                f"Set them back, or start anew in another --trainer.default_root_dir."
+                f"has {self.corpus.fingerprint}: the data files or --data options have changed, or "
+                f"the version of amazon_desc. Set them back, or start anew in another "
+                f"--trainer.default_root_dir."
             )
         self.num_trained_rows = state_dict["num_trained_rows"]

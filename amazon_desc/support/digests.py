@@ -7,6 +7,7 @@ turns out to be the same.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,31 @@ def remembered_sha256(path: Path, folder: Path) -> str:
     sha256 = known_sha256(facts, known_files) or sha256_of(path)
     remember([{**facts, "sha256": sha256}], known_files)
     return sha256
+
+
+def refuse_replaced(files: Sequence[dict[str, Any]], known_files: Path) -> None:
+    """Refuses files that are no more what describe_file found, once they have been read.
+
+    What was read of them would be kept under the name of what they were before.
+
+    Raises:
+        DataError: one was replaced or removed meanwhile.
+    """
+    for file in files:
+        path, place = Path(file["path"]), f"--data.{file['use']}_file {file['path']}"
+        try:
+            sha256, facts = sha256_of(path), facts_of(path)
+        except OSError as error:
+            raise DataError(
+                f"{place} could not be read again after it was read: {error}. Put it back, and run "
+                f"the same command again."
+            ) from error
+        if sha256 != file["sha256"]:
+            remember([{**facts, "sha256": sha256}], known_files)  # so that it is known next time
+            raise DataError(
+                f"{place} was replaced while it was read: wanted sha256 {file['sha256'][:12]}, "
+                f"found {sha256[:12]}. When it is whole, run the same command again."
+            )
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,7 +23,8 @@ from amazon_desc.data.corpus.preparing import CorpusSettings
 from amazon_desc.data.corpus.product_files import ProductFiles
 from amazon_desc.data.corpus.splits import split_at, text_hash
 from amazon_desc.data.encoding.prompts import PromptSettings
-from amazon_desc.support.errors import DataError, StorageError
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.support.errors import DataError, StorageError, UserError
 from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
 
 HELD_OUT: tuple[Literal["validation", "test"], ...] = ("validation", "test")
@@ -423,6 +425,90 @@ def test_a_table_that_changed_on_the_disk_is_found_when_asked_for(
     assert bytes_of(whole) == wanted
 
 
+def replaced(path: Path, content: bytes) -> None:
+    """Puts another file in place, as a download or an export does."""
+    other = path.with_name("other")
+    other.write_bytes(content)
+    other.replace(path)
+
+
+@pytest.mark.parametrize("use", ["train", "test"])
+@pytest.mark.parametrize("when", ["before it is read", "while it is read", "removed"])
+def test_a_file_that_is_replaced_after_its_hash_is_never_kept_under_it(
+    train_file: Path,
+    corpora: Path,
+    toy_tokenizer_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    use: str,
+    when: str,
+):
+    tested = [{"title": f"cup w{number}", "content": "It holds a mug."} for number in range(9)]
+    test_file = write_rows(train_file.with_name("tst.jsonl"), tested)
+    more_file = write_rows(train_file.with_name("more.jsonl"), tested)
+    settings = settings_of(more_file, train_file, test_file=str(test_file))
+    path = train_file if use == "train" else test_file
+    before = path.read_bytes()
+    after = before.replace(b"mug.", b"cup.")  # of the same size
+    choose = preparing.choose
+
+    def replace_first(*arguments: Any) -> Any:
+        path.unlink() if when == "removed" else replaced(path, after)
+        return choose(*arguments)
+
+    run = preparing.Preparation.run
+
+    def replace_and_run(self: preparing.Preparation, num_workers: int) -> Any:
+        replaced(path, after)
+        return run(self, num_workers)
+
+    with monkeypatch.context() as patches:
+        if when == "before it is read":
+            patches.setattr(preparing.Preparation, "run", replace_and_run)
+        else:
+            patches.setattr(preparing, "choose", replace_first)
+        message = refusal(settings, toy_tokenizer_folder, corpora)
+    assert message.startswith(f"--data.{use}_file {path} ")
+    assert "run the same command again." in message
+    replaced(path, after)
+    new = prepare(settings, toy_tokenizer_folder, corpora)
+    replaced(path, before)
+    old = prepare(settings, toy_tokenizer_folder, corpora)
+    assert old.fingerprint != new.fingerprint
+    assert bytes_of(old) != bytes_of(new)
+
+
+def test_a_file_whose_known_hash_is_wrong_is_known_after_one_refusal(
+    train_file: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    """Its size and time are those of before, so only reading it tells."""
+    settings = settings_of(train_file)
+    old = prepare(settings, toy_tokenizer_folder, corpora)
+    time_before = train_file.stat().st_mtime_ns
+    train_file.write_bytes(train_file.read_bytes().replace(b"mug.", b"cup."))
+    os.utime(train_file, ns=(time_before, time_before))
+    other = settings_of(train_file, row_tokens=64)
+    with pytest.raises(DataError, match="was replaced while it was read"):
+        prepare(other, toy_tokenizer_folder, corpora)
+    assert folders(corpora) == [old.fingerprint]
+    assert prepare(settings, toy_tokenizer_folder, corpora).fingerprint != old.fingerprint
+
+
+def test_a_tokenizer_that_is_replaced_after_its_hash_is_refused(
+    train_file: Path, corpora: Path, toy_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def replace_and_load(folder: Path) -> Any:
+        text = (folder / "tokenizer.json").read_text()
+        (folder / "tokenizer.json").write_text(text + " ")
+        return load_tokenizer(folder)
+
+    monkeypatch.setattr("amazon_desc.data.corpus.corpus.load_tokenizer", replace_and_load)
+    folder = train_file.with_name("base")
+    shutil.copytree(toy_tokenizer_folder, folder)
+    with pytest.raises(UserError, match="its tokenizer was replaced while it was read"):
+        prepare(settings_of(train_file), folder, corpora)
+    assert not corpora.exists() or folders(corpora) == []
+
+
 def test_the_number_of_processes_changes_no_byte(
     tmp_path: Path, toy_tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -571,7 +657,7 @@ def test_the_format_version_names_these_tables(tmp_path: Path):
     corpus = prepare(settings, TINY_BASE, tmp_path)
     held_out = [corpus.held_out(split).to_list() for split in HELD_OUT]
     content = json.dumps([trained_on(corpus), held_out]).encode()
-    assert (FORMAT_VERSION, hashlib.sha256(content).hexdigest()[:16]) == (2, "bdd237b29db6b9ed")
+    assert (FORMAT_VERSION, hashlib.sha256(content).hexdigest()[:16]) == (3, "bdd237b29db6b9ed")
 
 
 @pytest.mark.slow

@@ -222,6 +222,24 @@ def test_a_title_is_prompted_as_it_was_trained_on(options: dict[str, Any], tmp_p
     assert prompts == [row["input_ids"][: row["num_prompt_tokens"]] for row in table]
 
 
+def test_a_title_that_reads_like_markup_is_scored_as_it_was_trained_on(
+    options: dict[str, Any], tmp_path: Path
+):
+    """Its cleaned title is `The <b> mug w7`: cleaned once more, it would lose the word."""
+    rows = [{"title": f"The &lt;b&gt; mug w{n}", "content": "A mug. A mug."} for n in range(40)]
+    file = tmp_path / "books.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = opened(options, "validate", train_file=str(file))
+    table = data.opened.held_out("validation").select(range(5)).to_list()
+    assert all("<b>" in row["title"] for row in table)
+    prompts = [
+        ids[mask.bool()].tolist()
+        for batch in data.val_dataloader()[PROMPTS]
+        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
+    assert prompts[:5] == [row["input_ids"][: row["num_prompt_tokens"]] for row in table]
+
+
 def test_lines_without_a_title_are_told_and_left_out(
     options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -267,7 +285,8 @@ def test_the_corpus_is_opened_once(options: dict[str, Any], capsys: pytest.Captu
 
 
 def test_a_corpus_of_before_there_were_system_messages_is_found(monkeypatch: pytest.MonkeyPatch):
-    """The name was computed by a version that had no --data.prompt.system."""
+    """The name was computed by a version that had no --data.prompt.system, of format 2."""
+    monkeypatch.setattr("amazon_desc.data.corpus.corpus.FORMAT_VERSION", 2)
     monkeypatch.setattr(
         "amazon_desc.data.corpus.corpus.tokenizer_fingerprint", lambda folder: "b" * 64
     )

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from amazon_desc.data.reading import sources
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
+from amazon_desc.data.reading.sources import Meter
 from amazon_desc.support.errors import DataError
 
 MOG = {"uid": "1", "title": "Mog's Kittens", "content": "A cat's tale.", "target_ind": [1, 2]}
@@ -39,9 +42,6 @@ def zipped(folder: Path, members: dict[str, bytes], name: str = "data.zip") -> P
 
 
 def parquet(folder: Path, columns: dict) -> Path:
-    import pyarrow
-    import pyarrow.parquet
-
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / "data.parquet")
     return folder / "data.parquet"
 
@@ -332,7 +332,6 @@ def test_a_bad_csv_record_is_one_fault_with_its_first_line(
     assert len(records) == 4
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz"])
 @pytest.mark.parametrize(
     "line", [b'3,"Bus,red', b'"3,Bus,red', b'3,Bus,"', b'3,Bus,"a ""red"" one']
 )
@@ -348,24 +347,119 @@ def test_a_bad_csv_record_is_one_fault_with_its_first_line(
     ids=["file", "quotes", "lines", "inch", "far"],
 )
 def test_a_quote_never_closed_costs_its_own_line_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: bytes, end: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, end: bytes
 ):
     """The good lines behind it are at first taken for the rest of its text."""
-    monkeypatch.setattr("amazon_desc.data.reading.formats.LINE_BYTES", 1_000)
+    monkeypatch.setattr("amazon_desc.data.reading.delimited.LINE_BYTES", 1_000)
     lines = [line, b"4,Car,blue", b"5,Mug,red", *end.splitlines()]
     good = [("Car", "blue"), ("Mug", "red"), *csv_pairs(end)]
     data = COMMAS + b"\n".join(lines) + b"\n"
-    path = written(tmp_path, name, data.replace(b",", b"\t") if "tsv" in name else data)
-    records = list(read_products(path))
-    assert records[:3] == [*PRODUCTS, Fault(f"{name}, line 4", "quote not closed")]
+    records = list(read_products(written(tmp_path, "a.csv", data)))
+    assert records[:3] == [*PRODUCTS, Fault("a.csv, line 4", "quote not closed")]
     products = [record for record in records[3:] if isinstance(record, Product)]
-    assert products[0].place == f"{name}, line 5"
+    assert products[0].place == "a.csv, line 5"
     assert [(p.title, p.description) for p in products] == good
     assert len(records) == 3 + len(products)
 
 
 def csv_pairs(data: bytes) -> list[tuple[str, str]]:
     return [(row[1], row[2]) for row in csv.reader(data.decode().splitlines(keepends=True))]
+
+
+TITLES_IN_TABS = b"title\tcontent\n"
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Mug", '"Great product'),
+        ("Mug", '"Great" product, said Mary.'),
+        ('"Great" mug', "of clay"),
+        ('"Great" mug', 'of "clay"'),
+        ("Mug", 'A 12" mug'),
+        ("Mug", '"'),
+        ("Mug", '"Great product"'),
+    ],
+)
+def test_a_quote_in_tsv_is_a_character_like_any(tmp_path: Path, name: str, first: str, second: str):
+    data = f'{first}\t{second}\nCup\tNice, warm\nPot\t12"\n' * 2
+    path = written(tmp_path, name, TITLES_IN_TABS + data.encode())
+    rows = [Product(first, second), Product("Cup", "Nice, warm"), Product("Pot", '12"')]
+    assert list(read_products(path)) == rows * 2
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        ('"title"\t"content"\n"Mug"\t"A mug."\n', [("Mug", "A mug.")]),
+        ('title\tcontent\nMug\t"A ""great"" mug"\n', [("Mug", 'A "great" mug')]),
+        ('title\tcontent\nMug\t"A mug.\nOf clay."\n', [("Mug", "A mug.\nOf clay.")]),
+        ('title\tcontent\nMug\t"A mug.\tOf clay."\n', [("Mug", "A mug.\tOf clay.")]),
+        (
+            'title\tcontent\r\n"Mug, red"\t"Soft, warm"\r\nCup\tA cup\r\n',
+            [("Mug, red", "Soft, warm"), ("Cup", "A cup")],
+        ),
+        (
+            'title\tcontent\n"Bus\tred\nMug\t"A ""great"" mug"\nCup\t"Of\n""clay"""\nPot\tx\n',
+            ["quote not closed", ("Mug", 'A "great" mug'), ("Cup", 'Of\n"clay"'), ("Pot", "x")],
+        ),
+    ],
+    ids=["all", "doubled", "lines", "tab", "Excel", "with a bad line"],
+)
+def test_tsv_that_clearly_quotes_is_read_as_quoted(tmp_path: Path, data: str, wanted: list):
+    found = list(read_products(written(tmp_path, "a.tsv", data.encode())))
+    assert [
+        record.reason if isinstance(record, Fault) else (record.title, record.description)
+        for record in found
+    ] == wanted
+
+
+def test_a_field_that_doubles_quotes_is_quoted_in_any_tsv(tmp_path: Path):
+    data = TITLES_IN_TABS + b'"Loose mug\tx\n"Loose\ty\nCup\t"A ""great"" cup"\n'
+    wanted = [Product('"Loose mug', "x"), Product('"Loose', "y"), Product("Cup", 'A "great" cup')]
+    assert list(read_products(written(tmp_path, "a.tsv", data))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("data", "noted"),
+    [
+        ('title,content\nMug,"Great\nCup,Nice\nPot,12"\n', (1, "a.csv, line 2", 3)),
+        ('uid,title,content\n1,Mug,"Great\n2,Cup,12"\n', (1, "a.csv, line 2", 2)),
+        (
+            'title,content\nMug,"' + "A\n" * 21 + '"\nCup,"' + "B\n" * 40 + '"\n',
+            (2, "a.csv, line 24", 41),
+        ),
+        ('title,content\nMug,"' + "A\n" * 19 + '"\n', (0, "", 0)),
+        ('title,content\nMug,"Soft,\nwarm, light"\n', (0, "", 0)),
+        ('uid,title,content\n1,Mug,"Soft,\nwarm.\nA, b, c"\n', (0, "", 0)),
+        ('content\n"A\nmug"\n', (0, "", 0)),
+    ],
+)
+def test_a_csv_record_that_may_hold_others_is_noted(tmp_path: Path, data: str, noted: tuple):
+    meter = Meter()
+    path = written(tmp_path, "a.csv", data.encode())
+    title = "title" if "title" in data else "content"
+    assert len(list(read_products(path, title, "content", meter=meter))) > 0
+    found = meter.long_records
+    assert (found.num, found.place, found.num_lines) == noted
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])
+def test_two_columns_of_the_name_that_is_asked_for_are_refused(tmp_path: Path, name: str):
+    names = ["title", "content", "x", "x", "content"]
+    if name == "a.parquet":
+        table = pyarrow.Table.from_arrays([pyarrow.array(["Mog"])] * 5, names=names)
+        pyarrow.parquet.write_table(table, tmp_path / name)
+    else:
+        lines = [names, ["Mog"] * 5]
+        mark = "," if name == "a.csv" else "\t"
+        written(tmp_path, name, "".join(mark.join(line) + "\n" for line in lines).encode())
+    message = refusal(read_products, tmp_path / name)
+    assert name in message
+    assert "wanted one column 'content', found 2" in message
+    assert "give the others another name" in message
+    assert list(read_titles(tmp_path / name)) == ["Mog"]
 
 
 def test_lines_in_closed_quotes_are_text_whatever_they_look_like(tmp_path: Path):

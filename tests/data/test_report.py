@@ -10,6 +10,7 @@ import pytest
 from amazon_desc.data.corpus.pairs import ENDINGS, PAIR, TEST, TRAIN, VALIDATION
 from amazon_desc.data.corpus.report import Lengths, Report, shown, summarize
 from amazon_desc.data.reading.records import Product
+from amazon_desc.data.reading.sources import LongRecords
 
 # Lengths
 
@@ -126,6 +127,17 @@ def test_what_does_not_occur_is_not_listed():
     report.add_pairs(np.array([pair(TRAIN, "whole", 30, 10, 20, 80)], PAIR), 1, 64)
     assert report.splits == {"train": 1}
     assert report.endings == {"whole": 1}
+
+
+def test_records_that_may_hold_others_are_told_with_the_way_out():
+    report = a_report()
+    assert "may hold" not in summarize(report.plain(), 64)
+    report.add_long_records(LongRecords(2, "shop.csv, line 12", 1412))
+    lines = summarize(json.loads(json.dumps(report.plain())), 64).splitlines()
+    assert lines[-2:] == [
+        "      may hold the records after them: 2, the longest of 1,412 lines at shop.csv, line 12",
+        "          If a quote is not closed there, close it or take it out.",
+    ]
 
 
 def test_plain_values_survive_json():

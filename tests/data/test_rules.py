@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from amazon_desc.data.cleaning import rules
+from amazon_desc.data.cleaning.markup import remove_tags, unescape_entities, unescape_page
 from amazon_desc.data.cleaning.rules import (
     RULES,
     collapse_white_space,
@@ -16,17 +17,15 @@ from amazon_desc.data.cleaning.rules import (
     is_plain,
     remove_edition_note,
     remove_invisible,
-    remove_tags,
     separate_glued_words,
-    unescape_entities,
 )
 from amazon_desc.data.reading.records import Product, read_products
 
 
 def test_the_rules_run_in_this_order():
     assert list(RULES) == [
-        "entities",
         "tags",
+        "entities",
         "invisible",
         "compose",
         "white_space",
@@ -40,7 +39,13 @@ def test_every_rule_keeps_its_example():
     assert unescape_entities(escaped) == "Café \u2014 R&B; \u201cMog\u201d"
     html = "<p>Soft<br>and <b>warm</b></p><3 in <10 lbs"
     assert remove_tags(html) == " Soft and warm <3 in <10 lbs"
+    no_tags = "Color <red>, a<b and c>d, <head-mounted>"
+    assert remove_tags(no_tags) == no_tags
+    assert unescape_page("&lt;p&gt;Soft&lt;/p&gt; and warm") == "<p>Soft</p> and warm"
+    for mentioned in ("Covers &lt;p&gt; and &lt;/p&gt;", "&lt;p&gt; for beginners"):
+        assert unescape_page(mentioned) == mentioned
     assert remove_invisible("Blue\xadtooth\u200b \x1b") == "Bluetooth "
+    assert remove_invisible("It\x92s") == "It\u2019s"
     assert compose("Cafe\u0301") == "Café"
     assert collapse_white_space(" Soft\n\n and\xa0warm ") == "Soft and warm"
     note = "A joy.--This text refers to theAudio CDedition. New."
@@ -85,11 +90,33 @@ def test_what_only_looks_like_an_entity_stays(text: str):
         ("<ulu>The pipette</ulu>. <o:p>A line</o:p>", "The pipette. A line"),
         ("Soft<!-- <b>note --> and warm", "Soft  and warm"),
         ("A<script>if (a < b) { c() }</script>B<STYLE>p {}</STYLE>C", "A B C"),
-        ("A cut page <script>if (", "A cut page  "),
+        ("<br / ><hr noshade><td nowrap align=left>Mug<a 'x'>", "   Mug"),
+        ("<my-box size='1'>Mug</my-box> <Gift/>card</ul-u>", "Mug card"),
+        ('<st1:place w:st="on">Rome</st1:place>', "Rome"),
+        ("<head lang='en'><title>Shop</title></head><body>Mug", "  Mug"),
+        ("<head><title>Shop</title><body class='a'>Mug", "  Mug"),
     ],
 )
 def test_tags_become_text(text: str, expected: str):
     assert remove_tags(text) == expected
+
+
+@pytest.mark.parametrize("tag", ["<script>", "<style type='a'>", "<HEAD>", "<!--"])
+def test_an_unclosed_tag_takes_only_itself(tag: str):
+    assert remove_tags(f"Covers {tag} and CSS.").split() == ["Covers", "and", "CSS."]
+    assert remove_tags(f"A<!-- note -->B {tag} and {tag} C").split() == ["A", "B", "and", "C"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "For <head-mounted> lamps, <script-like> and <style.css> and <a-b>",
+        "a<b and c>d, <i am here>, <table lamp>, </ b>",
+        "Color <red>, size <m>, <Model name>, <ulu>, <see: below>, <https://x.de>",
+    ],
+)
+def test_only_known_or_closed_tags_are_tags(text: str):
+    assert remove_tags(text) == text
 
 
 @pytest.mark.parametrize(
@@ -101,15 +128,46 @@ def test_a_less_than_sign_stays(text: str):
 
 
 def test_characters_that_nobody_sees_go():
-    text = "\ufeffBlue\xadtooth\u200b \x00re\x1bady\u202e\u2066 \x92\ud800\ufffd\U000e0041 now"
+    text = "\ufeffBlue\xadtooth\u200b \x00re\x1bady\u202e\u2066 \x81\ud800\ufffd\U000e0041 now"
     assert remove_invisible(text) == "Bluetooth ready  now"
     assert remove_invisible("lost \ufffd letter") == "lost  letter"  # the only printable one
 
 
-def test_white_space_stays_when_the_invisible_goes():
-    assert remove_invisible("Soft\xa0and\r\nwarm\tas\u2028wool\x85") == (
-        "Soft\xa0and\r\nwarm\tas\u2028wool\x85"
+def test_a_raw_byte_of_windows_reads_as_its_entity_does():
+    raw = "".join(map(chr, range(0x80, 0xA0)))
+    entities = "".join(f"&#x{code:x};" for code in range(0x80, 0xA0))
+    assert remove_invisible(raw) == remove_invisible(unescape_entities(entities))
+    assert (
+        remove_invisible("\x93It\x92s\x94 \x96 so\x85") == "\u201cIt\u2019s\u201d \u2013 so\u2026"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian "I want"
+        "\u0915\u094d\u200d\u0937 \u0930\u200d\u094d",  # half forms of Hindi and Marathi
+        "\U0001f469\u200d\U0001f469\u200d\U0001f466",  # a family
+        "\U0001f9d1\U0001f3fc\u200d\U0001f4bb \u2764\ufe0f\u200d\U0001f525",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",  # Scotland's
+    ],
+)
+def test_joiners_that_are_spelling_stay(text: str):
+    assert remove_invisible(text) == text
+    assert remove_invisible(f"\u200d\u200c{text}\u200d \u200b{text}\u200c") == f"{text} {text}"
+
+
+def test_joiners_that_join_nothing_go():
+    assert remove_invisible("Blue\u200dtooth\u200c \u200d\U0001f469\u200d mug") == (
+        "Bluetooth \U0001f469 mug"
+    )
+    assert remove_invisible("\u0645\u06cc\u200c\u200b\u200c\u062e") == "\u0645\u06cc\u200c\u062e"
+    assert remove_invisible("\U0001f3f4\U000e0067 a\U000e0067\U000e007f") == "\U0001f3f4 a"
+
+
+def test_white_space_stays_when_the_invisible_goes():
+    text = "Soft\xa0and\r\nwarm\tas\u2028wool"
+    assert remove_invisible(f"{text}\x00") == text
 
 
 def test_white_space_is_single_spaces_inside():
@@ -173,6 +231,11 @@ def test_a_sentence_that_is_no_note_stays(text: str):
         ("(The Times)“A gem.”", "(The Times) “A gem.”"),
         ("for Mrs.Smith,Jones etc.Now", "for Mrs. Smith, Jones etc. Now"),
         ("mail a@b.De.Or call.Now", "mail a@b.De.Or call. Now"),
+        ("feito à mão.Não é seu,É", "feito à mão. Não é seu, É"),
+        ("Żółć jest.Żaden – tak", "Żółć jest. Żaden – tak"),
+        ("Это сделано.Новый товар:Да", "Это сделано. Новый товар: Да"),
+        ("tudo bem.De novo, sim,De", "tudo bem. De novo, sim, De"),
+        ("soft,Info;Pdf", "soft, Info; Pdf"),
     ],
 )
 def test_glued_words_come_apart_where_it_is_sure(text: str, expected: str):
@@ -187,7 +250,8 @@ def test_glued_words_come_apart_where_it_is_sure(text: str, expected: str):
         "e.g.The i.e.A Ph.D.Thesis M.D.President Dr.Seuss St.John Mr.Smith",
         "Node.js ASP.NET .NET Asp.Net vb.Net paint.Net System.Data.Sql std::Vector",
         "Amazon.com Amazon.Com www.Shop.De http://shop.de/Red.Mug?a,B a.B@Shop.Org goo.gl/Mug.Red",
-        "Readme.Txt photo.Jpg C:\\Program.Files\\Mug",
+        "Readme.Txt photo.Jpg config.Yaml data.Json C:\\Program.Files\\Mug",
+        "Amazon.De Amazon.Fr, (Shop.Es) shop.Jp",
         "iPhone PlayStation McDonald WiFi softAnd Yahoo! E!News",
         "2.0.1 3:1 10:30AM 5.1Sound v2.Beta Re:Zero NieR:Automata",
         "O’Hara Qur’An D’Angelo rock'n'Roll",
@@ -252,7 +316,7 @@ def plain_separate_glued_words(text: str) -> str:
 
 
 PLAIN_RULES = {
-    remove_invisible: lambda text: rules._INVISIBLE.sub("", text),
+    remove_invisible: lambda text: "".join(map(remove_invisible, text)),
     compose: lambda text: unicodedata.normalize("NFC", text),
     collapse_white_space: lambda text: " ".join(text.split()),
     separate_glued_words: plain_separate_glued_words,
@@ -289,6 +353,7 @@ def test_no_rule_changes_a_plain_text():
     "piece",
     [
         *("<", "&", "&#", "&amp;", "<script>", "<head><", "<!--", "<a:", "<br ", "</ulu "),
+        *("<br a", "<br/ ", "<ulu>", "</ulu>", "<b x=", "<style><script>", "&lt;p&gt;", "\u200d"),
         *("This text refers to ", " This text refers to the", "--", "a.B", "aa.Bb", "aa.Bb "),
         *(")Aa", "(aa)Bb", "(Aa", "aa@a.Bb", ".Aa", "&Aa", "\u0301\u0323", "\u200b", "\n", "\xa0"),
     ],
@@ -301,7 +366,7 @@ def test_a_hostile_text_takes_no_longer_than_another(piece: str):
         piece + " " * 200_000,
         piece + "a." * 100_000,
     ):
-        for name, rule in RULES.items():
+        for name, rule in (RULES | {"pages": unescape_page}).items():
             start = time.process_time()
             rule(text)
             assert time.process_time() - start < 2, name

@@ -1,15 +1,18 @@
 """A product as it was read -> the same product as plain text on one line, or why it is refused.
 
-Which rules run is chosen here; what each does is in rules.py, and what tells languages apart in
-language.py. Not done here: duplicates are not looked for and nothing is shortened.
+Which rules run is chosen here; what each does is in rules.py and markup.py, and what tells
+languages apart in language.py. Not done here: duplicates are not looked for and nothing is
+shortened.
 """
 
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from amazon_desc.data.cleaning.language import LanguageCheck
+from amazon_desc.data.cleaning.markup import unescape_page
 from amazon_desc.data.cleaning.rules import EDITION_WORDS, RULES, is_plain
 from amazon_desc.data.reading.records import Product
 from amazon_desc.support.errors import UserError
@@ -22,8 +25,10 @@ class CleaningSettings:
 
     Args:
         entities: turn HTML entities into their characters (Caf&eacute;); R&B; is none and stays
-        tags: remove HTML tags, comments, scripts and styles, also of a whole page
-        invisible: remove control characters, soft hyphens, zero-width and direction marks
+        tags: remove HTML tags, comments, scripts and styles, also of a whole page; what is written
+            with entities (&lt;b&gt;) is text and stays, unless the whole page is
+        invisible: remove control characters, soft hyphens, zero-width and direction marks; joiners
+            that are spelling stay
         compose: write a letter and its accent as one character (Unicode NFC)
         white_space: turn every run of white space into one space
         edition_notes: remove "--This text refers to the Paperback edition." and its like
@@ -69,9 +74,11 @@ class Refusal(StrEnum):
     OTHER_LANGUAGE = "other_language"
 
 
-# Taking one thing out may bring another together ("&<b>amp;"); nobody nests deeper than this.
+# Taking one thing out may bring another together ("&\u200bamp;"); nobody nests deeper than this.
 _MAX_ROUNDS = 4
-_MARKUP = re.compile(r"[&<](?=[#!?/\w])")
+_ENTITY = re.compile(r"&(?=[#\w])")
+# Rules that know tags, or clear the way to them; the others run once there is no tag left.
+_MARKUP_RULES = ("invisible", "tags")
 
 # Scripts that put no space between words count a character as a word: Thai to Khmer, kana, Han.
 _UNSPACED = (
@@ -94,26 +101,30 @@ class Cleaner:
 
     def __init__(self, settings: CleaningSettings = CleaningSettings()) -> None:
         self.settings = settings
-        self._rules = [rule for name, rule in RULES.items() if getattr(settings, name)]
+        rules = {name: rule for name, rule in RULES.items() if getattr(settings, name)}
+        self._has_pages = settings.tags and settings.entities
+        self._markup_rules = [rules[name] for name in _MARKUP_RULES if name in rules]
+        self._rules = [rule for name, rule in rules.items() if name != "tags"]
         self._enough_words = re.compile(f"(?:{_WORD}){{{settings.min_words}}}")
         self._language = None if settings.language is None else LanguageCheck(settings.language)
 
     def text(self, text: str) -> str:
-        r"""Applies the rules: plain text on one line, maybe empty; again, it changes nothing.
+        r"""Applies the rules: plain text on one line, maybe empty.
+
+        Again, it changes nothing, except where entities made a text that looks like markup.
 
         "<b>Caf&eacute;</b>\n Mog\u200b" -> "Café Mog"
+        "Covers &lt;b&gt; and CSS"       -> "Covers <b> and CSS"
         """
         if self.settings.white_space:  # line ends are common, and to the rules they are spaces
-            text = text.replace("\n", " ").strip()
+            text = text.replace("\n", " ").strip(" ")
         if is_plain(text):
             return text
-        for _ in range(_MAX_ROUNDS):
-            before = text
-            for rule in self._rules:
-                text = rule(text)
-            if text is before or not _may_hold_more(text):
-                break
-        return text
+        if self._has_pages:
+            text = unescape_page(text)
+        if "<" in text:
+            text = _repeated(self._markup_rules, text)
+        return _repeated(self._rules, text)
 
     def __call__(self, product: Product) -> Product | Refusal:
         title = self.text(product.title)
@@ -145,9 +156,20 @@ def normalize_title(title: str) -> str:
     return " ".join(title.casefold().split())
 
 
+def _repeated(rules: Sequence[Callable[[str], str]], text: str) -> str:
+    for _ in range(_MAX_ROUNDS):
+        before = text
+        for rule in rules:
+            text = rule(text)
+        if text is before or not _may_hold_more(text):
+            break
+    return text
+
+
 def _may_hold_more(text: str) -> bool:
-    has_mark = "&" in text or "<" in text
-    return (has_mark and _MARKUP.search(text) is not None) or EDITION_WORDS in text
+    return (
+        "<" in text or ("&" in text and _ENTITY.search(text) is not None) or EDITION_WORDS in text
+    )
 
 
 def _is_repeated(title: str, description: str) -> bool:

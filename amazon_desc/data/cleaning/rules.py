@@ -1,54 +1,39 @@
 """Text as it was read -> the same text without what a customer never reads: one function a rule.
 
-What the model is shown it learns to write, so entities, tags, a bookshop's boilerplate and
-invisible characters go, and words glued together come apart where that is sure. RULES says in which
-order they run; cleaning.py says which. Every rule is str -> str, and takes time linear in the text.
-Not done here: no text is refused or shortened, and words glued without a mark ("softAnd") stay so.
+What the model is shown it learns to write, so a bookshop's boilerplate and invisible characters go,
+and words glued together come apart where that is sure; HTML is read in markup.py. RULES says in
+which order they run; cleaner.py says which. Every rule is str -> str, and takes time linear in the
+text. Not done here: no text is refused or shortened, and words glued without a mark ("softAnd")
+stay so.
 """
 
-import html
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from html.entities import html5
 from types import MappingProxyType
 
-# `&copy=1` and `AT&T` hold no entity: only what ends in a semicolon is one.
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-_MAX_ESCAPES = 3  # "&amp;amp;#8217;": nobody escapes more often
-
-# In a browser these stand apart from what surrounds them; other tags end no word.
-_BLOCK_NAMES = (
-    "address|article|aside|blockquote|body|br|button|caption|center|dd|details|div|dl|dt|"
-    "fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|header|hr|html|iframe|img|"
-    "input|legend|li|link|main|meta|nav|noscript|object|ol|option|p|param|pre|section|select|"
-    "summary|table|tbody|td|textarea|tfoot|th|thead|title|tr|ul|video"
-)
-_INLINE_NAMES = (
-    "a|abbr|acronym|b|bdi|bdo|big|cite|code|del|dfn|em|embed|font|head|i|ins|kbd|label|mark|"
-    "nobr|q|s|samp|script|small|source|span|strike|strong|style|sub|sup|svg|time|tt|u|var|wbr"
-)
-# Unclosed, these run to the end of the text, as in a browser; so every search ends in a match,
-# and a text full of openings takes no longer than another.
-_UNSEEN = re.compile(
-    r"<(script|style|head)\b[^<>]*>.*?(?:</\1\s*>|(?=<body\b)|\Z)|<!--.*?(?:-->|\Z)",
-    re.DOTALL | re.IGNORECASE,
-)
-_BLOCK_TAG = re.compile(
-    rf"</?(?:{_BLOCK_NAMES})(?:[\s/][^<>]*)?>|<!doctype\b[^<>]*>|<\?xml[^<>]*>", re.IGNORECASE
-)
-_INLINE_TAG = re.compile(
-    rf"</?(?i:{_INLINE_NAMES})(?:[\s/][^<>]*)?>"
-    r"|</?[A-Za-z]\w*:\w[^<>]*>"  # Word's own: <o:p>, <st1:place w:st="on">
-    r"|</?[a-z][a-z0-9]*\s*/?>"  # misspelt: <ulu>
-)
+from amazon_desc.data.cleaning.markup import remove_tags, unescape_entities
 
 # C0 and C1 controls that are no white space, soft hyphen, zero-width and bidirectional marks, the
 # halves of surrogate pairs, tag characters, and U+FFFD, which only says that something was lost.
 _INVISIBLE = re.compile(
-    r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e"
-    r"\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\ufffd-\uffff\U000e0000-\U000e007f]"
+    r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\ud800-\udfff\ufeff\ufff9-\ufffb\ufffd-\uffff\U000e0000-\U000e007f]+"
 )
+# Bytes of Windows' code page 1252 that were read as Latin-1; five of its places are empty.
+_WINDOWS = {
+    byte: bytes([byte]).decode("cp1252")
+    for byte in range(0x80, 0xA0)
+    if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+}
+_WINDOWS_BYTE = re.compile(f"[{''.join(map(chr, _WINDOWS))}]")
+
+# Joiners are spelling in the scripts from Arabic to Mongolian, and make one emoji of several. After
+# a black flag, tag characters say whose it is.
+_JOINERS = "\u200c", "\u200d"
+_JOINED_LETTER = re.compile(r"[\u0600-\u1cff\ua800-\uabff\U00010a00-\U00011fff]")
+_EMOJI = re.compile(r"[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]")
+_FLAG, _FLAG_TAGS = "\U0001f3f4", re.compile(r"[\U000e0020-\U000e007e]+\U000e007f")
 
 # No script piles more marks on a letter (Unicode calls it stream-safe); putting a longer pile into
 # its order takes time that grows with the square of its height.
@@ -59,13 +44,28 @@ EDITION_WORDS = "This text refers to"
 _EDITION = re.compile(rf"{EDITION_WORDS} (?:the|an?\b).{{1,80}}?edition(?: of this title)?\.\s*")
 _DASHES = ("--", "-", "\u2013", "\u2014")
 
+# The letters with a case: Latin, Greek and Cyrillic.
+_CASED = [chr(code) for code in (*range(0x80, 0x530), *range(0x1E00, 0x2000))]
+_CAPITAL = f"[A-Z{''.join(filter(str.isupper, _CASED))}]"
+_SMALL = f"[a-z{''.join(filter(str.islower, _CASED))}]"
 # A capitalised word right after a mark. Two small letters must stand before the mark (or a bracket,
 # a closing quote, three dots), so "e.g.", "Ph.D.", "A.J.Smith", "3:1" and "O’Hara" stay.
 _GLUED = re.compile(
-    r"[.,;:!?)\]”’](?=[A-Z][a-z]|[AI]$|(?<=\))[“‘][A-Z])"
-    r"(?:(?<=[a-z]{2}[.,;:!?\]])|(?<=[)\]”][.,;:!?])|(?<=[a-z]\.{3})|(?<=[.!?][”’])|(?<=\)))"
-    r"(?!(?:Com|Net|Org|Edu|Gov|Info|Uk|Fm|Tv|Js)\b)"
-    r"(?!(?:Txt|Pdf|Docx?|Xlsx?|Jpe?g|Gif|Png|Exe|Zip|Html?|Php|Mp[34]|Wav|Avi)\b)"
+    rf"[.,;:!?)\]”’](?={_CAPITAL}{_SMALL}|[AIÀÉ]$|(?<=\))[“‘]{_CAPITAL})"
+    rf"(?:(?<={_SMALL}{{2}}[.,;:!?\]])|(?<=[)\]”][.,;:!?])|(?<={_SMALL}\.{{3}})|(?<=[.!?][”’])"
+    r"|(?<=\)))"
+)
+# What is glued in a text that is not Latin-1 only; _shape finds the other pairs sooner.
+_PAIR = re.compile(rf"[.,;:!?)\]”’“‘]{_CAPITAL}")
+# The ends of addresses and of files' names, after a full stop. These begin sentences in
+# some language too, so they end an address only after a name: Amazon.De.
+_WORD_OR_ENDING = re.compile(r"(?:De|Fr|Es|Se|Eu|Au|Ca|Co|Ch|Fi|Io|Cl|Ar|Ie|Mx)\b")
+_NAME = re.compile(r"(?<!\w)[A-Z]\w*\Z")
+_ENDING = re.compile(
+    r"(?:Com|Net|Org|Edu|Gov|Info|Biz|Uk|Fm|Tv|Jp|Cn|Nl|Pl|Ru|Br|Cz|Dk|Pt|Nz|Za|Js|Php|Py|Cpp|Sql|"
+    r"Txt|Pdf|Docx?|Xlsx?|Pptx?|Odt|Rtf|Csv|Tsv|Json|Ya?ml|Xml|Toml|Ini|Cfg|Html?|Css|Epub|Mobi|"
+    r"Jpe?g|Gif|Png|Bmp|Svg|Webp|Tiff?|Psd|Stl|Dwg|Mp[34]|Wav|Avi|Mkv|Flac|Ogg|"
+    r"Exe|Dll|Zip|Rar|Gz|Iso|Apk)\b"
 )
 # "(Re)Make" and "(TM)Wire" are one word; "(June)Copyright" is what half of the book reviews say.
 _ONE_WORD = re.compile(r"\([A-Za-z-]{1,30}\)(?!Copyright)")
@@ -79,7 +79,7 @@ def _kind(byte: int) -> str:
     if character in ".,;:!?)]":
         return "."
     if character.isprintable() and character != " ":
-        return "A" if "A" <= character <= "Z" else "a"
+        return "A" if character.isupper() else "a"
     return " " if character == " " else "\n"
 
 
@@ -94,44 +94,29 @@ def _shape(text: str) -> bytes:
     return text.encode("latin-1", "replace").translate(_KINDS)
 
 
-def _unescape_entity(match: re.Match[str]) -> str:
-    entity = match[0]
-    # html.unescape would read "&notit;" as "&not" and "it;".
-    is_known = entity[1] == "#" or entity[1:] in html5
-    return html.unescape(entity) if is_known else entity
-
-
-def unescape_entities(text: str) -> str:
-    """Entities become their characters; what only looks like one stays.
-
-    "Caf&eacute; &#151; R&B; &amp;#8220;Mog&amp;#8221;" -> "Café — R&B; “Mog”"
-    """
-    for _ in range(_MAX_ESCAPES):
-        if "&" not in text:
-            break
-        text = _ENTITY.sub(_unescape_entity, text)
-    return text
-
-
-def remove_tags(text: str) -> str:
-    """HTML becomes its text; `<` before a number, a space or a capitalised unknown name stays.
-
-    "<p>Soft<br>and <b>warm</b></p><3 in <10 lbs" -> " Soft and warm <3 in <10 lbs"
-    """
-    if "<" not in text:
-        return text
-    text = _UNSEEN.sub(" ", text)
-    text = _BLOCK_TAG.sub(" ", text)
-    return _INLINE_TAG.sub("", text)
+def _needed(match: re.Match[str]) -> str:
+    """What stays of a run of invisible characters: a joiner that joins, the tags of a flag."""
+    run, text = match[0], match.string
+    before, after = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
+    if before == _FLAG and (tags := _FLAG_TAGS.match(run)):
+        return tags[0]
+    joiner = next((character for character in run if character in _JOINERS), "")
+    is_spelling = _JOINED_LETTER.match(before) and _JOINED_LETTER.match(after)
+    is_emoji = joiner == "\u200d" and _EMOJI.match(before) and _EMOJI.match(after)
+    return joiner if is_spelling or is_emoji else ""
 
 
 def remove_invisible(text: str) -> str:
     r"""Characters that nobody sees go; white space stays for the rule that collapses it.
 
-    "Blue\xadtooth\u200b \x1b" -> "Bluetooth "
+    Joiners stay where they are spelling, and a raw byte of Windows becomes what it stands for.
+
+    "Blue\xadtooth\u200b \x1b", "It\x92s" -> "Bluetooth ", "It’s"
     """
-    is_clean = text.isprintable() and "\ufffd" not in text  # U+FFFD counts as printable
-    return text if is_clean else _INVISIBLE.sub("", text)
+    if text.isprintable() and "\ufffd" not in text:  # U+FFFD counts as printable
+        return text
+    text = _WINDOWS_BYTE.sub(lambda match: _WINDOWS[ord(match[0])], text)
+    return _INVISIBLE.sub(_needed, text)
 
 
 def _lower_piles(match: re.Match[str]) -> str:
@@ -181,8 +166,18 @@ def remove_edition_note(text: str) -> str:
     return " ".join(filter(None, (*map(_without_dash, before), last))).strip()
 
 
+def _ends_address(word: str, place: int) -> bool:
+    """Amazon.De, config.Yaml: what follows the full stop belongs to what is before it."""
+    if _ENDING.match(word, place + 1):
+        return True
+    is_ending = _WORD_OR_ENDING.match(word, place + 1)
+    return is_ending is not None and _NAME.search(word, max(0, place - 40), place) is not None
+
+
 def _separate(match: re.Match[str]) -> str:
     mark, word = match[0], match.string
+    if mark == "." and _ends_address(word, match.start()):
+        return mark
     if mark == ")":
         opening = word.rfind("(", max(0, match.start() - 40), match.start())
         if opening >= 0 and _ONE_WORD.match(word, opening):
@@ -197,21 +192,31 @@ def separate_glued_words(text: str) -> str:
     -> "A joy. The second, soft, Warm (feet.) Package at www.A.Com, Ph.D., Node.js, softAnd"
     """
     shape = _shape(text)
-    pieces, done, place = [], 0, shape.find(b".A")
+    # A capital may be none of Latin-1.
+    is_hidden = b".." in shape and not text.isascii()
+    pieces, done, place = [], 0, _find_pair(text, shape, is_hidden, 0)
     while place >= 0:
         start = text.rfind(" ", done, place) + 1 or done
         end = text.find(" ", place)
         word = text[start : end if end >= 0 else len(text)]
         pieces += (text[done:start], word if _ADDRESS.search(word) else _GLUED.sub(_separate, word))
         done = start + len(word)
-        place = shape.find(b".A", done)
+        place = _find_pair(text, shape, is_hidden, done)
     return "".join((*pieces, text[done:])) if pieces else text
+
+
+def _find_pair(text: str, shape: bytes, is_hidden: bool, start: int) -> int:
+    """Where the next mark with a capital after it is; -1: nowhere."""
+    if not is_hidden:
+        return shape.find(b".A", start)
+    pair = _PAIR.search(text, start)
+    return pair.start() if pair else -1
 
 
 RULES: Mapping[str, Callable[[str], str]] = MappingProxyType(
     {
-        "entities": unescape_entities,
         "tags": remove_tags,
+        "entities": unescape_entities,
         "invisible": remove_invisible,
         "compose": compose,
         "white_space": collapse_white_space,

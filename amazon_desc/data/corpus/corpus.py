@@ -29,7 +29,15 @@ from amazon_desc.data.corpus.workers import num_cores
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.prompts import Frame
 from amazon_desc.data.encoding.tokenizer import load_tokenizer, tokenizer_fingerprint
-from amazon_desc.support.digests import KNOWN_FILES, Verify, describe_file, remember, sha256_of
+from amazon_desc.support.digests import (
+    KNOWN_FILES,
+    Verify,
+    describe_file,
+    refuse_replaced,
+    remember,
+    sha256_of,
+)
+from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import (
     empty_folder_removed,
     read_json,
@@ -43,9 +51,10 @@ from amazon_desc.support.printing import say
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 # Raise it whenever the same files and settings would give other tables.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # This process, which reads, keeps no more of them busy; and PartBound wants fewer than its DELAY.
 MAX_PREPARING_PROCESSES = 8
@@ -108,7 +117,7 @@ def open_or_prepare(
     when a run began, where it is not the same every day.
 
     Raises:
-        DataError: a file cannot be used, or leaves nothing to train on.
+        DataError: a file cannot be used, leaves nothing to train on, or was replaced meanwhile.
         StorageError: the corpus cannot be written, for example since the disk is full.
     """
     with storage(corpora), empty_folder_removed(corpora):
@@ -121,7 +130,7 @@ def open_or_prepare(
                 corpus = find_whole(folder, verify)  # another process may just have made it
                 if corpus is None:
                     say(f"Preparing {', '.join(settings.sources.train_files)} (kept in {folder})")
-                    tokenizer = load_tokenizer(tokenizer_folder)
+                    tokenizer = tokenizer_of(tokenizer_folder, identity["tokenizer"])
                     encoder = Encoder(tokenizer, settings.prompt, settings.max_seq_length, frame)
                     write(settings, encoder, folder, {**identity, "files": files}, num_processes)
                     corpus = find_whole(folder, "changed")
@@ -129,6 +138,17 @@ def open_or_prepare(
         remember(files, corpora / KNOWN_FILES)
     say(corpus.summary())
     return corpus
+
+
+def tokenizer_of(folder: Path, fingerprint: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer with this fingerprint, and no other that took its place meanwhile."""
+    tokenizer = load_tokenizer(folder)
+    if tokenizer_fingerprint(folder) != fingerprint:
+        raise UserError(
+            f"--model.backbone {folder}: its tokenizer was replaced while it was read. When it is "
+            f"whole, run the same command again."
+        )
+    return tokenizer
 
 
 def find_prepared(
@@ -185,6 +205,7 @@ def write(
     remove_leftovers(folder)
     with replacing_folder(folder) as temporary:
         report = Preparation(settings, encoder, temporary).run(num_processes).plain()
+        refuse_replaced(identity["files"], folder.parent / KNOWN_FILES)
         tables = {path.name: describe_table(path) for path in sorted(temporary.glob("*.arrow"))}
         lengths = report.pop("lengths")
         quantiles = ("min", "median", "percentile_95", "max")

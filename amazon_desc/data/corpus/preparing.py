@@ -158,6 +158,7 @@ class Preparation:
         report.refused.update(dropped)
         report.num_records = self.reader.num_records
         report.bad, report.faults = self.reader.bad.counts, self.reader.bad.faults
+        report.add_long_records(self.reader.long_records)
         chosen = pairs[kept]
         refuse_empty_splits(settings, report, chosen["split"])
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from amazon_desc.data.corpus.pairs import ProductBatch
 from amazon_desc.data.corpus.selection import PartBound
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
-from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, Meter
-from amazon_desc.support.digests import Use
+from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, LongRecords, Meter
+from amazon_desc.support.digests import Use, sha256_of
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.printing import say
 from amazon_desc.support.resources import SAMPLE_PRODUCTS
@@ -27,6 +27,8 @@ from amazon_desc.support.resources import SAMPLE_PRODUCTS
 RECORDS_PER_BATCH = 1_000
 CHARACTERS_PER_BATCH = 1 << 22  # records may be so long that few of them fill the memory
 NUM_FAULTS_SHOWN = 10
+# What is said of records over many lines.
+LONG_REMEDY = "If a quote is not closed there, close it or take it out."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +101,39 @@ def usable_titles(path: Path, title_column: str, max_bad_records: int) -> list[s
     Raises:
         DataError: there are too many of those, or nothing else.
     """
-    bad, titles = BadRecords(max_bad_records), []
-    for record in read_titles(path, title_column):
+    bad, meter, titles = BadRecords(max_bad_records), Meter(), []
+    for record in read_titles(path, title_column, meter):
         if isinstance(record, Fault):
             bad.add(record)
         else:
             titles.append(record)
     for fault in bad.faults:
         say(f"No title at {fault}")
+    if meter.long_records.num:
+        say(f"Titles that may hold the lines after them: {meter.long_records}. {LONG_REMEDY}")
     if not titles:
         raise DataError(
             f"--data.titles {path}: no usable title in it ({bad.counts.total()} records without "
             f"one). Write one title a line."
         )
     return titles
+
+
+def usable_titles_of(path: Path, title_column: str, max_bad_records: int) -> tuple[list[str], str]:
+    """Reads a file of titles; returns them, and the sha256 of the file that they are from.
+
+    Raises:
+        DataError: as usable_titles, or the file was replaced meanwhile.
+    """
+    before = sha256_of(path) if path.is_file() else None
+    titles = usable_titles(path, title_column, max_bad_records)
+    sha256 = sha256_of(path)
+    if sha256 != before:
+        raise DataError(
+            f"--data.titles {path} was replaced while it was read. When it is whole, run the same "
+            f"command again."
+        )
+    return titles, sha256
 
 
 class RecordReader:
@@ -127,9 +148,11 @@ class RecordReader:
         self.bound = bound
         self.bad = BadRecords(sources.max_bad_records)
         self.num_records = 0
+        self.long_records = LongRecords()
         self.waiting: deque[list[Product]] = deque()
+        self.sizes = [path.stat().st_size if path.is_file() else 0 for path, _ in sources.files]
         self.bar = tqdm(
-            total=sum(path.stat().st_size for path, _ in sources.files if path.is_file()),
+            total=sum(self.sizes),
             desc="Preparing",
             unit="B",
             unit_scale=True,
@@ -140,8 +163,8 @@ class RecordReader:
     def __iter__(self) -> Iterator[ProductBatch]:
         bounds = iter(self.bound)
         bytes_before = 0
-        for path, use in self.sources.files:
-            meter = Meter()
+        for (path, use), size in zip(self.sources.files, self.sizes, strict=True):
+            meter = Meter(long_records=self.long_records)
             for products in self.batches(path, use, meter):
                 self.waiting.append(products)
                 batch = ProductBatch(
@@ -152,9 +175,9 @@ class RecordReader:
                 if not batch.is_tested:
                     batch.max_part = next(bounds)
                 yield batch
-                self.bar.n = bytes_before + int(meter.share() * path.stat().st_size)
+                self.bar.n = bytes_before + int(meter.share() * size)
                 self.bar.update(0)
-            bytes_before += path.stat().st_size
+            bytes_before += size
 
     def batches(self, path: Path, use: Use, meter: Meter) -> Iterator[list[Product]]:
         """Yields the products of a file, many at a time."""

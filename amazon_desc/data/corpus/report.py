@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from amazon_desc.data.corpus.pairs import ENDINGS, NUM_REFUSALS_SHOWN, TRAIN
+from amazon_desc.data.corpus.product_files import LONG_REMEDY
 from amazon_desc.data.corpus.splits import SPLITS
 from amazon_desc.data.reading.records import Product
+from amazon_desc.data.reading.sources import LongRecords
 from amazon_desc.support.printing import printable
 
 CHARACTERS_SHOWN = 80
@@ -73,6 +75,10 @@ class Report:
     """records that cannot be read, by reason"""
     faults: list[str] = field(default_factory=list)
     """the first of them, with their places"""
+    num_long_records: int = 0
+    """records of a CSV or TSV file that may hold the records after them"""
+    long_records: str | None = None
+    """how many, and where the longest is"""
     refused: Counter[str] = field(default_factory=Counter)
     """records that are not learnt from, by reason"""
     refused_examples: dict[str, list[str]] = field(default_factory=dict)
@@ -106,6 +112,10 @@ class Report:
             examples = self.refused_examples.setdefault(reason, [])
             for number in numbers[: NUM_REFUSALS_SHOWN - len(examples)]:
                 examples.append(shown(products[number]))
+
+    def add_long_records(self, found: LongRecords) -> None:
+        self.num_long_records = found.num
+        self.long_records = str(found) if found.num else None
 
     def add_pairs(
         self,
@@ -175,7 +185,11 @@ def summarize(report: dict[str, Any], row_tokens: int) -> str:
         )
     for reason, number in report["bad"].items():
         lines.append(f"      cannot be read: {number:,} × {reason}")
-    return "\n".join([*lines, *(f"          {fault}" for fault in report["faults"])])
+    lines += (f"          {fault}" for fault in report["faults"])
+    if report.get("long_records"):  # old reports know of none
+        lines.append(f"      may hold the records after them: {report['long_records']}")
+        lines.append(f"          {LONG_REMEDY}")
+    return "\n".join(lines)
 
 
 def leaks(report: dict[str, Any]) -> Iterator[str]:

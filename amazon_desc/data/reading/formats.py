@@ -1,23 +1,21 @@
 """A file -> its records as (place, {column: value}), or a Fault for each that cannot be read.
 
-Reads JSON lines, one JSON array, CSV, TSV and Parquet. Everything streams, and no record of more
-than LINE_BYTES is held (of Parquet, a page is). Columns that cannot be read at all raise DataError.
-What a product is, is not known here.
+Reads JSON lines, one JSON array and Parquet here, CSV and TSV in delimited.py. Everything streams,
+and no record of more than LINE_BYTES is held (of Parquet, a page is). Columns that cannot be read
+at all raise DataError. What a product is, is not known here.
 """
 
 import codecs
-import csv
 import json
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
 
+from amazon_desc.data.reading.delimited import delimited_rows, refuse_twins
 from amazon_desc.data.reading.sources import (
     BOM,
     BUFFER_BYTES,
@@ -27,6 +25,7 @@ from amazon_desc.data.reading.sources import (
     TRAIN_MEMBER,
     Fault,
     Meter,
+    RawRecord,
     Source,
     open_source,
     split_lines,
@@ -36,22 +35,10 @@ from amazon_desc.support.errors import DataError
 # A text may stand once in a Parquet file and in all its records: so many are in memory at once.
 PARQUET_RECORDS = 256
 TEXT_TOO_LONG = "text too long"
-QUOTE_NOT_CLOSED = "quote not closed"
-
-# Stands for a carriage return while the csv module reads, which ends a line at one outside of
-# quotes. A record with a NUL of its own is a Fault.
-_RETURN = b"\0"
 
 # Finds where an element of an array ends; whether it is valid is not decided by it.
 _ELEMENT = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
 _SPACE, _MARK = " \t\n\r", re.compile(r"[ \t\n\r]*([],])[ \t\n\r]*")
-
-
-class RawRecord(NamedTuple):
-    """A record as it stands in its file: a column that the record lacks is no key."""
-
-    place: str
-    values: dict[str, object]
 
 
 def read_records(
@@ -61,9 +48,10 @@ def read_records(
     if path.suffix.lower() == ".parquet":
         yield from _parquet_rows(path, columns, meter or Meter())
         return
+    meter = meter or Meter()
     with open_source(path, member, meter) as source:
         if source.suffix in (".csv", ".tsv"):
-            yield from _csv_rows(source, "\t" if source.suffix == ".tsv" else ",")
+            yield from delimited_rows(source, columns, meter.long_records)
         elif _is_array(source):
             yield from _array_rows(source)
         else:
@@ -156,88 +144,6 @@ def _mark_after(text: str, start: int) -> re.Match[str] | None:
     return _MARK.match(text, end) if end - start <= LINE_BYTES else None
 
 
-class _CsvLines:
-    """Decoded lines for the csv module; those of the current record, and what was wrong in them."""
-
-    def __init__(self, source: Source):
-        self._lines = split_lines(source)
-        self._again: deque[tuple[int, bytes | None]] = deque()
-        self.record: list[tuple[int, bytes | None]] = []
-        self.flaw = ""
-        self.has_return = False
-
-    def __iter__(self) -> Iterator[str]:
-        record, again, num_bytes = self.record, self._again, 0
-        while numbered := again.popleft() if again else next(self._lines, None):
-            num_bytes = num_bytes if record else 0
-            record.append(numbered)
-            line = numbered[1]
-            if line is None or num_bytes + len(line) > LINE_BYTES:
-                raise csv.Error(LINE_TOO_LONG)
-            num_bytes += len(line)
-            if b"\0" in line:
-                self.flaw = "NUL character"
-            if b"\r" in line:
-                self.has_return = True
-                line = line.rstrip(b"\r").replace(b"\r", _RETURN)
-            try:
-                yield line.decode() + "\n"
-            except UnicodeDecodeError:
-                self.flaw = NOT_UTF8
-                yield line.decode(errors="replace") + "\n"
-
-    def give_up(self) -> str:
-        """Says why the record cannot be used; its lines but the first are read once more.
-
-        A quote that is not closed takes the good lines after it into its record.
-        """
-        self._again.extendleft(reversed(self.record[1:]))
-        if len(self.record) > 1:
-            return QUOTE_NOT_CLOSED
-        return LINE_TOO_LONG if self.record[0][1] is None else self.flaw or "not valid CSV"
-
-
-def _csv_rows(source: Source, delimiter: str) -> Iterator[RawRecord | Fault]:
-    header: list[str] | None = None
-    for place, row in _csv_records(source, delimiter):
-        if header is None:
-            if isinstance(row, str):
-                raise DataError(f"{place}: the line that names the columns cannot be read: {row}.")
-            header = row if "".join(row).strip() else None
-        elif isinstance(row, str):
-            yield Fault(place, row)
-        elif len(row) > len(header):
-            yield Fault(place, "more fields than columns")
-        else:
-            yield RawRecord(place, dict(zip(header, row, strict=False)))
-
-
-def _csv_records(source: Source, delimiter: str) -> Iterator[tuple[str, list[str] | str]]:
-    """Yields (place of the first line, fields or the reason why there are none)."""
-    lines = _CsvLines(source)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    while True:
-        lines.record.clear()
-        lines.flaw = ""
-        # The limit belongs to the whole process: others find it as they left it.
-        limit = csv.field_size_limit(LINE_BYTES)
-        try:
-            row = next(reader, None)
-            flaw = lines.flaw
-        except csv.Error:
-            row, flaw = [], lines.give_up()
-            reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        finally:
-            csv.field_size_limit(limit)
-        if row is None:
-            return
-        if lines.has_return:
-            lines.has_return = False
-            row = [text.replace("\0", "\r") for text in row]
-        if row or flaw:
-            yield f"{source.name}, line {lines.record[0][0]}", flaw or row
-
-
 def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[RawRecord | Fault]:
     import pyarrow
     import pyarrow.parquet
@@ -245,6 +151,7 @@ def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[
     try:
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
+            refuse_twins(str(path), schema.names, columns)
             wanted = [column for column in columns if column in schema.names]
             for column in wanted:
                 if not _is_text(kind := schema.field(column).type):

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.data.reading.formats import RawRecord, read_records
+from amazon_desc.data.reading.formats import read_records
 from amazon_desc.data.reading.sources import (
     LINE_TOO_LONG,
     NOT_UTF8,
@@ -20,6 +20,7 @@ from amazon_desc.data.reading.sources import (
     TRAIN_MEMBER,
     Fault,
     Meter,
+    RawRecord,
     check_file,
     open_source,
     split_lines,
@@ -63,7 +64,8 @@ def read_products(
 
     Raises:
         DataError: at once for a file that is missing, empty or of an unknown format; at the first
-            record for missing columns; where the reader meets it for damage.
+            record for columns that are missing or there twice; where the reader meets it for
+            damage.
     """
     path = Path(path)
     check_file(path, SUPPORTED)
@@ -72,7 +74,9 @@ def read_products(
     return _checked(path, rows, options, _product)
 
 
-def read_titles(path: Path, title_column: str = "title") -> Iterator[str | Fault]:
+def read_titles(
+    path: Path, title_column: str = "title", meter: Meter | None = None
+) -> Iterator[str | Fault]:
     """Yields one title or Fault for every record of a file, in the file's order.
 
     Reads what read_products reads, and .txt with a title on every line. An empty title is a
@@ -87,7 +91,7 @@ def read_titles(path: Path, title_column: str = "title") -> Iterator[str | Fault
     check_file(path, (".txt", *SUPPORTED))
     if path.suffix.lower() == ".txt":
         return _text_titles(path)
-    rows = read_records(path, [title_column])
+    rows = read_records(path, [title_column], meter=meter)
     return _checked(path, rows, {"title": title_column}, _title)
 
 

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -43,12 +43,37 @@ class Fault:
     reason: str  # "not valid JSON"
 
 
+class RawRecord(NamedTuple):
+    """A record as it stands in its file: a column that the record lacks is no key."""
+
+    place: str
+    values: dict[str, object]
+
+
+@dataclass
+class LongRecords:
+    """Counts records of a CSV or TSV file that may hold the records after them."""
+
+    num: int = 0
+    place: str = ""  # of the longest
+    num_lines: int = 0  # of the longest
+
+    def add(self, place: str, num_lines: int) -> None:
+        self.num += 1
+        if num_lines > self.num_lines:
+            self.place, self.num_lines = place, num_lines
+
+    def __str__(self) -> str:
+        return f"{self.num:,}, the longest of {self.num_lines:,} lines at {self.place}"
+
+
 @dataclass
 class Meter:
-    """Tells how far a file has been read; whoever opens the file sets it."""
+    """Tells how far a file has been read, and what is odd in it; whoever reads it sets this."""
 
     share: Callable[[], float] = lambda: 0.0
     """what has been read of the file as it lies on the disk, 0 to 1"""
+    long_records: LongRecords = field(default_factory=LongRecords)
 
 
 class Source(NamedTuple):

@@ -134,7 +134,7 @@ def prediction_settings(
     identity, sources = model.identity(data), data.settings.sources
     cleaning = asdict(data.settings.cleaning)
     return {
-        "--data.titles": content(str(data.titles_file), sha256_of(data.titles_file)),
+        "--data.titles": content(str(data.titles_file), data.titles_read[1]),
         "--data.title_column": sources.title_column,
         **{f"--data.cleaning.{rule}": value for rule, value in cleaning.items()},
         "--data.prompt.template": identity.template,
