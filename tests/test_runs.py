@@ -196,6 +196,28 @@ def test_a_whole_epoch_ends_with_every_row_trained_on_once(call) -> None:
     assert list(epochs.values()) == sorted(epochs.values())
 
 
+@pytest.mark.slow
+def test_a_shop_with_40_products_can_train_and_is_scored(
+    tmp_path: Path, call: Callable[..., RunFolder]
+) -> None:
+    shop = tmp_path / "shop.csv"
+    with shop.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["title", "content"])
+        writer.writerows([f"Oak Desk No. {n}", f"Desk {n} lasts for long."] for n in range(40))
+    options = ("shop", "--data.train_file", str(shop), "--data.validation_fraction", "0.01")
+    options += ("--data.test_fraction", "0.01")
+    run = call("fit", *options)
+    assert (run.adapter / ADAPTER_WEIGHTS).is_file()
+    assert len(scalars(run)["validation/loss"]) == 1
+    for command in ("validate", "test"):
+        call(command, *options)
+    scores = json.loads((run.path / "metrics.json").read_text())
+    assert set(scores) == {"validate", "test"}
+    for of in scores.values():
+        assert 0 < of["tuned"]["loss"] < of["base"]["loss"]
+
+
 # validate and test
 
 

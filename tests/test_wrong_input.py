@@ -68,6 +68,7 @@ FILES = {
     "columns.jsonl": b'{"name": "Desk", "text": "Of oak."}\n' * 3,
     "columns.csv": b"name,text\nDesk,Of oak.\n",
     "alpaca.jsonl": b'{"instruction": "Describe", "input": "Desk", "output": "Of oak."}\n',
+    "one.jsonl": GOOD % 1,
     "useless.jsonl": b'{"title": "Desk", "content": ""}\n' * 4,
     "words.docx": b"PK",
     "broken.json.gz": b"\x1f\x8b\x08\x00 and then nothing of the kind",
@@ -408,6 +409,20 @@ def table(cases: list[Case]) -> pytest.MarkDecorator:
 
 
 Refused = Callable[[Case, list[str]], str]
+
+
+@pytest.mark.usefixtures("place")
+def test_a_fit_that_has_nothing_to_validate_on_is_refused_before_the_base_is_loaded(
+    capfd: pytest.CaptureFixture[str],
+):
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", "quickstart.yaml", "--data.train_file", "one.jsonl"])
+    assert exit_.value.code == 3
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "amazon_desc: --data.train_file one.jsonl: no usable product for validation: 1 records "
+        "read, 1 usable. Name a file with more titles and descriptions, or train without: "
+        "--data.validation_fraction 0."
+    )
 
 
 @table(OPTIONS)

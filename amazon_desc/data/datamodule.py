@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 Pairs = list[tuple[str, str]]  # titles and descriptions
 # Loaders of validation and test, in this order.
 ROWS, PROMPTS = 0, 1
-
 # Written for at each validation during training, so that progress can be read as text.
 NUM_TEXT_SAMPLES = 3
 
@@ -66,7 +65,7 @@ class DescriptionData(L.LightningDataModule):
         num_products: use only this many products, a part that stays the same; null: all
         max_bad_records: stop when more records than this cannot be read
         validation_fraction: share of all titles that validation holds out, chosen by their hash
-        test_fraction: share of all titles that test holds out, chosen by their hash
+        test_fraction: share of all titles that test holds out; of both at least one, if not 0
         num_scored: held-out products that validate and test score; always the same ones
         prompt: how a title is put to the model
         max_seq_length: tokens of one example: prompt, description and end token
@@ -194,12 +193,13 @@ class DescriptionData(L.LightningDataModule):
                 files=self.source_files,
                 frame=self.encoder.prompter.dated_frame,
             )
+            self.corpus.refuse_empty(self.settings, stage)
 
     @functools.cached_property
     def titles_read(self) -> tuple[list[str], str]:
         """The titles to predict for, as they are read, and their file's sha256."""
-        sources = self.settings.sources
-        return usable_titles_of(self.titles_file, sources.title_column, sources.max_bad_records)
+        of = self.settings.sources
+        return usable_titles_of(self.titles_file, of.title_column, of.max_bad_records)
 
     @property
     def product_titles(self) -> list[str]:
@@ -220,7 +220,7 @@ class DescriptionData(L.LightningDataModule):
 
     @property
     def run_folder(self) -> str:
-        assert self.trainer is not None, "the run folder is the trainer's"
+        assert self.trainer, "the run folder is the trainer's"
         return self.trainer.default_root_dir
 
     # What is served

@@ -736,18 +736,94 @@ def test_a_test_file_of_which_nothing_is_left_is_named(
     assert message.endswith("Name a file with titles and descriptions.")
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_split_that_nothing_falls_into_is_refused(
-    tmp_path: Path, corpora: Path, toy_tokenizer_folder: Path, split: str
+def nearest(titles: list[str], split: str) -> str:
+    pick = min if split == "test" else max
+    return pick(titles, key=lambda title: text_hash(title, "split"))
+
+
+@pytest.mark.parametrize("split", HELD_OUT)
+def test_a_split_that_nothing_falls_into_gets_one_title_and_the_other_keeps_its_own(
+    tmp_path: Path,
+    corpora: Path,
+    toy_tokenizer_folder: Path,
+    split: Literal["validation", "test"],
 ):
-    file = write_rows(
-        tmp_path / "rows.jsonl",
-        [row for row in ROWS if side_of(row["title"]) != split],
+    rows = [row for row in ROWS if side_of(row["title"]) != split]
+    titles = [row["title"] for row in rows]
+    corpus = prepare(
+        settings_of(write_rows(tmp_path / "a.jsonl", rows)), toy_tokenizer_folder, corpora
     )
-    settings = settings_of(file)
-    message = refusal(settings, toy_tokenizer_folder, corpora)
-    assert f"no usable product for {split}: " in message
-    assert message.endswith(f", or raise --data.{split}_fraction (0.2).")
+    (other,) = {*HELD_OUT} - {split}
+    assert list(corpus.held_out(split)["title"]) == [nearest(titles, split)]
+    assert set(corpus.held_out(other)["title"]) == {t for t in titles if side_of(t) == other}
+    assert corpus.manifest["counts"]["num_pairs"] == len(rows)
+    assert len(trained_on(corpus)) == len(rows) - 1 - len(corpus.held_out(other))
+    backwards = write_rows(tmp_path / "b.jsonl", rows[::-1])
+    again = prepare(settings_of(backwards), toy_tokenizer_folder, corpora)
+    for name in HELD_OUT:
+        assert again.held_out(name).to_list() == corpus.held_out(name).to_list()
+    assert sorted(trained_on(again)) == sorted(trained_on(corpus))
+
+
+def test_a_split_is_filled_with_a_title_that_is_kept_and_all_its_descriptions(
+    tmp_path: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    rows = [row for row in ROWS if side_of(row["title"]) == "train"]
+    titles = [row["title"] for row in rows]
+    last, first = (nearest(titles, split) for split in HELD_OUT)
+    rows += [{"title": last, "content": "A mug. A mug."}, {"title": first, "content": "A mug."}]
+    tested = write_rows(tmp_path / "tst.jsonl", [{"title": first, "content": "A mug is here."}])
+    settings = settings_of(
+        write_rows(tmp_path / "a.jsonl", rows), test_file=str(tested), repeated_titles="all"
+    )
+    corpus = prepare(settings, toy_tokenizer_folder, corpora)
+    assert list(corpus.held_out("test")["title"]) == [first]
+    assert list(corpus.held_out("validation")["title"]) == [last] * 2
+    without = [title for title in titles if title != first]
+    some = prepare(settings_of(tmp_path / "a.jsonl", num_products=5), toy_tokenizer_folder, corpora)
+    kept = sorted(titles, key=lambda title: text_hash(title, "part"))[:5]
+    assert len(without) > 20
+    for split in HELD_OUT:
+        assert list(some.held_out(split)["title"]) == [nearest(kept, split)]
+    assert some.manifest["counts"]["splits"] == {"train": 3, "validation": 1, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("number", "fractions", "refused"),
+    [
+        (1, (0.2, 0.2), {"fit": "validation", "validate": "validation", "test": "test"}),
+        (2, (0.2, 0.2), {"test": "test"}),
+        (3, (0.2, 0.2), {}),
+        (3, (0, 0.2), {"validate": "validation"}),
+        (3, (0.2, 0), {"test": "test"}),
+    ],
+)
+def test_an_empty_split_is_refused_only_by_what_reads_it(
+    tmp_path: Path,
+    corpora: Path,
+    toy_tokenizer_folder: Path,
+    number: int,
+    fractions: tuple[float, float],
+    refused: dict[str, str],
+):
+    file = write_rows(tmp_path / "rows.jsonl", ROWS[:number])
+    settings = settings_of(file, validation_fraction=fractions[0], test_fraction=fractions[1])
+    corpus = prepare(settings, toy_tokenizer_folder, corpora)
+    assert len(corpus.rows()) > 0
+    for stage in ("fit", "validate", "test", "predict", ""):
+        if stage not in refused:
+            corpus.refuse_empty(settings, stage)
+            continue
+        with pytest.raises(DataError) as error:
+            corpus.refuse_empty(settings, stage)
+        split = refused[stage]
+        message = str(error.value)
+        assert message.startswith(f"--data.train_file {file}: no usable product for {split}: ")
+        assert f"{number} records read, {number} usable. Name a file with " in message
+        if settings.identity()[f"{split}_fraction"] == 0:
+            assert message.endswith(f"descriptions, or raise --data.{split}_fraction (0).")
+        else:
+            assert "Name a file with more titles and descriptions" in message
 
 
 def test_a_fraction_of_zero_gives_an_empty_table(

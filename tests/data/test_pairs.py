@@ -49,6 +49,7 @@ def test_what_is_known_of_a_pair(toy_tokenizer: PreTrainedTokenizerBase):
     assert made.pairs["num_tokens"].tolist() == [11, 36]
     assert made.pairs["num_prompt_tokens"].tolist() == [5, 5]
     assert not made.pairs["is_tested"].any()
+    assert made.split_hashes.tolist() == [text_hash("mug w7", "split")] * 2
 
 
 TEXT = "It holds a mug, and a mug, and a red mug, and a mug, too."

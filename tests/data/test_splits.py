@@ -1,9 +1,13 @@
 """Splits: the side of a title is fixed for good, whatever else is in the file."""
 
+import random
+from collections import Counter
+
+import numpy as np
 import pytest
 
 from amazon_desc.data.cleaning.cleaner import normalize_title
-from amazon_desc.data.corpus.splits import split_at, text_hash
+from amazon_desc.data.corpus.splits import HASH_RANGE, filling_fractions, split_at, text_hash
 
 TITLES = [f"Product number {number}" for number in range(20_000)]
 
@@ -75,3 +79,64 @@ def test_raising_a_fraction_moves_titles_out_of_train_only(raised: tuple[float, 
         if before != after
     }
     assert moves == {("train", grown)}
+
+
+def hashes_at(*places: float) -> np.ndarray:
+    return np.array([int(place * HASH_RANGE) for place in places], "u8")
+
+
+def splits_of(hashes: np.ndarray, fractions: tuple[float, float]) -> list[str]:
+    return [split_at(int(place), *fractions) for place in hashes]
+
+
+def test_an_empty_split_gets_the_title_that_is_nearest():
+    hashes = hashes_at(0.2, 0.3, 0.5, 0.9)
+    assert splits_of(hashes, (0.01, 0.01)) == ["train"] * 4
+    fractions = filling_fractions(hashes, 0.01, 0.01)
+    assert splits_of(hashes, fractions) == ["test", "train", "train", "validation"]
+    assert fractions == pytest.approx((0.1, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("places", "given", "expected"),
+    [
+        ((), (0.01, 0.01), []),
+        ((0.5,), (0.01, 0.01), ["train"]),
+        ((0.005,), (0.01, 0.01), ["train"]),
+        ((0.999,), (0.01, 0.01), ["train"]),
+        ((0.4, 0.6), (0.01, 0.01), ["train", "validation"]),
+        ((0.001, 0.6), (0.01, 0.01), ["train", "validation"]),
+        ((0.4, 0.6), (0, 0.01), ["test", "train"]),
+        ((0.4, 0.6), (0, 0), ["train", "train"]),
+        ((0.4, 0.4, 0.6), (0.01, 0.01), ["train", "train", "validation"]),
+        ((0.1, 0.2, 0.3), (0.3, 0.5), ["test", "train", "validation"]),
+        ((0.7, 0.8, 0.9), (0.5, 0.3), ["test", "train", "validation"]),
+        ((0.1, 0.2, 0.8), (0.3, 0.3), ["test", "train", "validation"]),
+        ((0.2, 0.5, 0.7, 0.9), (0.01, 0.3), ["test", "train", "train", "validation"]),
+    ],
+)
+def test_of_few_titles_each_split_gets_one_if_there_are_enough(
+    places: tuple[float, ...], given: tuple[float, float], expected: list[str]
+):
+    hashes = hashes_at(*places)
+    assert splits_of(hashes, filling_fractions(hashes, *given)) == expected
+
+
+def test_no_split_is_empty_that_need_not_be_and_none_changes_without_need():
+    draw = random.Random(0)
+    num_kept = 0
+    for _ in range(3_000):
+        number, shift = draw.randint(0, 12), draw.choice((0, 0, 8, 40))
+        hashes = np.array([draw.getrandbits(64) >> shift for _ in range(number)], "u8")
+        given = draw.choice([(0.01, 0.01), (0.3, 0.3), (0.01, 0), (0, 0.01), (0.6, 0.39), (0, 0)])
+        wanted = ["train"] + ["validation"] * (given[0] > 0) + ["test"] * (given[1] > 0)
+        before = Counter(splits_of(hashes, given))
+        fractions = filling_fractions(hashes, *given)
+        found = Counter(splits_of(hashes, fractions))
+        assert all(found[split] for split in wanted[:number])
+        assert found.keys() <= set(wanted)
+        assert fractions == filling_fractions(hashes[::-1], *given)
+        if all(before[split] for split in wanted):
+            num_kept += 1
+            assert fractions == given
+    assert num_kept > 500

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import amazon_desc
 from amazon_desc.data.corpus.packing import Row, packed_rows
-from amazon_desc.data.corpus.preparing import CorpusSettings, Preparation
+from amazon_desc.data.corpus.preparing import CorpusSettings, Preparation, no_product
 from amazon_desc.data.corpus.report import summarize
+from amazon_desc.data.corpus.splits import Split
 from amazon_desc.data.corpus.tables import PackedRows, open_table
 from amazon_desc.data.corpus.workers import num_cores
 from amazon_desc.data.encoding.encoder import Encoder
@@ -89,6 +90,19 @@ class Corpus:
         prompt_lengths = [example["num_prompt_tokens"] for example in examples]
         rows = packed_rows(ids, prompt_lengths, self.manifest["settings"]["row_tokens"])
         return list(rows), [(example["title"], example["description"]) for example in examples]
+
+    def refuse_empty(self, settings: CorpusSettings, stage: str) -> None:
+        """Refuses a corpus without a product for what a command reads: fit, validate or test.
+
+        Raises:
+            DataError: there is none; of fit only if validation is asked for.
+        """
+        reads: dict[str, Split] = {"validate": "validation", "test": "test"}
+        if settings.validation_fraction > 0:
+            reads["fit"] = "validation"
+        split = reads.get(stage)
+        if split is not None and not self.manifest["counts"]["splits"].get(split):
+            raise no_product(settings, self.report(), split)
 
     def report(self) -> dict[str, Any]:
         """Returns what data_report.json holds."""

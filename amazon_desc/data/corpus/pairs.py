@@ -78,6 +78,8 @@ class PairBatch:
     """numbers, in the ProductBatch, of the first refused records of each reason"""
     titles: np.ndarray = field(default_factory=lambda: np.empty(0, "u8"))
     """hashes of all titles of a batch of the test file, those of refused records too"""
+    split_hashes: np.ndarray = field(default_factory=lambda: np.empty(0, "u8"))
+    """(N,) of the pairs' titles"""
     leak: tuple[int, int] | None = None
     """of the first pair whose title holds its description: its number among the pairs, and that of
     its record in the ProductBatch"""
@@ -98,6 +100,7 @@ class PairMaker:
         made = PairBatch(np.empty(0, PAIR), np.empty(0, self.token_type), [])
         products: list[Product] = []
         known: list[tuple[str, int, int]] = []
+        split_hashes: list[int] = []
         numbers: list[int] = []
         for number, (title, text) in enumerate(zip(batch.titles, batch.descriptions, strict=True)):
             product = self.cleaner(Product(title, text))
@@ -113,19 +116,20 @@ class PairMaker:
                 continue
             products.append(product)
             numbers.append(number)
-            known.append((normal, part, self.split(normal, batch.is_tested)))
+            split_hashes.append(text_hash(normal, "split"))
+            known.append((normal, part, self.split(split_hashes[-1], batch.is_tested)))
         if batch.is_tested:
             made.titles = self.title_hashes(batch.titles)
         self.encode(made, products, known, batch.is_tested)
+        made.split_hashes = np.array(split_hashes, "u8")
         leaks = np.flatnonzero(made.pairs["is_leak"])
         if len(leaks):
             made.leak = (int(leaks[0]), numbers[leaks[0]])
         return made
 
-    def split(self, normal_title: str, is_tested: bool) -> int:
+    def split(self, split_hash: int, is_tested: bool) -> int:
         if is_tested:
             return TEST
-        split_hash = text_hash(normal_title, "split")
         return SPLITS.index(split_at(split_hash, self.validation_fraction, self.test_fraction))
 
     def title_hashes(self, titles: list[str]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Files of products -> the tables of a corpus, in one pass over the files.
 
 In come the settings and an encoder, out go tables in a folder, and the report of what was done.
+Only where a split would get nothing, a second pass gives it a title.
 Reading happens here, cleaning and tokenising in other processes; what is known of all pairs is held
 in memory, their tokens and texts go straight to the disk. Whether a corpus is needed at all, and
 that it is never taken for whole before it is, is decided in corpus.py.
@@ -9,7 +10,6 @@ that it is never taken for whole before it is, is decided in corpus.py.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from amazon_desc.data.cleaning.cleaner import Cleaner, CleaningSettings
 from amazon_desc.data.corpus.packing import pack
 from amazon_desc.data.corpus.pairs import PAIR, TRAIN, PairBatch, PairMaker
 from amazon_desc.data.corpus.product_files import ProductFiles, RecordReader
-from amazon_desc.data.corpus.report import Report, shown
+from amazon_desc.data.corpus.report import Report, counted, shown
 from amazon_desc.data.corpus.selection import NO_TITLES, PartBound, RepeatedTitles, choose, is_in
-from amazon_desc.data.corpus.splits import SPLITS
+from amazon_desc.data.corpus.splits import SPLITS, Split, filling_fractions
 from amazon_desc.data.corpus.tables import (
     ExampleWriter,
     examples_schema,
@@ -81,23 +81,34 @@ class CorpusSettings:
 
 
 class Preparation:
-    """One pass over the files: what has been seen, and the tables that are being written."""
+    """One pass over the files: what has been seen, and the tables that are being written.
 
-    def __init__(self, settings: CorpusSettings, encoder: Encoder, folder: Path) -> None:
+    `fractions` are those of validation and test, where they are not as the settings say.
+    """
+
+    def __init__(
+        self,
+        settings: CorpusSettings,
+        encoder: Encoder,
+        folder: Path,
+        fractions: tuple[float, float] | None = None,
+    ) -> None:
         self.settings = settings
+        self.is_second = fractions is not None
+        self.fractions = fractions or (settings.validation_fraction, settings.cut_off_for_test)
         self.folder = folder
         self.token_type = "uint16" if len(encoder.pieces) <= 1 << 16 else "int32"
         self.maker = PairMaker(
             Cleaner(settings.cleaning),
             encoder,
-            settings.validation_fraction,
-            settings.cut_off_for_test,
+            *self.fractions,
             self.token_type,
         )
         self.bound = PartBound(settings.num_products)
         self.reader = RecordReader(settings.sources, self.bound)
         self.report = Report()
         self.pairs: list[np.ndarray] = [np.empty(0, PAIR)]
+        self.split_hashes: list[np.ndarray] = [np.empty(0, "u8")]
         self.orders: list[int] = []
         self.test_titles = [NO_TITLES]
         self.leaks: list[tuple[int, str]] = []  # numbers among the pairs, and how they are shown
@@ -123,7 +134,14 @@ class Preparation:
                 records = [vars(record) for record in made.held_out]
                 held_out_writer.write_batch(pa.RecordBatch.from_pylist(records, held_out))
             train.flush()
-        self.choose_and_pack(np.concatenate(self.pairs))
+        pairs = np.concatenate(self.pairs)
+        kept = self.choose(pairs)
+        is_split = kept & ~pairs["is_tested"]
+        fractions = filling_fractions(np.concatenate(self.split_hashes)[is_split], *self.fractions)
+        if fractions != self.fractions and not self.is_second:
+            again = Preparation(self.settings, self.maker.encoder, self.folder, fractions)
+            return again.run(num_workers)
+        self.pack(pairs, kept)
         return self.report
 
     def note(self, made: PairBatch) -> None:
@@ -134,6 +152,7 @@ class Preparation:
             number, record = made.leak
             self.leaks.append((self.num_pairs + number, shown(products[record])))
         self.pairs.append(made.pairs)
+        self.split_hashes.append(made.split_hashes)
         self.orders += [record.order for record in made.held_out]
         if len(made.titles):
             self.test_titles.append(made.titles)
@@ -149,8 +168,8 @@ class Preparation:
             self.test_titles = [np.unique(np.concatenate(self.test_titles))]
         return self.test_titles[0]
 
-    def choose_and_pack(self, pairs: np.ndarray) -> None:
-        """Decides which pairs are kept, packs those of train and orders the others."""
+    def choose(self, pairs: np.ndarray) -> np.ndarray:
+        """Decides which pairs are kept, and counts the others."""
         settings, report = self.settings, self.report
         kept, dropped = choose(
             pairs, settings.repeated_titles, settings.num_products, self.titles_of_test_file()
@@ -159,8 +178,16 @@ class Preparation:
         report.num_records = self.reader.num_records
         report.bad, report.faults = self.reader.bad.counts, self.reader.bad.faults
         report.add_long_records(self.reader.long_records)
+        return kept
+
+    def pack(self, pairs: np.ndarray, kept: np.ndarray) -> None:
+        """Packs the pairs of train that are kept, and orders the others."""
+        settings, report = self.settings, self.report
         chosen = pairs[kept]
-        refuse_empty_splits(settings, report, chosen["split"])
+        report.splits = counted(chosen["split"], SPLITS)
+        for split in ("train", "test") if settings.sources.test_file else ("train",):
+            if not report.splits.get(split):
+                raise no_product(settings, vars(report), split)
 
         trained = kept[pairs["split"] == TRAIN]
         numbers = np.flatnonzero(trained)
@@ -182,23 +209,23 @@ class Preparation:
         report.add_pairs(chosen, len(rows), settings.row_tokens, leak)
 
 
-def refuse_empty_splits(settings: CorpusSettings, report: Report, splits: np.ndarray) -> None:
-    """Refuses a corpus that has nothing to train on, or nothing to measure with."""
-    counts = Counter(SPLITS[number] for number in splits.tolist())
-    fractions = {"validation": settings.validation_fraction, "test": settings.cut_off_for_test}
-    for split in SPLITS:
-        fraction = fractions.get(split)
-        is_wanted = fraction != 0 or (split == "test" and settings.sources.test_file)
-        if counts[split] or not is_wanted:
-            continue
-        lost = [*report.refused.items(), *report.bad.items()]
-        option, files = "train_file", ", ".join(settings.sources.train_files)
-        if split == "test" and settings.sources.test_file:
-            option, files = "test_file", settings.sources.test_file
-        raise DataError(
-            f"--data.{option} {files}: no usable product for {split}: "
-            f"{report.num_records} records read, {counts.total()} usable"
-            + (f" ({'; '.join(f'{n} × {reason}' for reason, n in lost)})" if lost else "")
-            + ". Name a file with titles and descriptions"
-            + ("." if not fraction else f", or raise --data.{split}_fraction ({fraction}).")
-        )
+def no_product(settings: CorpusSettings, report: dict[str, Any], split: Split) -> DataError:
+    """Returns the refusal of a split without a product, with what became of all records."""
+    fraction = {"validation": settings.validation_fraction, "test": settings.test_fraction}
+    option, files = "train_file", ", ".join(settings.sources.train_files)
+    if split == "test" and settings.sources.test_file:
+        option, files, fraction = "test_file", settings.sources.test_file, {}
+    lost = [*report["refused"].items(), *report["bad"].items()]
+    num_usable = sum(report["splits"].values())
+    is_short = num_usable > 0 and fraction.get(split, 0) > 0
+    remedy = f"Name a file with {'more ' if is_short else ''}titles and descriptions"
+    if fraction.get(split) == 0:
+        remedy += f", or raise --data.{split}_fraction (0)"
+    elif is_short and split == "validation":
+        remedy += ", or train without: --data.validation_fraction 0"
+    return DataError(
+        f"--data.{option} {files}: no usable product for {split}: "
+        f"{report['num_records']} records read, {num_usable} usable"
+        + (f" ({'; '.join(f'{n} × {reason}' for reason, n in lost)})" if lost else "")
+        + f". {remedy}."
+    )
