@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 LENGTHS = (7, 9)  # of the two examples, in tokens
-FIRST_ID = 3  # before it many vocabularies have their control tokens
 NEW_TOKENS = 2  # the second one is written with a cache
 
 # Of the miniature. With fewer pieces its embedding is small, and every family takes as many; with
@@ -39,9 +38,9 @@ NUM_PIECES = 64  # more than there are ids in the examples
 NARROWED = ("intermediate_size", "moe_intermediate_size", "ffn_dim", "n_inner")
 WINDOWS, WINDOW = ("sliding_window", "attention_chunk_size"), 5
 
-# How far numbers may be apart that should be equal, as a share of the largest. In half precision
+# How far numbers may be apart that should be equal, as a share of their norm. In half precision
 # rounding adds up over the layers of a large base; what is wrong there is wrong by more.
-TOLERANCE, HALF_TOLERANCE = 1e-4, 0.1
+TOLERANCE, HALF_TOLERANCE = 1e-4, 0.2
 
 NOT_FINITE = "computes numbers that are not finite in {dtype}"
 NOT_CAUSAL = (
@@ -111,8 +110,8 @@ def set_attention(model: Any, name: str) -> None:
 @torch.no_grad()
 def fault_of(model: Any) -> str:
     """Returns what is wrong with a model as it is, in words that follow its name; "": nothing."""
-    device = model.get_input_embeddings().weight.device
-    ids = torch.arange(FIRST_ID, FIRST_ID + sum(LENGTHS), device=device)
+    embeddings = model.get_input_embeddings().weight
+    device, ids = embeddings.device, ordinary_ids(len(embeddings)).to(embeddings.device)
     changed = ids.clone()
     changed[-1] += 1
     examples = ids.split(LENGTHS)
@@ -138,6 +137,17 @@ def fault_of(model: Any) -> str:
         if not are_equal(found, wanted, tolerance):
             return fault
     return ""
+
+
+def ordinary_ids(num_pieces: int) -> Tensor:
+    """Returns the ids of the examples: pieces that occur in text, none like the other.
+
+    Control tokens at either end of a vocabulary would do as ids, but a trained base makes such
+    numbers of them that rounding alone changes them by more than half.
+
+        num_pieces = 64     ids = 4, 6, 8, ..., 34
+    """
+    return num_pieces // 16 + num_pieces // 32 * torch.arange(sum(LENGTHS))
 
 
 @contextmanager
@@ -202,7 +212,8 @@ def reference_logits(model: Any, ids: Tensor) -> Tensor:
 
 def are_equal(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
     """Whether numbers are equal but for rounding; those that are not finite never are."""
-    return bool((found - wanted).abs().max() <= tolerance * wanted.abs().max())
+    found, wanted = found.float(), wanted.float()
+    return bool((found - wanted).norm() <= tolerance * wanted.norm())
 
 
 def miniature(config: PretrainedConfig) -> Any:

@@ -245,3 +245,21 @@ def test_a_logit_scale_is_learnt_through(tmp_path: Path):
     torch.testing.assert_close(loss.double(), wanted)
     gradient = torch.autograd.grad(loss, hidden)[0]
     torch.testing.assert_close(gradient.double(), torch.autograd.grad(wanted, hidden)[0].double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_in_a_trained_base_is_no_fault(dtype: torch.dtype, real_dir: Path):
+    """Trained weights make more of rounding than random ones, above all of ids that are no text."""
+    base = find_backbone(str(real_dir / "stories260k"))
+    model = load_backbone(base, "nf4", dtype, CPU)
+    for name in (attention.NAME, attention.UNPACKED):
+        probe.set_attention(model, name)
+        assert fault_of(model) == ""
+
+
+@pytest.mark.parametrize(("num_pieces", "last"), [(64, 34), (50, 18), (32_000, 17_000)])
+def test_examples_are_of_pieces_that_occur_in_text(num_pieces: int, last: int):
+    ids = probe.ordinary_ids(num_pieces).tolist()
+    assert len(set(ids)) == sum(probe.LENGTHS)
+    assert ids[0] == num_pieces // 16
+    assert ids[-1] == last
