@@ -1,0 +1,58 @@
+"""Writes the texts of many prompts: slots are refilled as texts end.
+
+In come prompts as ids, out go texts as ids, in the prompts' order. Longer prompts begin first, so
+that those that begin together end together. Nothing is decoded here, and no file is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from amazon_desc.generation.engine.slots import Begun, Slots
+
+# Steps between two looks at which texts have ended: each costs the host's time, and slots that
+# have ended wait for it.
+STEPS_BETWEEN_LOOKS = 8
+
+
+class Prompt(NamedTuple):
+    """What a text is written for."""
+
+    row: int
+    ids: list[int]
+
+
+class Text(NamedTuple):
+    """A text's ids, without the end token that it has if `has_end`."""
+
+    ids: list[int]
+    has_end: bool
+
+
+@torch.inference_mode()
+def write(slots: Slots, prompts: Sequence[Prompt]) -> Iterator[Text]:
+    """Yields the texts of prompts, in their order, as soon as those before them are there."""
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].ids))
+    waiting = iter(order)
+    holds: list[int | None] = [None] * slots.num_slots  # which prompt a slot has
+    texts: dict[int, Text] = {}
+    next_out = 0
+    while next_out < len(prompts):
+        free = [slot for slot, number in enumerate(holds) if number is None]
+        begun = []
+        for slot, number in zip(free, waiting, strict=False):
+            holds[slot] = number
+            begun.append(Begun(slot, prompts[number].row, prompts[number].ids))
+        if begun:
+            slots.begin(begun)
+        slots.run(STEPS_BETWEEN_LOOKS)
+        for ended in slots.take([number is None for number in holds]):
+            number = holds[ended.slot]
+            assert number is not None
+            texts[number], holds[ended.slot] = Text(ended.ids, ended.has_end), None
+        while next_out in texts:
+            yield texts.pop(next_out)
+            next_out += 1

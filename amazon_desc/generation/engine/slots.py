@@ -1,0 +1,183 @@
+"""The slots that texts are written in: what each holds, and the step that adds a token to each.
+
+On a card a step is one CUDA graph: nothing in it asks the host, and a slot whose text has ended
+computes on without writing. Numbers of slots and sizes are constant, so a text does not depend on
+who is beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from amazon_desc.generation.engine.cache import Cache
+from amazon_desc.generation.engine.merged import MergedDecoder
+from amazon_desc.generation.engine.passes import ALIGNMENT, Prompts, decode, prefill
+
+Choose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""logits (S, V) float32, written (S, T) with -1 where nothing is, rows (S), place (S) -> ids (S)"""
+
+
+class Begun(NamedTuple):
+    """A prompt that is put into a slot."""
+
+    slot: int
+    row: int
+    """what the choice of its tokens depends on"""
+    ids: list[int]
+
+
+class Ended(NamedTuple):
+    """A text that has ended."""
+
+    slot: int
+    ids: list[int]
+    """without the end token"""
+    has_end: bool
+
+
+class Slots:
+    """All slots of a decoder.
+
+    Args:
+        longest: tokens of the longest prompt
+        max_new_tokens: most tokens of a text
+        end_ids: tokens that end a text
+        prefilled: tokens of packed prompts that are passed at a time
+    """
+
+    def __init__(
+        self,
+        decoder: MergedDecoder,
+        choose: Choose,
+        num_slots: int,
+        longest: int,
+        max_new_tokens: int,
+        end_ids: Sequence[int],
+        prefilled: int = 4096,
+    ) -> None:
+        device, length = decoder.device, longest + max_new_tokens
+        self.decoder, self.choose = decoder, choose
+        self.num_slots, self.longest, self.max_new_tokens = num_slots, longest, max_new_tokens
+        self.prefilled = max(prefilled, -(-longest // ALIGNMENT) * ALIGNMENT)
+        self.caches = [
+            Cache(layer.heads, num_slots, length, decoder.dtype, device)
+            for layer in decoder.layers
+        ]
+        self.slots = torch.arange(num_slots, device=device)
+        self.end_ids = torch.tensor(list(end_ids), device=device)
+        self.ids, self.positions, self.rows, self.places = (
+            torch.zeros(num_slots, dtype=torch.int64, device=device) for _ in range(4)
+        )
+        self.written = torch.full((num_slots, max_new_tokens), -1, device=device)
+        self.has_ended = torch.ones(num_slots, dtype=torch.bool, device=device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    # Beginning
+
+    def begin(self, begun: Sequence[Begun]) -> None:
+        """Puts prompts into slots; all of a prompt but its last token is passed here."""
+        device = self.decoder.device
+        for prompts in self.packed(begun):
+            prefill(self.decoder, self.caches, prompts, self.longest)
+        slots = torch.tensor([prompt.slot for prompt in begun], device=device)
+        self.ids[slots] = torch.tensor([prompt.ids[-1] for prompt in begun], device=device)
+        ends = [len(prompt.ids) - 1 for prompt in begun]
+        self.positions[slots] = torch.tensor(ends, device=device)
+        self.rows[slots] = torch.tensor([prompt.row for prompt in begun], device=device)
+        self.places[slots] = 0
+        self.written[slots] = -1
+        self.has_ended[slots] = False
+
+    def packed(self, begun: Sequence[Begun]) -> list[Prompts]:
+        """Packs prompts without their last tokens, each at a multiple of ALIGNMENT."""
+        packs: list[tuple[list[int], list[int], list[int]]] = []
+        for prompt in begun:
+            ids = prompt.ids[:-1]
+            gap = -len(ids) % ALIGNMENT
+            if not packs or len(packs[-1][0]) + len(ids) + gap > self.prefilled:
+                packs.append(([], [], []))
+            for numbers, mine, filler in zip(
+                packs[-1], (ids, range(len(ids)), [prompt.slot] * len(ids)), (0, 0, -1), strict=True
+            ):
+                numbers += [*mine, *[filler] * gap]
+        device = self.decoder.device
+        found = []
+        for pack in packs:
+            missing = self.prefilled - len(pack[0])
+            whole = [
+                [*numbers, *[filler] * missing]
+                for numbers, filler in zip(pack, (0, 0, -1), strict=True)
+            ]
+            found.append(Prompts(*torch.tensor(whole).to(device, non_blocking=True)))
+        return found
+
+    # Writing
+
+    def run(self, num_steps: int) -> None:
+        """Adds up to so many tokens to each text."""
+        if self.decoder.device.type == "cuda" and self.graph is None:
+            self.graph = captured(self.step, self.state())
+        for _ in range(num_steps):
+            self.step() if self.graph is None else self.graph.replay()
+
+    def state(self) -> list[Tensor]:
+        """Returns what a step changes, but for the caches, where it writes what it would again."""
+        return [self.ids, self.positions, self.places, self.written, self.has_ended]
+
+    def step(self) -> None:
+        hidden = decode(self.decoder, self.caches, self.ids, self.positions, self.slots)
+        logits = self.decoder.logits(hidden)
+        new = self.choose(logits, self.written, self.rows, self.places)
+        is_open = ~self.has_ended
+        place = self.places.clamp(max=self.max_new_tokens - 1)[:, None]
+        before = self.written.gather(1, place)
+        self.written.scatter_(1, place, torch.where(is_open[:, None], new[:, None], before))
+        self.places += is_open
+        self.positions += is_open
+        self.ids.copy_(torch.where(is_open, new, self.ids))
+        is_end = (new[:, None] == self.end_ids).any(1)
+        self.has_ended |= is_open & (is_end | (self.places >= self.max_new_tokens))
+        # one that has ended stays where it can compute on
+        self.positions.clamp_(max=self.longest + self.max_new_tokens - 1)
+
+    def take(self, is_taken: Sequence[bool]) -> list[Ended]:
+        """Returns the texts that have ended, but for those that were taken already."""
+        has_ended = self.has_ended.tolist()
+        new = [slot for slot, ended in enumerate(has_ended) if ended and not is_taken[slot]]
+        if not new:
+            return []
+        chosen = torch.tensor(new, device=self.decoder.device)
+        written, lengths = self.written[chosen].tolist(), self.places[chosen].tolist()
+        ends, found = set(self.end_ids.tolist()), []
+        for slot, ids, length in zip(new, written, lengths, strict=True):
+            has_end = ids[length - 1] in ends
+            found.append(Ended(slot, ids[: length - has_end], has_end))
+        return found
+
+
+def captured(step: Callable[[], None], state: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+    """Captures a step as a CUDA graph, and leaves the state as it was.
+
+    It runs before that, which compiles its kernels.
+    """
+    before = [tensor.clone() for tensor in state]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for tensor, value in zip(state, before, strict=True):
+        tensor.copy_(value)
+    return graph
+
+
+def greedy(logits: Tensor, written: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    return logits.argmax(-1)
