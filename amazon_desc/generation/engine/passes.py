@@ -1,8 +1,8 @@
 """One pass through all layers: of the prompts that begin, or of one new token for each slot.
 
 In come token ids with their places, out go hidden states; keys and values are kept on the way. The
-kernels are those that train. Prompts are packed; each begins at a multiple of ALIGNMENT, so that a
-prompt's sums have one order wherever it stands.
+kernels are those that train. Prompts are packed; each begins where a tile of attention's queries
+does, so that a prompt's sums have one order wherever it stands.
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ from torch import Tensor
 
 from amazon_desc.generation.engine.cache import Cache, attend, keep
 from amazon_desc.generation.engine.merged import MergedDecoder, MergedLayer
-from amazon_desc.model.kernels.attention import Visibility
+from amazon_desc.model.kernels.attention import Visibility, queries_at_a_time
 from amazon_desc.model.kernels.attention import attend as attend_packed
 from amazon_desc.model.kernels.gate import gated
 from amazon_desc.model.kernels.norm import add_norm
 from amazon_desc.model.kernels.rotary import Rotation, rotate
-
-# No tile of attention's queries is longer, and each length is a power of 2.
-ALIGNMENT = 64
-
 
 class Prompts(NamedTuple):
     """N tokens of packed prompts."""
@@ -42,8 +38,20 @@ def prefill(decoder: MergedDecoder, caches: list[Cache], prompts: Prompts, longe
         keep(cache, qkv, prompts.slots, prompts.positions)
         if layer is decoder.layers[-1]:  # its keys were all that was wanted
             return
-        visibility = Visibility(prompts.positions, longest, layer.attention_scale, layer.window)
+        visibility = visibility_of(layer, prompts.positions, longest)
         h, y = finish(layer, h, attend_packed(qkv, layer.heads, visibility, 0).output)
+
+
+def visibility_of(layer: MergedLayer, positions: Tensor, longest: int) -> Visibility:
+    return Visibility(positions, longest, layer.attention_scale, layer.window)
+
+
+def alignment(decoder: MergedDecoder, longest: int) -> int:
+    """Returns of what number of tokens the beginnings of packed prompts are multiples."""
+    return max(
+        queries_at_a_time(layer.heads, visibility_of(layer, decoder.embedding, longest))
+        for layer in decoder.layers
+    )
 
 
 def decode(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amazon_desc.generation.engine.cache import Cache
 from amazon_desc.generation.engine.merged import MergedDecoder
-from amazon_desc.generation.engine.passes import ALIGNMENT, Prompts, decode, prefill
+from amazon_desc.generation.engine.passes import Prompts, alignment, decode, prefill
 
 Choose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """logits (S, V) float32, written (S, T) with -1 where nothing is, rows (S), place (S) -> ids (S)"""
@@ -57,12 +57,13 @@ class Slots:
         longest: int,
         max_new_tokens: int,
         end_ids: Sequence[int],
-        prefilled: int = 4096,
+        prefilled: int = 8192,
     ) -> None:
         device, length = decoder.device, longest + max_new_tokens
         self.decoder, self.choose = decoder, choose
         self.num_slots, self.longest, self.max_new_tokens = num_slots, longest, max_new_tokens
-        self.prefilled = max(prefilled, -(-longest // ALIGNMENT) * ALIGNMENT)
+        self.alignment = alignment(decoder, longest)
+        self.prefilled = max(prefilled, -(-longest // self.alignment) * self.alignment)
         self.caches = [
             Cache(layer.heads, num_slots, length, decoder.dtype, device)
             for layer in decoder.layers
@@ -93,11 +94,11 @@ class Slots:
         self.has_ended[slots] = False
 
     def packed(self, begun: Sequence[Begun]) -> list[Prompts]:
-        """Packs prompts without their last tokens, each at a multiple of ALIGNMENT."""
+        """Packs prompts without their last tokens, each where a tile of queries begins."""
         packs: list[tuple[list[int], list[int], list[int]]] = []
         for prompt in begun:
             ids = prompt.ids[:-1]
-            gap = -len(ids) % ALIGNMENT
+            gap = -len(ids) % self.alignment
             if not packs or len(packs[-1][0]) + len(ids) + gap > self.prefilled:
                 packs.append(([], [], []))
             for numbers, mine, filler in zip(
