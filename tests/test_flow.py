@@ -35,7 +35,8 @@ ORDER = """
     model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.from_peft
     model.kernels.head model.kernels.step
     model.machine model.skeleton model.plan model.execution
-    generation.describe
+    generation.engine.merged generation.engine.cache generation.engine.passes
+    generation.engine.slots generation.engine.queue generation.describe
     evaluation.metrics evaluation.summary evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring

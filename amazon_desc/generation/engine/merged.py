@@ -6,13 +6,14 @@ float32 and cast last: into 4 bits, or into a base that was rounded before, LoRA
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from amazon_desc.model.families import logit_cap_of, logit_scale_of
-from amazon_desc.model.kernels.from_peft import LayerParts, parts_of, projection_of
+from amazon_desc.model.kernels.from_peft import parts_of, projection_of
 from amazon_desc.model.kernels.linear import bias_of
 from amazon_desc.model.kernels.nf4 import dequantize
 from amazon_desc.model.kernels.norm import Norm
@@ -101,15 +102,11 @@ def merge(
     base: Any = model.get_base_model()
     parts = parts_of(model, dtype, num_positions)
 
-    def merged(layer: LayerParts) -> MergedLayer:
-        names = ("qkv", "out", "gate_up", "down")
-        dense = {name: dense_of(getattr(layer, name), dtype, has_lora) for name in names}
-        return MergedLayer(**(layer._asdict() | dense))
-
+    dense = partial(dense_of, dtype=dtype, has_lora=has_lora)
     return MergedDecoder(
         parts.embedding.to(dtype),
         parts.embedding_scale,
-        [merged(layer) for layer in parts.layers],
+        [MergedLayer(**layer.with_linears(dense)) for layer in parts.layers],
         parts.last_norm,
         parts.tables,
         base.get_output_embeddings().weight.detach().to(dtype),

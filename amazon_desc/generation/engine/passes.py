@@ -19,6 +19,7 @@ from amazon_desc.model.kernels.gate import gated
 from amazon_desc.model.kernels.norm import add_norm
 from amazon_desc.model.kernels.rotary import Rotation, rotate
 
+
 class Prompts(NamedTuple):
     """N tokens of packed prompts."""
 

@@ -65,8 +65,7 @@ class Slots:
         self.alignment = alignment(decoder, longest)
         self.prefilled = max(prefilled, -(-longest // self.alignment) * self.alignment)
         self.caches = [
-            Cache(layer.heads, num_slots, length, decoder.dtype, device)
-            for layer in decoder.layers
+            Cache(layer.heads, num_slots, length, decoder.dtype, device) for layer in decoder.layers
         ]
         self.slots = torch.arange(num_slots, device=device)
         self.end_ids = torch.tensor(list(end_ids), device=device)

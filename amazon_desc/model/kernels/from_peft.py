@@ -5,6 +5,7 @@ The parameters stay PEFT's: the decoder reads them at each step and adds to thei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,11 @@ class LayerParts(NamedTuple):
     window: int | None
     rotation: str
     is_gelu: bool
+
+    def with_linears(self, linear: Callable[[tuple[Any, ...]], Any]) -> dict[str, Any]:
+        """Returns the parts by name, `linear` of the modules in place of each group of them."""
+        groups = ("qkv", "out", "gate_up", "down")
+        return self._asdict() | {name: linear(getattr(self, name)) for name in groups}
 
 
 class Parts(NamedTuple):
@@ -127,11 +133,7 @@ def collect(
         dropout = Dropout(max(shares), seed, next(salts)) if shares else None
         return LoraLinear([projection_of(m) for m in modules], dtype, workspace, dropout)
 
-    layers = []
-    for layer in parts.layers:
-        names = ("qkv", "out", "gate_up", "down")
-        linears = {name: linear(getattr(layer, name)) for name in names}
-        layers.append(Layer(**(layer._asdict() | linears)))
+    layers = [Layer(**layer.with_linears(linear)) for layer in parts.layers]
     return Decoder(
         parts.embedding, parts.embedding_scale, layers, parts.last_norm, parts.tables, recompute
     )
