@@ -15,7 +15,7 @@ from amazon_desc.generation.engine.slots import Begun, Slots
 
 # Steps between two looks at which texts have ended: each costs the host's time, and slots that
 # have ended wait for it.
-STEPS_BETWEEN_LOOKS = 8
+STEPS_BETWEEN_LOOKS = 4
 
 
 class Prompt(NamedTuple):
@@ -35,15 +35,21 @@ class Text(NamedTuple):
 @torch.inference_mode()
 def write(slots: Slots, prompts: Sequence[Prompt]) -> Iterator[Text]:
     """Yields the texts of prompts, in their order, as soon as those before them are there."""
-    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].ids))
-    waiting = iter(order)
+    # taken from its end
+    waiting = sorted(range(len(prompts)), key=lambda number: len(prompts[number].ids))
     holds: list[int | None] = [None] * slots.num_slots  # which prompt a slot has
     texts: dict[int, Text] = {}
     next_out = 0
     while next_out < len(prompts):
         free = [slot for slot, number in enumerate(holds) if number is None]
+        next_ones = waiting[: -len(free) - 1 : -1] if free else []
+        lengths = [slots.room_of(prompts[number].ids) for number in next_ones]
+        if len(free) < slots.num_slots and len(next_ones) < len(waiting):
+            # A pass that is not full costs as much: prompts wait for others.
+            lengths = lengths[: in_full_passes(lengths, slots.prefilled)]
         begun = []
-        for slot, number in zip(free, waiting, strict=False):
+        for slot, _ in zip(free, lengths, strict=False):
+            number = waiting.pop()
             holds[slot] = number
             begun.append(Begun(slot, prompts[number].row, prompts[number].ids))
         if begun:
@@ -56,3 +62,17 @@ def write(slots: Slots, prompts: Sequence[Prompt]) -> Iterator[Text]:
         while next_out in texts:
             yield texts.pop(next_out)
             next_out += 1
+
+
+def in_full_passes(lengths: Sequence[int], room: int) -> int:
+    """Returns how many of the first lengths fill passes of so much room, none of them cut.
+
+    lengths = [4, 4, 3, 5, 2], room = 8
+    result  = 4        passes of 4 + 4 and 3 + 5; the next one would not be full
+    """
+    used, num_passed = 0, 0
+    for number, length in enumerate(lengths):
+        if used + length > room:
+            used, num_passed = 0, number
+        used += length
+    return len(lengths) if used == room else num_passed

@@ -57,7 +57,7 @@ class Slots:
         longest: int,
         max_new_tokens: int,
         end_ids: Sequence[int],
-        prefilled: int = 8192,
+        prefilled: int = 4096,
     ) -> None:
         device, length = decoder.device, longest + max_new_tokens
         self.decoder, self.choose = decoder, choose
@@ -92,13 +92,17 @@ class Slots:
         self.written[slots] = -1
         self.has_ended[slots] = False
 
+    def room_of(self, ids: Sequence[int]) -> int:
+        """Returns what room a prompt takes in a pass: all but its last token, to the next tile."""
+        return -(-(len(ids) - 1) // self.alignment) * self.alignment
+
     def packed(self, begun: Sequence[Begun]) -> list[Prompts]:
         """Packs prompts without their last tokens, each where a tile of queries begins."""
         packs: list[tuple[list[int], list[int], list[int]]] = []
         for prompt in begun:
-            ids = prompt.ids[:-1]
-            gap = -len(ids) % self.alignment
-            if not packs or len(packs[-1][0]) + len(ids) + gap > self.prefilled:
+            ids, room = prompt.ids[:-1], self.room_of(prompt.ids)
+            gap = room - len(ids)
+            if not packs or len(packs[-1][0]) + room > self.prefilled:
                 packs.append(([], [], []))
             for numbers, mine, filler in zip(
                 packs[-1], (ids, range(len(ids)), [prompt.slot] * len(ids)), (0, 0, -1), strict=True

@@ -8,8 +8,8 @@ import torch
 
 from amazon_desc.generation.engine.cache import Cache, attend, keep
 from amazon_desc.generation.engine.merged import MergedDecoder, merge
-from amazon_desc.generation.engine.queue import Prompt, Text, write
-from amazon_desc.generation.engine.slots import Begun, Slots, greedy
+from amazon_desc.generation.engine.queue import Prompt, Text, in_full_passes, write
+from amazon_desc.generation.engine.slots import Begun, Ended, Slots, greedy
 from amazon_desc.model.kernels.rotary import Heads
 from tests.conftest import slow_case
 from tests.model.fused import DEVICE, HAS_CARD, KINDS, PRECISION, RUNS_KERNELS, base, with_lora
@@ -170,3 +170,50 @@ def test_prompts_are_packed_without_their_last_tokens_each_at_a_tile():
     assert pack.positions.tolist() == [0, 1, 0, 0, 0, 1, 2, 3, 4, *[0] * 23]
     assert pack.slots.tolist() == [2, 2, -1, -1, 1, 1, 1, 1, 1, *[-1] * 23]
     assert len(slots.packed(begun * 3)) == 2
+
+
+@pytest.mark.parametrize(
+    ("lengths", "result"), [([4, 4, 3, 5, 2], 4), ([4, 4, 3], 2), ([4], 0), ([], 0), ([5, 4, 8], 3)]
+)
+def test_prompts_wait_until_a_pass_is_full(lengths: list[int], result: int):
+    assert in_full_passes(lengths, 8) == result
+
+
+class Recorded:
+    """Slots that write a text as long as its prompt says, and count what they are asked for."""
+
+    def __init__(self, num_slots: int, prefilled: int) -> None:
+        self.num_slots, self.prefilled, self.alignment = num_slots, prefilled, 1
+        self.left: dict[int, int] = {}
+        self.num_passes, self.num_steps, self.num_busy = 0, 0, 0
+
+    def room_of(self, ids: list[int]) -> int:
+        return len(ids) - 1
+
+    def begin(self, begun: list[Begun]) -> None:
+        self.left |= {each.slot: each.ids[-1] for each in begun}
+        self.num_passes += -(-sum(self.room_of(each.ids) for each in begun) // self.prefilled)
+
+    def run(self, num_steps: int) -> None:
+        self.num_steps += num_steps
+        for slot in self.left:
+            self.num_busy += max(0, min(num_steps, self.left[slot]))
+            self.left[slot] -= num_steps
+
+    def take(self, is_taken: list[bool]) -> list[Ended]:
+        done = [slot for slot, left in self.left.items() if left <= 0]
+        for slot in done:
+            del self.left[slot]
+        return [Ended(slot, [slot], True) for slot in done]
+
+
+def test_slots_are_busy_with_texts_of_uneven_length():
+    """Texts of 5 to 128 tokens, 70 on average, out of prompts of 20 to 50."""
+    prompts = [
+        Prompt(row, [0] * random.randint(20, 50) + [random.randint(5, 128)]) for row in range(4000)
+    ]
+    slots: Any = Recorded(256, 1024)
+    assert sum(1 for _ in write(slots, prompts)) == 4000
+    assert slots.num_busy / (slots.num_steps * slots.num_slots) > 0.85
+    tokens = sum(len(prompt.ids) - 1 for prompt in prompts)
+    assert tokens / (slots.num_passes * slots.prefilled) > 0.9
