@@ -22,6 +22,7 @@ from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.markers import TITLE_SHOWN
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model.identity import Identity, read_record
 from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
@@ -33,7 +34,7 @@ SMALL = [
     *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.num_scored", "2", "--trainer.max_steps", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--model.lora.r", "4"),
-    *("--model.max_new_tokens", "12", "--trainer.accelerator", "cpu"),
+    *("--model.decoding.max_new_tokens", "12", "--trainer.accelerator", "cpu"),
     *("--trainer.precision", "32-true"),
 ]
 
@@ -251,7 +252,7 @@ def test_the_readme_of_runs_has_the_lines_of_the_reference_runs_card():
         compute_dtype=torch.bfloat16,
         data=SimpleNamespace(encoder=encoder),
         end_ids=lambda: [2],
-        max_new_tokens=config["model"]["max_new_tokens"],
+        decoding=DecodingSettings(**config["model"]["decoding"]),
     )
     identity = Identity(
         backbone=config["model"]["backbone"],

@@ -29,7 +29,7 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "300", "--data.row_tokens", "256", "--data.num_scored", "6"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1"),
-    *("--model.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
+    *("--model.decoding.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
     *("--data.rows_per_step", "2", "--data.batch_size", "2", "--trainer.log_every_n_steps", "1"),
 ]
 FINISHED = [

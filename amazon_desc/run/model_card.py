@@ -62,7 +62,7 @@ def lines_that_write(module: DescriptionModule) -> str:
         comment="  # in the chat template" if encoder.prompter.is_chat else "",
         prompt=source,
         ids=ids,
-        max_new_tokens=module.max_new_tokens,
+        max_new_tokens=module.decoding.max_new_tokens,
         end_ids=end_ids,
         pad_id=end_ids[0],
     )

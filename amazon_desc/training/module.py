@@ -20,6 +20,7 @@ from torch.optim import AdamW, Optimizer
 from amazon_desc.data.datamodule import ROWS, DescriptionData
 from amazon_desc.data.loading.batches import PromptBatch, RowBatch
 from amazon_desc.evaluation.summary import Sample
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.describe import Description, describe
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model import backbone as bases
@@ -67,12 +68,13 @@ class DescriptionModule(SteppingModule):
         warmup_steps: the same as a number of steps, which wins over the share; null: the share
             decides. A run of fewer steps ends before the peak
         final_lr_fraction: share of the peak learning rate that it falls to at the end
-        max_new_tokens: most tokens that are written for a title
+        decoding: how texts are written
         kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
             or `auto`: fused where they are known to be right
         recompute: what of the forward pass is recomputed to save memory: `none`, `parts` (what is
             quick to compute), `mlp` (also the MLP's first product), `layers` (the only one that
             `plain` knows), or `auto`: as little as the free memory allows
+        max_new_tokens: the name of before of decoding.max_new_tokens
     """
 
     def __init__(
@@ -89,9 +91,10 @@ class DescriptionModule(SteppingModule):
         warmup_fraction: Fraction = 0.03,
         warmup_steps: NonNegativeInt | None = None,
         final_lr_fraction: Fraction = 0.1,
-        max_new_tokens: PositiveInt = 128,
+        decoding: DecodingSettings = DecodingSettings(),  # noqa: B008 (frozen)
         kernels: Kernels = "auto",
         recompute: RecomputeOption = "auto",
+        max_new_tokens: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -104,7 +107,7 @@ class DescriptionModule(SteppingModule):
         self.warmup_fraction = warmup_fraction
         self.warmup_steps = warmup_steps
         self.final_lr_fraction = final_lr_fraction
-        self.max_new_tokens = max_new_tokens
+        self.decoding = decoding
         self.kernels: Kernels = kernels
         self.recompute: RecomputeOption = recompute
         self.plan: Plan | None = None  # of a fit; made when it starts, where nobody made it before
@@ -257,7 +260,7 @@ class DescriptionModule(SteppingModule):
 
     def describe(self, batch: PromptBatch) -> list[Description]:
         return describe(
-            self.network, self.data.tokenizer, batch, self.end_ids(), self.max_new_tokens
+            self.network, self.data.tokenizer, batch, self.end_ids(), self.decoding.max_new_tokens
         )
 
     def end_ids(self) -> list[int]:

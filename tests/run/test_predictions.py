@@ -73,7 +73,7 @@ def test_the_file_is_named_after_the_titles(titles: str, name: str, tmp_path: Pa
 # An output that is begun, interrupted, and gone on with
 
 TITLES = list("abcdefg")
-SETTINGS = {"--model.max_new_tokens": 4}
+SETTINGS = {"--model.decoding.max_new_tokens": 4}
 
 
 @pytest.fixture
@@ -195,8 +195,8 @@ def test_an_output_of_other_settings_is_never_overwritten(
     predict(files, settings, size=3, stop=stop)
     before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
     with pytest.raises(UserError, match="never overwritten") as refused:
-        files.begin({**settings, "--model.max_new_tokens": 9}, 3, len(TITLES))
-    assert "--model.max_new_tokens: 4, now 9" in str(refused.value)
+        files.begin({**settings, "--model.decoding.max_new_tokens": 9}, 3, len(TITLES))
+    assert "--model.decoding.max_new_tokens: 4, now 9" in str(refused.value)
     assert "Move or delete it" in str(refused.value)
     assert {file: file.read_bytes() for file in files.path.parent.iterdir()} == before
 

@@ -18,6 +18,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import changes, content
 from amazon_desc.support.digests import sha256_of
@@ -144,9 +145,17 @@ def prediction_settings(
         "--model.backbone": content(identity.backbone, identity.base_sha256),
         "--model.quantization": identity.quantization,
         WEIGHTS: content(str(weights), sha256_of(weights)),
-        "--model.max_new_tokens": model.max_new_tokens,
+        **{f"--model.decoding.{name}": value for name, value in deciding(model.decoding).items()},
         "--trainer.precision": precision,
     }
+
+
+def deciding(decoding: DecodingSettings) -> dict[str, Any]:
+    """Returns the settings of decoding that decide the texts: of greedy ones not the seed."""
+    settings = asdict(decoding)
+    if not decoding.is_sampled:
+        del settings["seed"]
+    return settings
 
 
 class PredictionFile(Callback):
