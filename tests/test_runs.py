@@ -376,7 +376,7 @@ def test_the_lines_of_the_model_card_load_the_adapter_with_our_logits(
         dropout=0.0,
     ).eval()
     prompts = [names["tokenizer"](title)["input_ids"] for title in TITLES]
-    batch = collate_prompts(TITLES, TITLES, prompts, pad_id=2)
+    batch = collate_prompts(range(len(TITLES)), TITLES, TITLES, prompts, pad_id=2)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     with torch.no_grad():
         theirs = names["model"].eval()(**inputs).logits

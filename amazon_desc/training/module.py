@@ -259,9 +259,7 @@ class DescriptionModule(SteppingModule):
         return [Prediction(*pair) for pair in zip(batch.titles, descriptions, strict=True)]
 
     def describe(self, batch: PromptBatch) -> list[Description]:
-        return describe(
-            self.network, self.data.tokenizer, batch, self.end_ids(), self.decoding.max_new_tokens
-        )
+        return describe(self.network, self.data.tokenizer, batch, self.end_ids(), self.decoding)
 
     def end_ids(self) -> list[int]:
         """Returns the tokens that end a description: the one that is trained first."""
