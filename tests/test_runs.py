@@ -224,7 +224,8 @@ def test_a_shop_with_40_products_can_train_and_is_scored(
 def test_validate_writes_the_scores_that_fit_ended_with(run: RunFolder, call) -> None:
     expected = json.loads(run.metrics.read_text())
     assert set(expected) == {"validate"}
-    assert set(expected["validate"]) == {"base", "tuned"}
+    assert set(expected["validate"]) == {"base", "tuned", "decoding"}
+    assert expected["validate"]["decoding"]["max_new_tokens"] == 8
     for scores in expected["validate"].values():
         assert set(scores) == {"loss", "perplexity", "rouge1", "rougeL", "bleu"}
     run.metrics.unlink()
