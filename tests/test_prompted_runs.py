@@ -175,6 +175,8 @@ RUNS = {
     "none": ["--model.quantization", "none"],
     "chat": ["--data.prompt.system", 'You are\na "mug".', "--data.prompt.template", ODD],
     "chat control": ["--data.prompt.template", "</s>Title: {title}</s></s>\nText:"],
+    "penalised": ["--model.decoding.repetition_penalty", "2.5"],
+    "beams": ["--model.decoding.num_beams", "3", "--model.decoding.min_new_tokens", "11"],
 }
 
 
@@ -322,13 +324,13 @@ def test_a_run_keeps_the_date_that_its_chat_template_wrote_when_it_began(
     assert (read_record(run.adapter) or {})["frame"] == record["frame"]
 
     prompts = []
-    describe = DescriptionModule.describe
+    describe_each = DescriptionModule.describe_each
 
     def recorded(self: DescriptionModule, batch: Any) -> Any:
         prompts.extend(self.data.tokenizer.batch_decode(batch.input_ids))
-        return describe(self, batch)
+        return describe_each(self, batch)
 
-    monkeypatch.setattr(DescriptionModule, "describe", recorded)
+    monkeypatch.setattr(DescriptionModule, "describe_each", recorded)
     call("predict", "dated", *base)
     assert len(prompts) == 1
     assert "Today is 07 March 2026." in prompts[0]

@@ -7,6 +7,7 @@ token comes next is decided in choosing.py. Reading titles and writing files hap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from amazon_desc.data.encoding.encoder import SENTENCE_CLOSE
 from amazon_desc.data.loading.batches import PromptBatch
 from amazon_desc.generation.choosing import choose, penalised
 from amazon_desc.generation.decoding import DecodingSettings
@@ -23,12 +25,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# A sentence ends before white space, or with the text; 3. may have been going to be 3.5.
+WHOLE_SENTENCE = re.compile(rf"{SENTENCE_CLOSE}(?=\s)|(?<!\d){SENTENCE_CLOSE}$")
+
+# What the bytes of a character that is not whole are decoded to.
+UNFINISHED = "\ufffd"
+
+
 class Description(NamedTuple):
-    """A generated text; `num_tokens` does not count the end token."""
+    """A generated text; `num_tokens` does not count the end token, but what is trimmed off."""
 
     text: str
     finish_reason: Literal["stop", "length"]
     num_tokens: int
+
+
+class Prediction(NamedTuple):
+    """A title as it was read, and what was written for it."""
+
+    title: str
+    description: Description
+    others: Sequence[Description] = ()
+    """further candidates"""
 
 
 def describe(
@@ -57,7 +75,7 @@ def describe_each(
         new_ids = generate(model, batch, end_ids, settings)
     finally:
         model.train(was_training)
-    texts = [read(ids, tokenizer, end_ids) for ids in new_ids.tolist()]
+    texts = [read(ids, tokenizer, end_ids, settings.trim) for ids in new_ids.tolist()]
     num = settings.num_candidates
     return [texts[first : first + num] for first in range(0, len(texts), num)]
 
@@ -141,9 +159,28 @@ class Chosen:
         return torch.full_like(scores, -torch.inf).scatter_(1, ids[:, None], 0.0)
 
 
-def read(ids: list[int], tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> Description:
-    """Reads new ids up to the first end token."""
+def read(
+    ids: list[int], tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], trim: bool = False
+) -> Description:
+    """Reads new ids up to the first end token: text alone, without control tokens.
+
+    A character whose last bytes were not written is left out at the end. With `trim` a text that
+    reached its limit ends at its last whole sentence, and stays as it is if it has none.
+    """
     ends = [index for index, token in enumerate(ids) if token in end_ids]
     kept = ids[: ends[0]] if ends else ids
-    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Description(str(text).strip(), "stop" if ends else "length", len(kept))
+    decoded = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = str(decoded).rstrip(UNFINISHED).strip()
+    if trim and not ends:
+        text = whole_sentences(text)
+    return Description(text, "stop" if ends else "length", len(kept))
+
+
+def whole_sentences(text: str) -> str:
+    """Returns a text up to its last whole sentence; all of it if it has none.
+
+    "A mug. It holds 3.5 l. Its han" -> "A mug. It holds 3.5 l."
+    "A mug. It holds 3."             -> "A mug."
+    """
+    ends = [match.end() for match in WHOLE_SENTENCE.finditer(text)]
+    return text[: ends[-1]] if ends else text

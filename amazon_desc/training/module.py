@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -21,7 +21,7 @@ from amazon_desc.data.datamodule import ROWS, DescriptionData
 from amazon_desc.data.loading.batches import PromptBatch, RowBatch
 from amazon_desc.evaluation.summary import Sample
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.describe import Description, describe
+from amazon_desc.generation.describe import Description, Prediction, describe, describe_each
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model import backbone as bases
 from amazon_desc.model.attention import is_packed
@@ -41,13 +41,6 @@ from amazon_desc.training.stepping import SteppingModule
 
 if TYPE_CHECKING:
     from amazon_desc.model.kernels.step import FusedStep
-
-
-class Prediction(NamedTuple):
-    """A title as it was read, and what was written for it."""
-
-    title: str
-    description: Description
 
 
 class DescriptionModule(SteppingModule):
@@ -255,11 +248,15 @@ class DescriptionModule(SteppingModule):
     # Prediction
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Prediction]:
-        descriptions = self.describe(batch)
-        return [Prediction(*pair) for pair in zip(batch.titles, descriptions, strict=True)]
+        written = zip(batch.titles, self.describe_each(batch), strict=True)
+        return [Prediction(title, texts[0], texts[1:]) for title, texts in written]
 
     def describe(self, batch: PromptBatch) -> list[Description]:
         return describe(self.network, self.data.tokenizer, batch, self.end_ids(), self.decoding)
+
+    def describe_each(self, batch: PromptBatch) -> list[list[Description]]:
+        network, tokenizer = self.network, self.data.tokenizer
+        return describe_each(network, tokenizer, batch, self.end_ids(), self.decoding)
 
     def end_ids(self) -> list[int]:
         """Returns the tokens that end a description: the one that is trained first."""

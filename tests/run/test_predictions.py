@@ -31,6 +31,17 @@ def test_a_line_is_json_with_title_description_ending_and_length():
     )
 
 
+def test_a_line_of_several_candidates_has_the_first_where_it_is_joined_and_then_all():
+    first, other = Description("A mug.", "stop", 3), Description("Holds", "length", 1)
+    assert json.loads(line(Prediction("Mug", first, [other]))) == {
+        **{"title": "Mug", "description": "A mug.", "finish_reason": "stop", "num_tokens": 3},
+        "candidates": [
+            {"description": "A mug.", "finish_reason": "stop", "num_tokens": 3},
+            {"description": "Holds", "finish_reason": "length", "num_tokens": 1},
+        ],
+    }
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -19,13 +19,14 @@ from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.describe import Description, Prediction
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import changes, content
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import InUseError, UserError
 from amazon_desc.support.files import read_json, remove_leftovers, storage, sync_folder, write_text
 from amazon_desc.support.printing import say
-from amazon_desc.training.module import DescriptionModule, Prediction
+from amazon_desc.training.module import DescriptionModule
 
 WEIGHTS = "--model.adapter"
 
@@ -202,12 +203,14 @@ class PredictionFile(Callback):
 
 
 def line(prediction: Prediction) -> str:
-    """Returns one line of the file, as JSON."""
-    title, (text, finish_reason, num_tokens) = prediction
-    record = {
-        "title": title,
-        "description": text,
-        "finish_reason": finish_reason,
-        "num_tokens": num_tokens,
-    }
+    """Returns one line of the file, as JSON; where there are several texts, with all of them."""
+    title, first, others = prediction
+    record: dict[str, Any] = {"title": title, **columns(first)}
+    if others:
+        record["candidates"] = [columns(candidate) for candidate in (first, *others)]
     return json.dumps(record, ensure_ascii=False).translate(CONTROLS) + "\n"
+
+
+def columns(description: Description) -> dict[str, Any]:
+    text, finish_reason, num_tokens = description
+    return {"description": text, "finish_reason": finish_reason, "num_tokens": num_tokens}
