@@ -20,6 +20,7 @@ from lightning.pytorch.trainer import Trainer
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.markers import warn_of_markers
 from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
 from amazon_desc.run.callbacks.predictions import PredictionFiles, prediction_settings
 from amazon_desc.run.callbacks.reporting import with_ours
@@ -44,6 +45,7 @@ from amazon_desc.run.options.checks import (
     refuse_trainer_options,
     refuse_uneven_rows,
 )
+from amazon_desc.run.options.former_names import take_former_names
 from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
 from amazon_desc.run.options.settings import refuse_other_settings, settings_record
 from amazon_desc.run.options.trainer_options import (
@@ -125,6 +127,10 @@ class DescriptionCLI(OptionsOnlyCLI):
             for name in DescriptionCLI.commands
         }
 
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        self.arguments: list[str] = list(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, args)
+
     def options(self, of: Any) -> Any:
         """Returns the options of the command that is run; without one, they are all there are."""
         return of if self.subcommand is None else of[self.subcommand]
@@ -132,12 +138,16 @@ class DescriptionCLI(OptionsOnlyCLI):
     def before_instantiate_classes(self) -> None:
         options = self.options(self.config)
         prompt, trainer = options.data.prompt, options.trainer
-        for name, value in vars(PromptSettings(**vars(prompt))).items():
-            prompt[name] = value  # as it is recorded, however it was typed
+        trains = self.subcommand in ("fit", None)
+        take_former_names(options, self.arguments, trains)
+        decoding = options.model.decoding
+        for group, made in ((prompt, PromptSettings), (decoding, DecodingSettings)):
+            for name, value in vars(made(**vars(group))).items():
+                group[name] = value  # as it is recorded, however it was typed
         self.run = RunFolder(Path(trainer.default_root_dir))
         refuse_file(self.run.path)
         refuse_trainer_options(trainer)
-        if self.subcommand in ("fit", None):
+        if trains:
             refuse_accumulation(trainer.accumulate_grad_batches, options.data.batch_size)
             refuse_uneven_rows(options.data.rows_per_step, options.data.batch_size)
         if self.subcommand == "fit":

@@ -97,7 +97,7 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
         num_epochs=data.num_epochs,
         max_rows=data.max_rows,
         val_check_interval=trainer["val_check_interval"],
-        max_new_tokens=model.max_new_tokens,
+        max_new_tokens=model.decoding.max_new_tokens,
         generation_batch_size=data.generation_batch_size,
         rows=rows_of(data, num_rows),
     )

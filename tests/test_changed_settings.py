@@ -36,7 +36,9 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "40", "--data.row_tokens", "256", "--data.num_scored", "4"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--data.batch_size", "2"),
-    *("--data.generation_batch_size", "2", "--model.max_new_tokens", "4", "--model.lora.r", "4"),
+    *("--data.generation_batch_size", "2"),
+    *("--model.decoding.max_new_tokens", "4"),
+    *("--model.lora.r", "4"),
     *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2"),
     *("--data.rows_per_step", "4", "--trainer.val_check_interval", "4"),
     *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "2"),
@@ -396,6 +398,39 @@ def test_the_config_of_a_run_from_before_is_refused_by_fit_alone_with_what_to_se
     assert exit_code(["validate", *given]) == 0
     (run.predictions / "titles.jsonl").unlink()
     assert exit_code(["predict", *given]) == 0
+
+
+def test_the_config_of_a_run_from_before_decoding_was_a_group_still_writes(
+    finished: RunFolder,
+    copied: Callable[..., str],
+    place: Path,
+    capfd: pytest.CaptureFixture[str],
+):
+    """As it was; who types the option, or trains with it, is told its name of now."""
+    run = RunFolder(place / copied(finished))
+    config = yaml.safe_load(run.config.read_text())
+    assert config["model"].pop("decoding")["max_new_tokens"] == 4
+    config["model"]["max_new_tokens"] = 4
+    config["trainer"]["default_root_dir"] = str(run.path)
+    config["data"]["titles"] = str(place / "titles.txt")
+    (place / "decoding before.yaml").write_text(yaml.safe_dump(config))
+    given = ["--config", str(place / "decoding before.yaml")]
+    written = run.predictions / "titles.jsonl"
+    expected = written.read_bytes()
+    written.unlink()
+    assert exit_code(["predict", *given]) == 0
+    assert written.read_bytes() == expected
+    capfd.readouterr()
+    assert exit_code(["predict", *given, "--model.decoding.max_new_tokens", "128"]) == 2
+    assert "--model.decoding.max_new_tokens: 4, now 128" in capfd.readouterr().err
+    wanted = "--model.max_new_tokens 4: wanted its name of now, --model.decoding.max_new_tokens."
+    assert exit_code(["predict", *given, "--model.max_new_tokens", "4"]) == 2
+    assert wanted in capfd.readouterr().err
+    assert exit_code(["fit", *given]) == 2
+    assert wanted in capfd.readouterr().err
+    new = ["--model.max_new_tokens", "null", "--model.decoding.max_new_tokens", "4"]
+    assert exit_code(["fit", *given, *new]) == 0
+    assert "This run is finished" in capfd.readouterr().out
 
 
 # Taken: how, where and how fast

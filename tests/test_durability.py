@@ -116,7 +116,7 @@ def a_checkpoint(root: Path) -> str:
 
 
 def metrics(root: Path) -> str:
-    write_metrics(root / "metrics.json", "validate", {"loss": 2.0}, {"loss": 1.0})
+    write_metrics(root / "metrics.json", "validate", {"loss": 2.0}, {"loss": 1.0}, {"seed": 0})
     return "metrics.json"
 
 
@@ -175,8 +175,9 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "40", "--data.row_tokens", "256", "--data.num_scored", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0", "--trainer.max_steps", "2"),
-    *("--trainer.val_check_interval", "1", "--model.max_new_tokens", "2", "--trainer.logger"),
-    *("false", "--checkpoint.every_n_steps", "1"),
+    *("--trainer.val_check_interval", "1"),
+    *("--model.decoding.max_new_tokens", "2"),
+    *("--trainer.logger", "false", "--checkpoint.every_n_steps", "1"),
 ]
 
 

@@ -35,14 +35,17 @@ ORDER = """
     model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.from_peft
     model.kernels.head model.kernels.step
     model.machine model.skeleton model.plan model.execution
+    generation.decoding generation.choosing
     generation.engine.merged generation.engine.cache generation.engine.passes
-    generation.engine.slots generation.engine.queue generation.describe
+    generation.engine.drawing generation.engine.slots generation.engine.queue
+    generation.describe
     evaluation.metrics evaluation.summary evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring
     training.stepping training.module
     run.folder run.logger run.checkpoints run.model_card
-    run.options.trainer_options run.options.settings run.options.checks run.options.micro_batch
+    run.options.trainer_options run.options.former_names
+    run.options.settings run.options.checks run.options.micro_batch
     run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
     run.callbacks.monitoring run.callbacks.progress run.callbacks.predictions
     run.callbacks.score_report run.callbacks.signals run.callbacks.reporting

@@ -22,6 +22,7 @@ from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.markers import TITLE_SHOWN
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model.identity import Identity, read_record
 from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
@@ -33,7 +34,7 @@ SMALL = [
     *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.num_scored", "2", "--trainer.max_steps", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--model.lora.r", "4"),
-    *("--model.max_new_tokens", "12", "--trainer.accelerator", "cpu"),
+    *("--model.decoding.max_new_tokens", "12", "--trainer.accelerator", "cpu"),
     *("--trainer.precision", "32-true"),
 ]
 
@@ -174,6 +175,8 @@ RUNS = {
     "none": ["--model.quantization", "none"],
     "chat": ["--data.prompt.system", 'You are\na "mug".', "--data.prompt.template", ODD],
     "chat control": ["--data.prompt.template", "</s>Title: {title}</s></s>\nText:"],
+    "penalised": ["--model.decoding.repetition_penalty", "2.5"],
+    "beams": ["--model.decoding.num_beams", "3", "--model.decoding.min_new_tokens", "11"],
 }
 
 
@@ -251,7 +254,7 @@ def test_the_readme_of_runs_has_the_lines_of_the_reference_runs_card():
         compute_dtype=torch.bfloat16,
         data=SimpleNamespace(encoder=encoder),
         end_ids=lambda: [2],
-        max_new_tokens=config["model"]["max_new_tokens"],
+        decoding=DecodingSettings(**config["model"]["decoding"]),
     )
     identity = Identity(
         backbone=config["model"]["backbone"],
@@ -321,13 +324,13 @@ def test_a_run_keeps_the_date_that_its_chat_template_wrote_when_it_began(
     assert (read_record(run.adapter) or {})["frame"] == record["frame"]
 
     prompts = []
-    describe = DescriptionModule.describe
+    describe_each = DescriptionModule.describe_each
 
     def recorded(self: DescriptionModule, batch: Any) -> Any:
         prompts.extend(self.data.tokenizer.batch_decode(batch.input_ids))
-        return describe(self, batch)
+        return describe_each(self, batch)
 
-    monkeypatch.setattr(DescriptionModule, "describe", recorded)
+    monkeypatch.setattr(DescriptionModule, "describe_each", recorded)
     call("predict", "dated", *base)
     assert len(prompts) == 1
     assert "Today is 07 March 2026." in prompts[0]

@@ -17,6 +17,7 @@ from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.batches import collate_prompts
 from amazon_desc.data.reading.records import Product, read_products
 from amazon_desc.evaluation.metrics import score_texts
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.describe import describe
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
@@ -85,8 +86,11 @@ def base_texts(titles: list[str]) -> list[str]:
     encoder = Encoder(tokenizer, PromptSettings(), max_seq_length=256)
     base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
     model = adapter.attach(base, adapter.LoraSettings())
-    batch = collate_prompts(titles, titles, encoder.prompts(titles), encoder.pad_id)
-    return [d.text for d in describe(model, tokenizer, batch, [encoder.end_id], 96)]
+    settings = DecodingSettings(max_new_tokens=96)
+    batch = collate_prompts(
+        range(len(titles)), titles, titles, encoder.prompts(titles), encoder.pad_id
+    )
+    return [d.text for d in describe(model, tokenizer, batch, [encoder.end_id], settings)]
 
 
 def share_naming_the_item(texts: list[str], titles: list[str]) -> float:

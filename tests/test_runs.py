@@ -29,7 +29,7 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "300", "--data.row_tokens", "256", "--data.num_scored", "6"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1"),
-    *("--model.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
+    *("--model.decoding.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
     *("--data.rows_per_step", "2", "--data.batch_size", "2", "--trainer.log_every_n_steps", "1"),
 ]
 FINISHED = [
@@ -224,7 +224,8 @@ def test_a_shop_with_40_products_can_train_and_is_scored(
 def test_validate_writes_the_scores_that_fit_ended_with(run: RunFolder, call) -> None:
     expected = json.loads(run.metrics.read_text())
     assert set(expected) == {"validate"}
-    assert set(expected["validate"]) == {"base", "tuned"}
+    assert set(expected["validate"]) == {"base", "tuned", "decoding"}
+    assert expected["validate"]["decoding"]["max_new_tokens"] == 8
     for scores in expected["validate"].values():
         assert set(scores) == {"loss", "perplexity", "rouge1", "rougeL", "bleu"}
     run.metrics.unlink()
@@ -376,7 +377,7 @@ def test_the_lines_of_the_model_card_load_the_adapter_with_our_logits(
         dropout=0.0,
     ).eval()
     prompts = [names["tokenizer"](title)["input_ids"] for title in TITLES]
-    batch = collate_prompts(TITLES, TITLES, prompts, pad_id=2)
+    batch = collate_prompts(range(len(TITLES)), TITLES, TITLES, prompts, pad_id=2)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     with torch.no_grad():
         theirs = names["model"].eval()(**inputs).logits

@@ -35,7 +35,8 @@ from tests.conftest import exit_code, slow_case
 SMALL = [
     *("--config", "configs/quickstart.yaml", "--data.num_products", "40"),
     *("--data.row_tokens", "256", "--data.num_scored", "2", "--data.validation_fraction", "0.1"),
-    *("--data.test_fraction", "0", "--data.batch_size", "2", "--model.max_new_tokens", "2"),
+    *("--data.test_fraction", "0", "--data.batch_size", "2"),
+    *("--model.decoding.max_new_tokens", "2"),
     *("--data.rows_per_step", "4", "--trainer.max_steps", "6"),
     *("--model.lora.r", "4", "--model.lora.dropout", "0.1", "--trainer.val_check_interval", "4"),
     *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "3"),

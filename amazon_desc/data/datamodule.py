@@ -244,7 +244,7 @@ class DescriptionData(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
         pairs = [(title, "") for title in self.product_titles[self.num_predicted :]]
-        return self.prompt_loader(pairs, Cleaner(self.settings.cleaning).text)
+        return self.prompt_loader(pairs, Cleaner(self.settings.cleaning).text, self.num_predicted)
 
     def scoring_loaders(
         self, split: Literal["validation", "test"], num_prompts: int
@@ -254,14 +254,17 @@ class DescriptionData(L.LightningDataModule):
         row_loader = fixed_loader(rows, self.batch_size, self.collate_rows, self.seed)
         return [row_loader, self.prompt_loader(pairs[:num_prompts])]
 
-    def prompt_loader(self, pairs: Pairs, clean: Callable[[str], str] = str) -> DataLoader[Any]:
+    def prompt_loader(
+        self, pairs: Pairs, clean: Callable[[str], str] = str, first_row: int = 0
+    ) -> DataLoader[Any]:
         # Titles of a corpus are not cleaned again: `<b>` in one may be text.
-        def collate(pairs: Pairs) -> PromptBatch:
-            titles, references = map(list, zip(*pairs, strict=True))
+        def collate(numbered: list[tuple[int, str, str]]) -> PromptBatch:
+            rows, titles, references = zip(*numbered, strict=True)
             prompts = self.encoder.prompts(list(map(clean, titles)))
-            return collate_prompts(titles, references, prompts, self.encoder.pad_id)
+            return collate_prompts(rows, titles, references, prompts, self.encoder.pad_id)
 
-        return fixed_loader(pairs, self.generation_batch_size, collate, self.seed)
+        numbered = [(row, *pair) for row, pair in enumerate(pairs, first_row)]
+        return fixed_loader(numbered, self.generation_batch_size, collate, self.seed)
 
     @property
     def opened(self) -> Corpus:

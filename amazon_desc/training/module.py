@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -20,7 +20,8 @@ from torch.optim import AdamW, Optimizer
 from amazon_desc.data.datamodule import ROWS, DescriptionData
 from amazon_desc.data.loading.batches import PromptBatch, RowBatch
 from amazon_desc.evaluation.summary import Sample
-from amazon_desc.generation.describe import Description, describe
+from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.describe import Description, Prediction, describe, describe_each
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model import backbone as bases
 from amazon_desc.model.attention import is_packed
@@ -42,13 +43,6 @@ if TYPE_CHECKING:
     from amazon_desc.model.kernels.step import FusedStep
 
 
-class Prediction(NamedTuple):
-    """A title as it was read, and what was written for it."""
-
-    title: str
-    description: Description
-
-
 class DescriptionModule(SteppingModule):
     """A frozen base with trainable LoRA.
 
@@ -67,12 +61,13 @@ class DescriptionModule(SteppingModule):
         warmup_steps: the same as a number of steps, which wins over the share; null: the share
             decides. A run of fewer steps ends before the peak
         final_lr_fraction: share of the peak learning rate that it falls to at the end
-        max_new_tokens: most tokens that are written for a title
+        decoding: how texts are written
         kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
             or `auto`: fused where they are known to be right
         recompute: what of the forward pass is recomputed to save memory: `none`, `parts` (what is
             quick to compute), `mlp` (also the MLP's first product), `layers` (the only one that
             `plain` knows), or `auto`: as little as the free memory allows
+        max_new_tokens: the name of before of decoding.max_new_tokens
     """
 
     def __init__(
@@ -89,9 +84,10 @@ class DescriptionModule(SteppingModule):
         warmup_fraction: Fraction = 0.03,
         warmup_steps: NonNegativeInt | None = None,
         final_lr_fraction: Fraction = 0.1,
-        max_new_tokens: PositiveInt = 128,
+        decoding: DecodingSettings = DecodingSettings(),  # noqa: B008 (frozen)
         kernels: Kernels = "auto",
         recompute: RecomputeOption = "auto",
+        max_new_tokens: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -104,7 +100,7 @@ class DescriptionModule(SteppingModule):
         self.warmup_fraction = warmup_fraction
         self.warmup_steps = warmup_steps
         self.final_lr_fraction = final_lr_fraction
-        self.max_new_tokens = max_new_tokens
+        self.decoding = decoding
         self.kernels: Kernels = kernels
         self.recompute: RecomputeOption = recompute
         self.plan: Plan | None = None  # of a fit; made when it starts, where nobody made it before
@@ -252,13 +248,15 @@ class DescriptionModule(SteppingModule):
     # Prediction
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Prediction]:
-        descriptions = self.describe(batch)
-        return [Prediction(*pair) for pair in zip(batch.titles, descriptions, strict=True)]
+        written = zip(batch.titles, self.describe_each(batch), strict=True)
+        return [Prediction(title, texts[0], texts[1:]) for title, texts in written]
 
     def describe(self, batch: PromptBatch) -> list[Description]:
-        return describe(
-            self.network, self.data.tokenizer, batch, self.end_ids(), self.max_new_tokens
-        )
+        return describe(self.network, self.data.tokenizer, batch, self.end_ids(), self.decoding)
+
+    def describe_each(self, batch: PromptBatch) -> list[list[Description]]:
+        network, tokenizer = self.network, self.data.tokenizer
+        return describe_each(network, tokenizer, batch, self.end_ids(), self.decoding)
 
     def end_ids(self) -> list[int]:
         """Returns the tokens that end a description: the one that is trained first."""

@@ -199,6 +199,18 @@ def predicted(data: DescriptionData) -> tuple[list[str], list[list[int]]]:
     return [title for batch in batches for title in batch.titles], prompts
 
 
+def test_a_title_keeps_its_row_where_prediction_is_resumed(options: dict[str, Any], tmp_path: Path):
+    (tmp_path / "titles.txt").write_text("a\nb\nc\nd\ne\n")
+    data = DescriptionData(
+        **{**options, "titles": str(tmp_path / "titles.txt"), "generation_batch_size": 2}
+    )
+    rows = [batch.rows.tolist() for batch in data.predict_dataloader()]
+    assert rows == [[0, 1], [2, 3], [4]]
+    data.num_predicted = 3
+    batches = list(data.predict_dataloader())
+    assert [(batch.rows.tolist(), batch.titles) for batch in batches] == [([3, 4], ["d", "e"])]
+
+
 def test_titles_are_served_as_written_and_encoded_as_cleaned(
     options: dict[str, Any], tmp_path: Path
 ):

@@ -31,6 +31,17 @@ def test_a_line_is_json_with_title_description_ending_and_length():
     )
 
 
+def test_a_line_of_several_candidates_has_the_first_where_it_is_joined_and_then_all():
+    first, other = Description("A mug.", "stop", 3), Description("Holds", "length", 1)
+    assert json.loads(line(Prediction("Mug", first, [other]))) == {
+        **{"title": "Mug", "description": "A mug.", "finish_reason": "stop", "num_tokens": 3},
+        "candidates": [
+            {"description": "A mug.", "finish_reason": "stop", "num_tokens": 3},
+            {"description": "Holds", "finish_reason": "length", "num_tokens": 1},
+        ],
+    }
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -73,7 +84,7 @@ def test_the_file_is_named_after_the_titles(titles: str, name: str, tmp_path: Pa
 # An output that is begun, interrupted, and gone on with
 
 TITLES = list("abcdefg")
-SETTINGS = {"--model.max_new_tokens": 4}
+SETTINGS = {"--model.decoding.max_new_tokens": 4}
 
 
 @pytest.fixture
@@ -195,8 +206,8 @@ def test_an_output_of_other_settings_is_never_overwritten(
     predict(files, settings, size=3, stop=stop)
     before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
     with pytest.raises(UserError, match="never overwritten") as refused:
-        files.begin({**settings, "--model.max_new_tokens": 9}, 3, len(TITLES))
-    assert "--model.max_new_tokens: 4, now 9" in str(refused.value)
+        files.begin({**settings, "--model.decoding.max_new_tokens": 9}, 3, len(TITLES))
+    assert "--model.decoding.max_new_tokens: 4, now 9" in str(refused.value)
     assert "Move or delete it" in str(refused.value)
     assert {file: file.read_bytes() for file in files.path.parent.iterdir()} == before
 

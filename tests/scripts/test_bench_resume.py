@@ -31,7 +31,8 @@ import rouge_score.rouge_scorer, sacrebleu, torch.utils.tensorboard
 import transformers.models.llama.modeling_llama
 from tests.conftest import load_script
 bench = load_script("bench_resume")
-bench.OPTIONS += ["--data.num_products=20", "--data.num_scored=2", "--model.max_new_tokens=2"]
+bench.OPTIONS += ["--data.num_products=20", "--data.num_scored=2"]
+bench.OPTIONS += ["--model.decoding.max_new_tokens=2"]
 bench.OPTIONS += ["--data.row_tokens=128", "--data.max_seq_length=128"]
 bench.OPTIONS += ["--data.validation_fraction=0.2", "--checkpoint.every_n_steps=1"]
 """

@@ -52,6 +52,8 @@ class RowBatch(NamedTuple):
 class PromptBatch(NamedTuple):
     """Prompts padded on the left, with what they came from."""
 
+    rows: Tensor
+    """(B) int64: the number of a title in its file, or among those that are scored, from 0"""
     titles: list[str]
     references: list[str]
     """the true descriptions; empty texts where there are none"""
@@ -122,11 +124,15 @@ def lay_out(rows: Sequence[Row], row_tokens: int) -> tuple[np.ndarray, np.ndarra
 
 
 def collate_prompts(
-    titles: list[str], references: list[str], prompts: list[list[int]], pad_id: int
+    rows: Sequence[int],
+    titles: Sequence[str],
+    references: Sequence[str],
+    prompts: list[list[int]],
+    pad_id: int,
 ) -> PromptBatch:
     """Pads prompts on the left, to a multiple of a fixed step.
 
-    With a step of 4 and pad_id 0:
+    With a step of 4 and pad_id 0, `rows` as they are given:
 
         input_ids      = [[0, 0, 1, 7], [1, 5, 6, 8]]
         attention_mask = [[0, 0, 1, 1], [1, 1, 1, 1]]
@@ -138,4 +144,6 @@ def collate_prompts(
     for index, prompt in enumerate(prompts):
         input_ids[index, width - len(prompt) :] = torch.tensor(prompt)
         attention_mask[index, width - len(prompt) :] = 1
-    return PromptBatch(titles, references, input_ids, attention_mask)
+    return PromptBatch(
+        torch.tensor(rows), list(titles), list(references), input_ids, attention_mask
+    )

@@ -80,14 +80,6 @@ class MergedDecoder(NamedTuple):
         h = torch.nn.functional.embedding(ids, self.embedding)
         return h if self.embedding_scale == 1 else h * self.embedding_scale
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Returns (N, V) in float32 of normalised hidden states (N, H)."""
-        logits = (x @ self.head.t()).float()
-        if self.logit_scale != 1:
-            logits = logits * self.logit_scale
-        cap = self.logit_cap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
-
 
 @torch.no_grad()
 def merge(

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from amazon_desc.generation.choosing import NOTHING
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.engine.cache import Cache
+from amazon_desc.generation.engine.drawing import Chooser
 from amazon_desc.generation.engine.merged import MergedDecoder
 from amazon_desc.generation.engine.passes import Prompts, alignment, decode, prefill
-
-Choose = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""logits (S, V) float32, written (S, T) with -1 where nothing is, rows (S), place (S) -> ids (S)"""
 
 
 class Begun(NamedTuple):
@@ -44,7 +44,6 @@ class Slots:
 
     Args:
         longest: tokens of the longest prompt
-        max_new_tokens: most tokens of a text
         end_ids: tokens that end a text
         prefilled: tokens of packed prompts that are passed at a time
     """
@@ -52,16 +51,19 @@ class Slots:
     def __init__(
         self,
         decoder: MergedDecoder,
-        choose: Choose,
+        settings: DecodingSettings,
         num_slots: int,
         longest: int,
-        max_new_tokens: int,
         end_ids: Sequence[int],
         prefilled: int = 4096,
     ) -> None:
-        device, length = decoder.device, longest + max_new_tokens
-        self.decoder, self.choose = decoder, choose
-        self.num_slots, self.longest, self.max_new_tokens = num_slots, longest, max_new_tokens
+        device, max_new_tokens = decoder.device, settings.max_new_tokens
+        length = longest + max_new_tokens
+        self.decoder, self.num_slots, self.longest = decoder, num_slots, longest
+        self.max_new_tokens = max_new_tokens
+        shaping = (decoder.logit_scale, decoder.logit_cap)
+        num_pieces = len(decoder.head)
+        self.choose = Chooser(settings, end_ids, num_slots, num_pieces, device, *shaping)
         self.alignment = alignment(decoder, longest)
         self.prefilled = max(prefilled, -(-longest // self.alignment) * self.alignment)
         self.caches = [
@@ -72,7 +74,7 @@ class Slots:
         self.ids, self.positions, self.rows, self.places = (
             torch.zeros(num_slots, dtype=torch.int64, device=device) for _ in range(4)
         )
-        self.written = torch.full((num_slots, max_new_tokens), -1, device=device)
+        self.written = torch.full((num_slots, max_new_tokens), NOTHING, device=device)
         self.has_ended = torch.ones(num_slots, dtype=torch.bool, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -89,7 +91,8 @@ class Slots:
         self.positions[slots] = torch.tensor(ends, device=device)
         self.rows[slots] = torch.tensor([prompt.row for prompt in begun], device=device)
         self.places[slots] = 0
-        self.written[slots] = -1
+        self.written[slots] = NOTHING
+        self.choose.begin(slots)
         self.has_ended[slots] = False
 
     def room_of(self, ids: Sequence[int]) -> int:
@@ -130,12 +133,13 @@ class Slots:
 
     def state(self) -> list[Tensor]:
         """Returns what a step changes, but for the caches, where it writes what it would again."""
-        return [self.ids, self.positions, self.places, self.written, self.has_ended]
+        written = [self.written, self.choose.counts]
+        return [self.ids, self.positions, self.places, self.has_ended, *written]
 
     def step(self) -> None:
         hidden = decode(self.decoder, self.caches, self.ids, self.positions, self.slots)
-        logits = self.decoder.logits(hidden)
-        new = self.choose(logits, self.written, self.rows, self.places)
+        logits = hidden @ self.decoder.head.t()
+        new = self.choose(logits, self.written, self.rows, self.places, self.has_ended)
         is_open = ~self.has_ended
         place = self.places.clamp(max=self.max_new_tokens - 1)[:, None]
         before = self.written.gather(1, place)
@@ -181,7 +185,3 @@ def captured(step: Callable[[], None], state: Sequence[Tensor]) -> torch.cuda.CU
     for tensor, value in zip(state, before, strict=True):
         tensor.copy_(value)
     return graph
-
-
-def greedy(logits: Tensor, written: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-    return logits.argmax(-1)

@@ -18,13 +18,15 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.describe import Description, Prediction
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import changes, content
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import InUseError, UserError
 from amazon_desc.support.files import read_json, remove_leftovers, storage, sync_folder, write_text
 from amazon_desc.support.printing import say
-from amazon_desc.training.module import DescriptionModule, Prediction
+from amazon_desc.training.module import DescriptionModule
 
 WEIGHTS = "--model.adapter"
 
@@ -144,9 +146,17 @@ def prediction_settings(
         "--model.backbone": content(identity.backbone, identity.base_sha256),
         "--model.quantization": identity.quantization,
         WEIGHTS: content(str(weights), sha256_of(weights)),
-        "--model.max_new_tokens": model.max_new_tokens,
+        **{f"--model.decoding.{name}": value for name, value in deciding(model.decoding).items()},
         "--trainer.precision": precision,
     }
+
+
+def deciding(decoding: DecodingSettings) -> dict[str, Any]:
+    """Returns the settings of decoding that decide the texts: of greedy ones not the seed."""
+    settings = asdict(decoding)
+    if not decoding.is_sampled:
+        del settings["seed"]
+    return settings
 
 
 class PredictionFile(Callback):
@@ -193,12 +203,14 @@ class PredictionFile(Callback):
 
 
 def line(prediction: Prediction) -> str:
-    """Returns one line of the file, as JSON."""
-    title, (text, finish_reason, num_tokens) = prediction
-    record = {
-        "title": title,
-        "description": text,
-        "finish_reason": finish_reason,
-        "num_tokens": num_tokens,
-    }
+    """Returns one line of the file, as JSON; where there are several texts, with all of them."""
+    title, first, others = prediction
+    record: dict[str, Any] = {"title": title, **columns(first)}
+    if others:
+        record["candidates"] = [columns(candidate) for candidate in (first, *others)]
     return json.dumps(record, ensure_ascii=False).translate(CONTROLS) + "\n"
+
+
+def columns(description: Description) -> dict[str, Any]:
+    text, finish_reason, num_tokens = description
+    return {"description": text, "finish_reason": finish_reason, "num_tokens": num_tokens}

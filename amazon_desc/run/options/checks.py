@@ -45,7 +45,7 @@ def check_base(model: DescriptionModule, data: DescriptionData) -> None:
     base = find_backbone(model.backbone, model.revision, needs_weights=False)
     config = read_config(base)
     refuse_quantized(base, config, model.quantization)
-    most_written = data.max_seq_length - MIN_DESCRIPTION_TOKENS + model.max_new_tokens
+    most_written = data.max_seq_length - MIN_DESCRIPTION_TOKENS + model.decoding.max_new_tokens
     warning = refuse_too_long(base, config, data.max_seq_length, most_written)
     if warning is not None:
         say(warning)

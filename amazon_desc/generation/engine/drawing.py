@@ -1,0 +1,277 @@
+"""The next token of every slot, chosen on the card in one kernel a slot.
+
+In come logits as the head gives them, out go ids: those that choosing.py, the reference, says. What
+limits a draw (top-k, top-p) is found by halving the range of scores, not by sorting them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from amazon_desc.generation.choosing import GAMMA, MULTIPLIERS, NOTHING, WEIGHT_BITS
+from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.model.kernels.compiling import Kernel
+
+BLOCK = 4096  # logits at a time
+
+# Beside how often a text has a token: it may not follow. No text is as long.
+_BANNED = tl.constexpr(1 << 14)
+
+_GAMMA = tl.constexpr(GAMMA)
+_FIRST, _SECOND = (tl.constexpr(multiplier) for multiplier in MULTIPLIERS)
+_WEIGHT = tl.constexpr(2.0**WEIGHT_BITS)
+_NOTHING = tl.constexpr(NOTHING)
+
+
+@triton.jit
+def _shifted(number, NUM_BITS: tl.constexpr):
+    return (number >> NUM_BITS) & ((1 << (64 - NUM_BITS)) - 1)
+
+
+@triton.jit
+def _splitmix64(state):
+    number = state + _GAMMA
+    number = (number ^ _shifted(number, 30)) * _FIRST
+    number = (number ^ _shifted(number, 27)) * _SECOND
+    return number ^ _shifted(number, 31)
+
+
+@triton.jit
+def _scores(
+    logits, counts, ends, column, num_columns, place, scale, cap, penalty, presence, frequency,
+    MIN_NEW: tl.constexpr, NUM_ENDS: tl.constexpr, HAS_CAP: tl.constexpr, HAS_COUNTS: tl.constexpr,
+):  # fmt: skip
+    """Loads some of a slot's logits and makes them know what is written."""
+    inside = column < num_columns
+    scores = tl.load(logits + column, mask=inside, other=0).to(tl.float32) * scale
+    if HAS_CAP:
+        scores = cap * (2 * tl.sigmoid(2 * scores / cap) - 1)
+    if HAS_COUNTS:
+        marks = tl.load(counts + column, mask=inside, other=0).to(tl.int32)
+        number = marks & (_BANNED - 1)
+        repeated = tl.where(scores > 0, scores / penalty, scores * penalty)
+        scores = tl.where(number > 0, repeated, scores)
+        scores = scores - frequency * number - tl.where(number > 0, presence, 0.0)
+        scores = tl.where(marks >= _BANNED, float("-inf"), scores)
+    if MIN_NEW > 0:
+        for index in range(NUM_ENDS):
+            is_early = (column == tl.load(ends + index)) & (place < MIN_NEW)
+            scores = tl.where(is_early, float("-inf"), scores)
+    return tl.where(inside, scores, float("-inf"))
+
+
+@triton.jit
+def _weights(scores, largest, temperature):
+    """Returns probabilities as whole numbers, and keys: the likelier, the smaller."""
+    scores = (scores - largest) / temperature
+    exact = tl.exp(scores).to(tl.float64) * _WEIGHT
+    below = tl.floor(exact)
+    is_odd = below - 2 * tl.floor(below / 2) > 0
+    rest = exact - below
+    weights = (below + tl.where((rest > 0.5) | ((rest == 0.5) & is_odd), 1, 0)).to(tl.int64)
+    keys = (0.0 - scores).to(tl.int32, bitcast=True)
+    return weights, keys, scores
+
+
+@Kernel
+@triton.jit
+def _choose(
+    logits, counts, ends, rows, places, has_ended, out, num_columns, stride, counts_stride,
+    scale, cap, penalty, presence, frequency, temperature, min_p, seed,
+    TOP_K: tl.constexpr, TOP_P: tl.constexpr, HAS_MIN_P: tl.constexpr,
+    MIN_NEW: tl.constexpr, NUM_ENDS: tl.constexpr, HAS_CAP: tl.constexpr,
+    HAS_COUNTS: tl.constexpr, IS_SAMPLED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    slot = tl.program_id(0).to(tl.int64)
+    logits += slot * stride
+    counts += slot * counts_stride
+    place = tl.load(places + slot)
+    largest = tl.full((), float("-inf"), tl.float32)
+    chosen = tl.full((), 0, tl.int32)
+    for first in range(0, num_columns, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        scores = _scores(
+            logits, counts, ends, column, num_columns, place, scale, cap, penalty, presence,
+            frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
+        )  # fmt: skip
+        top = tl.max(scores, 0)
+        at = tl.min(tl.where(scores == top, column, num_columns), 0)
+        chosen = tl.where(top > largest, at, chosen)
+        largest = tl.maximum(largest, top)
+    if IS_SAMPLED:
+        last_key = tl.full((), 0x7F7FFFFF, tl.int32)  # of what has a probability at all
+        for limit in tl.static_range(2):  # top-k, then top-p of what it left
+            if (limit == 0 and TOP_K > 0) or (limit == 1 and TOP_P < 1):
+                wanted = tl.full((), TOP_K, tl.float64)
+                if limit == 1:
+                    total = tl.full((), 0, tl.int64)
+                    for first in range(0, num_columns, BLOCK):
+                        column = first + tl.arange(0, BLOCK)
+                        scores = _scores(
+                            logits, counts, ends, column, num_columns, place, scale, cap, penalty,
+                            presence, frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
+                        )  # fmt: skip
+                        weights, keys, _ = _weights(scores, largest, temperature)
+                        total += tl.sum(tl.where(keys <= last_key, weights, 0), 0)
+                    wanted = total.to(tl.float64) * TOP_P
+                # The smallest key up to which there is as much as is wanted, two bits at a time.
+                found = tl.full((), 0, tl.int32)
+                for step in range(16):
+                    shift = 30 - 2 * step
+                    one, two = (1 << shift) - 1, (2 << shift) - 1
+                    three = tl.where(step == 0, 0x7FFFFFFF, (3 << shift) - 1)  # no key has bit 31
+                    to_one = tl.full((), 0, tl.int64)
+                    to_two = tl.full((), 0, tl.int64)
+                    to_three = tl.full((), 0, tl.int64)
+                    for first in range(0, num_columns, BLOCK):
+                        column = first + tl.arange(0, BLOCK)
+                        scores = _scores(
+                            logits, counts, ends, column, num_columns, place, scale, cap, penalty,
+                            presence, frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
+                        )  # fmt: skip
+                        weights, keys, _ = _weights(scores, largest, temperature)
+                        if limit == 0:
+                            weights = tl.where(scores > float("-inf"), 1, 0).to(tl.int64)
+                        weights = tl.where(keys <= last_key, weights, 0)
+                        to_one += tl.sum(tl.where(keys <= (found | one), weights, 0), 0)
+                        to_two += tl.sum(tl.where(keys <= (found | two), weights, 0), 0)
+                        to_three += tl.sum(tl.where(keys <= (found | three), weights, 0), 0)
+                    digit = (to_one.to(tl.float64) < wanted).to(tl.int32)
+                    digit += (to_two.to(tl.float64) < wanted).to(tl.int32)
+                    digit += (to_three.to(tl.float64) < wanted).to(tl.int32)
+                    found = found | (digit << shift)
+                last_key = tl.minimum(last_key, found)
+        total = tl.full((), 0, tl.int64)
+        for first in range(0, num_columns, BLOCK):
+            column = first + tl.arange(0, BLOCK)
+            scores = _scores(
+                logits, counts, ends, column, num_columns, place, scale, cap, penalty, presence,
+                frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
+            )  # fmt: skip
+            weights, keys, scores = _weights(scores, largest, temperature)
+            is_kept = keys <= last_key
+            if HAS_MIN_P:
+                is_kept = is_kept & (tl.exp(scores) >= min_p)
+            total += tl.sum(tl.where(is_kept, weights, 0), 0)
+        number = _splitmix64(seed + tl.full((), 0, tl.int64)) + tl.load(rows + slot)
+        number = _splitmix64(_splitmix64(number)) + place
+        number = _shifted(_splitmix64(number), 11)
+        passed = (number.to(tl.float64) * 2.0**-53 * total.to(tl.float64)).to(tl.int64)
+        sum_before = tl.full((), 0, tl.int64)
+        chosen = tl.full((), 2147483647, tl.int32)
+        for first in range(0, num_columns, BLOCK):
+            column = first + tl.arange(0, BLOCK)
+            scores = _scores(
+                logits, counts, ends, column, num_columns, place, scale, cap, penalty, presence,
+                frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
+            )  # fmt: skip
+            weights, keys, scores = _weights(scores, largest, temperature)
+            is_kept = keys <= last_key
+            if HAS_MIN_P:
+                is_kept = is_kept & (tl.exp(scores) >= min_p)
+            sums = sum_before + tl.cumsum(tl.where(is_kept, weights, 0), 0)
+            at = tl.min(tl.where((sums > passed) & (column < num_columns), column, 2147483647), 0)
+            chosen = tl.minimum(chosen, at)
+            sum_before += tl.sum(tl.where(is_kept, weights, 0), 0)
+    tl.store(out + slot, chosen.to(tl.int64))
+    if HAS_COUNTS:
+        is_open = tl.load(has_ended + slot) == 0
+        number = tl.load(counts + chosen)
+        tl.store(counts + chosen, number + 1, mask=is_open)
+
+
+@Kernel
+@triton.jit
+def _ban(
+    written, places, counts, length, counts_stride,
+    SIZE: tl.constexpr, IS_ON: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Marks, or unmarks, what would end a run of SIZE tokens that a text has."""
+    slot = tl.program_id(0).to(tl.int64)
+    written += slot * length
+    place = tl.load(places + slot)
+    start = tl.arange(0, BLOCK)
+    ends = start + SIZE - 1
+    id_ = tl.load(written + ends, mask=ends < length, other=_NOTHING)
+    is_run = (id_ != _NOTHING) & (place >= SIZE - 1)
+    for index in range(SIZE - 1):
+        mine = tl.load(written + place - (SIZE - 1) + index, mask=place >= SIZE - 1, other=0)
+        theirs = tl.load(written + start + index, mask=ends < length, other=_NOTHING)
+        is_run = is_run & (mine == theirs)
+    mark = counts + slot * counts_stride + id_
+    number = tl.load(mark, mask=is_run, other=0).to(tl.int32)
+    number = number | _BANNED if IS_ON else number & (_BANNED - 1)
+    tl.store(mark, number.to(counts.dtype.element_ty), mask=is_run)
+
+
+class Chooser:
+    """Chooses for all slots, and keeps what is written by token.
+
+    Args:
+        scale, cap: what logits are multiplied by, and their soft cap after that
+    """
+
+    def __init__(
+        self,
+        settings: DecodingSettings,
+        end_ids: Sequence[int],
+        num_slots: int,
+        num_pieces: int,
+        device: torch.device,
+        scale: float = 1.0,
+        cap: float | None = None,
+    ) -> None:
+        self.settings, self.scale, self.cap = settings, scale, cap
+        self.ends = torch.tensor(list(end_ids), device=device)
+        penalties = (settings.presence_penalty, settings.frequency_penalty)
+        self.has_counts = bool(
+            settings.repetition_penalty != 1 or any(penalties) or settings.no_repeat_ngram_size
+        )
+        shape = (num_slots, num_pieces if self.has_counts else 1)
+        self.counts = torch.zeros(shape, dtype=torch.int16, device=device)
+
+    def begin(self, slots: Tensor) -> None:
+        """Forgets what slots had written."""
+        if self.has_counts:
+            self.counts[slots] = 0
+
+    def __call__(
+        self, logits: Tensor, written: Tensor, rows: Tensor, places: Tensor, has_ended: Tensor
+    ) -> Tensor:
+        """Returns (S) int64 of logits (S, V) as the head gives them.
+
+        Args:
+            written: (S, T) int64
+            rows: (S) int64: the number of each text's title in its file
+            places: (S) int64: how many tokens each text has
+            has_ended: (S) bool: nothing is written for these
+        """
+        settings, num_slots = self.settings, len(logits)
+        out = torch.empty(num_slots, dtype=torch.int64, device=logits.device)
+        self.ban(written, places, is_on=True)
+        _choose[(num_slots,)](
+            logits, self.counts, self.ends, rows, places, has_ended, out,
+            logits.shape[1], logits.stride(0), self.counts.stride(0), self.scale, self.cap or 1.0,
+            settings.repetition_penalty, settings.presence_penalty, settings.frequency_penalty,
+            settings.temperature or 1.0, settings.min_p, settings.seed,
+            TOP_K=0 if (settings.top_k or 0) >= logits.shape[1] else settings.top_k or 0,
+            TOP_P=settings.top_p,
+            HAS_MIN_P=settings.min_p > 0, MIN_NEW=settings.min_new_tokens,
+            NUM_ENDS=len(self.ends), HAS_CAP=self.cap is not None, HAS_COUNTS=self.has_counts,
+            IS_SAMPLED=settings.is_sampled, BLOCK=BLOCK, num_warps=8,
+        )  # fmt: skip
+        self.ban(written, places, is_on=False)
+        return out
+
+    def ban(self, written: Tensor, places: Tensor, is_on: bool) -> None:
+        size = self.settings.no_repeat_ngram_size
+        if 0 < size <= written.shape[1]:
+            _ban[(len(written),)](
+                written, places, self.counts, written.shape[1], self.counts.stride(0),
+                SIZE=size, IS_ON=is_on, BLOCK=triton.next_power_of_2(written.shape[1]),
+            )  # fmt: skip
