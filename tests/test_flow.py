@@ -36,7 +36,8 @@ ORDER = """
     model.kernels.head model.kernels.step
     model.machine model.skeleton model.plan model.execution
     generation.decoding generation.choosing generation.describe
-    evaluation.metrics evaluation.summary evaluation.description_scores.description_scores
+    evaluation.metrics evaluation.repetition evaluation.summary
+    evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring
     training.stepping training.module
