@@ -139,7 +139,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         options = self.options(self.config)
         prompt, trainer = options.data.prompt, options.trainer
         trains = self.subcommand in ("fit", None)
-        take_former_names(options, self.arguments, trains)
+        take_former_names(options, self.arguments, self.subcommand == "fit")
         decoding = options.model.decoding
         for group, made in ((prompt, PromptSettings), (decoding, DecodingSettings)):
             for name, value in vars(made(**vars(group))).items():

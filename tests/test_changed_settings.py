@@ -712,11 +712,11 @@ def test_other_training_options_do_not_matter_to_scores(
     record = (place / name / "run.json").read_bytes()
     assert call("validate", name, *TRAINING, *LONGER_ROWS) == 0
     expected, found = scores_of(finished.path, "validate"), scores_of(place / name, "validate")
-    assert set(found) == {"base", "tuned"}
+    assert set(found) == {"base", "tuned", "decoding"}
     for weights, scores in found.items():
         assert scores == pytest.approx(expected[weights], rel=1e-5)
     assert call("test", name, *TRAINING, *LONGER_ROWS) == 0
-    assert set(scores_of(place / name, "test")) == {"base", "tuned"}
+    assert set(scores_of(place / name, "test")) == {"base", "tuned", "decoding"}
     assert scores_of(place / name, "validate") == found
     assert (place / name / "run.json").read_bytes() == record
 

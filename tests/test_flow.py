@@ -39,7 +39,8 @@ ORDER = """
     generation.engine.merged generation.engine.cache generation.engine.passes
     generation.engine.drawing generation.engine.slots generation.engine.queue
     generation.describe
-    evaluation.metrics evaluation.summary evaluation.description_scores.description_scores
+    evaluation.metrics evaluation.repetition evaluation.summary
+    evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring
     training.stepping training.module
