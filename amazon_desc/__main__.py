@@ -8,6 +8,7 @@ import os
 import sys
 
 from amazon_desc import __version__
+from amazon_desc.support.signals import leaving_on_the_spot
 
 HELP = """\
 usage: python -m amazon_desc {fit,validate,test,predict} --config FILE [--OPTION VALUE ...]
@@ -38,9 +39,10 @@ def main() -> None:
         # How long OpenMP's threads spin before they sleep. The default is so long that two runs
         # on one CPU block each other; sleeping at once makes a run alone half as fast.
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-        from amazon_desc.cli import main as run_cli
+        with leaving_on_the_spot():  # until the CLI is imported, and knows how to leave
+            from amazon_desc.cli import main as run_cli
 
-        run_cli(arguments)
+            run_cli(arguments)
 
 
 if __name__ == "__main__":

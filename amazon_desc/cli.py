@@ -25,7 +25,6 @@ from amazon_desc.run.callbacks.predictions import PredictionFiles, prediction_se
 from amazon_desc.run.callbacks.reporting import with_ours
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
 from amazon_desc.run.callbacks.run_files import SaveRunConfig
-from amazon_desc.run.callbacks.signals import Signals
 from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder, step_of
@@ -44,6 +43,7 @@ from amazon_desc.run.options.checks import (
     refuse_uneven_rows,
 )
 from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
+from amazon_desc.run.options.refusals import refuse_misleading_options
 from amazon_desc.run.options.settings import refuse_other_settings, settings_record
 from amazon_desc.run.options.trainer_options import (
     best_precision,
@@ -53,11 +53,12 @@ from amazon_desc.run.options.trainer_options import (
     num_epochs,
     val_check_interval,
 )
-from amazon_desc.run.terminal import FINISHED, quiet, where, with_shipped_configs
+from amazon_desc.run.terminal import FINISHED, TRIED, quiet, where, with_shipped_configs
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import empty_folder_removed, storage
 from amazon_desc.support.locks import alone
 from amazon_desc.support.printing import say
+from amazon_desc.support.signals import Signals
 from amazon_desc.training.lightning_internals import OptionsOnlyCLI
 from amazon_desc.training.module import DescriptionModule
 
@@ -131,16 +132,19 @@ class DescriptionCLI(OptionsOnlyCLI):
         refuse_file(self.run.path)
         refuse_several_devices(trainer.devices, trainer.num_nodes)
         refuse_epochs_between_validations(trainer.check_val_every_n_epoch)
+        refuse_misleading_options(self.subcommand, trainer)
         if self.subcommand in ("fit", None):
             refuse_accumulation(trainer.accumulate_grad_batches, options.data.batch_size)
             refuse_uneven_rows(options.data.rows_per_step, options.data.batch_size)
         if self.subcommand == "fit":
             self.held.enter_context(only_fit_in(self.run))
-        self.checkpoint = chosen_checkpoint(self.run, options.ckpt_path, self.subcommand == "fit")
+        self.is_trial = bool(trainer.fast_dev_run)  # nothing is kept, and nothing resumed
+        resumes = self.subcommand == "fit" and not self.is_trial
+        self.checkpoint = chosen_checkpoint(self.run, options.ckpt_path, resumes)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.options(self.config_init).trainer
-        kwargs |= {"max_epochs": 1, "max_steps": -1}
+        kwargs |= {"max_epochs": 1, "max_steps": -1, "max_time": None}
         kwargs.setdefault("precision", config.precision or best_precision(config.accelerator))
         rows = self.micro_batch(config, kwargs["precision"])
         self.datamodule.batch_size, self.model.plan = rows.num_rows, rows.plan
@@ -154,9 +158,9 @@ class DescriptionCLI(OptionsOnlyCLI):
             kwargs.setdefault("logger", logger if self.subcommand == "fit" else False)
         kwargs.setdefault("plugins", [*listed(config.plugins), SealedCheckpointIO()])
         has_bar = config.enable_progress_bar is not False
-        callbacks = with_ours(listed(config.callbacks), has_bar, self.signals)
-        kwargs.setdefault("callbacks", callbacks)
         try:
+            callbacks = with_ours(listed(config.callbacks), has_bar, self.signals, config.max_time)
+            kwargs.setdefault("callbacks", callbacks)
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError) as error:
             raise UserError(f"the --trainer options cannot be used: {error}") from error
@@ -169,7 +173,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         command = self.subcommand
         if command == "fit" and self.checkpoint:
             before = self.run.read_record().get("batch_size")
-        if command == "fit" and self.run.is_finished():
+        if command == "fit" and self.run.is_finished() and not self.is_trial:
             command = None
         return choose_micro_batch(
             asked, command, self.model, self.datamodule, trainer, precision, before
@@ -181,7 +185,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         data = self.datamodule
         check_base(model, data)
         model.settings = self.settings(model, data)
-        if self.run.is_finished():
+        if self.run.is_finished() and not self.is_trial:
             record = self.run.read_record().get("settings")
             refuse_other_settings(record, model.settings, f"the finished {self.run.path}", self.run)
             say(FINISHED.format(run=self.run.path))
@@ -196,7 +200,10 @@ class DescriptionCLI(OptionsOnlyCLI):
         refuse_optimizer(model)
         warn_of_markers(data.encoder)
         self.trainer.fit(model, data, ckpt_path=self.checkpoint, weights_only=True)
-        self.finish(model)
+        if self.is_trial:
+            say(TRIED.format(num_steps=self.trainer.global_step))
+        else:
+            self.finish(model)
 
     def settings(self, model: DescriptionModule, data: DescriptionData) -> dict[str, Any]:
         """Returns what decides a fit with the options of this one."""
@@ -243,7 +250,9 @@ class DescriptionCLI(OptionsOnlyCLI):
             self.held.enter_context(empty_folder_removed(files.path.parent))
         self.held.enter_context(alone(files.path, "written"))
         settings = prediction_settings(model, data, self.trainer.precision, weights)
-        num_done = files.begin(settings, data.generation_batch_size, num_titles)
+        num_done = 0
+        if not self.is_trial:
+            num_done = files.begin(settings, data.generation_batch_size, data.product_titles)
         if num_done is None:
             say(f"{num_titles} descriptions are in {files.path} already")
             return

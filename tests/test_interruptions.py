@@ -196,7 +196,7 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
 def test_a_second_signal_ends_the_process_on_the_spot():
     program = """
 import os, signal
-from amazon_desc.run.callbacks.signals import Signals
+from amazon_desc.support.signals import Signals
 signals = Signals()
 with signals.handled():
     signals.is_training = True

@@ -107,7 +107,28 @@ OPTIONS = [
     Case("precision", "--trainer.precision 17", 2, ("trainer.precision", "bf16-mixed", "17")),
     Case("steps below 0", "--trainer.max_steps=-7", 2, ("--trainer.max_steps -7: wanted", "-1 f")),
     Case("no step", "--trainer.max_steps=0", 2, ("--trainer.max_steps 0: wanted", "or -1 for no")),
-    Case("Lightning's interval", "--trainer.val_check_interval 1.5", 2, ("`val_check_interval`",)),
+    Case(
+        "share of a run", "--trainer.val_check_interval 0.5", 2, ("wanted a number of opt", "500")
+    ),
+    Case(
+        "share of the rows", "--trainer.limit_train_batches 0.5", 2, ("wanted a part", "num_prod")
+    ),
+    Case("one batch", "--trainer.limit_train_batches 1", 2, ("micro-batches", "Leave it away")),
+    Case("no batch at all", "--trainer.limit_train_batches 0", 2, ("--trainer.max_steps",)),
+    Case(
+        "overfitting", "--trainer.overfit_batches 2", 2, ("overfit_batches 2: wanted", "num_prod")
+    ),
+    Case("no checkpoint", "--trainer.enable_checkpointing false", 2, ("wanted true", "Leave it")),
+    Case(
+        "bare bones", "--trainer.barebones true", 2, ("--trainer.barebones true: wanted", "Leave")
+    ),
+    Case("time in words", "--trainer.max_time 5m", 2, ("max_time 5m: wanted", "write 00:01:30:00")),
+    Case(
+        "Lightning's timer",
+        "--trainer.callbacks Timer --trainer.callbacks.duration 00:00:00:01",
+        2,
+        ("--trainer.callbacks Timer: how long", "Leave the callback away", "--trainer.max_time"),
+    ),
     Case("Lightning's limit", "--trainer.limit_val_batches=-3", 2, ("-3 for limit_val_batches",)),
     Case("no batch", "--trainer.accumulate_grad_batches 0", 2, ("batches 0: wanted", "Set --data")),
     Case("no row", "--data.rows_per_step 0", 2, ("data.rows_per_step", "v>0", "fit --help")),
@@ -179,6 +200,14 @@ OPTIONS = [
         2,
         ("--trainer.default_root_dir titles.txt/run: wanted a folder", "found a file", "Name"),
     ),
+]
+
+NOTHING = [
+    Case(
+        "validate", "--trainer.limit_val_batches 0", 2, ("validate has nothing to do",), "validate"
+    ),
+    Case("test", "--trainer.limit_test_batches 0", 2, ("test has nothing to do",), "test"),
+    Case("predict", "--trainer.limit_predict_batches 0", 2, ("predict has noth",), "predict"),
 ]
 
 ONE_DEVICE = ("wanted one device of one node", "Set both to 1.")
@@ -399,6 +428,12 @@ Refused = Callable[[Case, list[str]], str]
 @table(OPTIONS)
 @pytest.mark.usefixtures("place")
 def test_wrong_option_is_refused(case: Case, refused: Refused):
+    refused(case, case.options.split())
+
+
+@pytest.mark.parametrize("case", NOTHING, ids=lambda case: case.name)
+@pytest.mark.usefixtures("place")
+def test_a_command_that_would_do_nothing_is_refused(case: Case, refused: Refused):
     refused(case, case.options.split())
 
 

@@ -7,7 +7,6 @@ one place that knows what torch, Lightning and the system call their troubles.
 from __future__ import annotations
 
 import errno
-import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from amazon_desc.run.callbacks.signals import Signals
 from amazon_desc.support.errors import Interrupted, OutOfMemoryError, StorageError, UserError
 from amazon_desc.support.files import free_space
 from amazon_desc.support.printing import say
+from amazon_desc.support.signals import Signals
 
 # What a disk that is full, read-only, broken or forbidden answers.
 REFUSALS = (
@@ -45,7 +44,7 @@ LESS_MEMORY = {
 def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals]:
     """Leaves with the exit code of what the user can mend, which is said without a traceback.
 
-    Inside of it, SIGINT and SIGTERM are taken by the Signals that it yields.
+    Inside of it, signals that ask to leave are taken by the Signals that it yields.
     """
     signals = Signals()
     try:
@@ -56,7 +55,7 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
     except BaseException as error:
         is_lost = isinstance(error, StorageError)  # what was to be saved before it leaves
         if signals.received is not None and not is_lost:
-            leave(Interrupted(signals.received))
+            leave(signals.received)
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             raise
         mended = as_user_error(error, arguments)
@@ -69,8 +68,10 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
 
 
 def leave(interrupted: Interrupted) -> None:
-    name = signal.Signals(interrupted.args[0]).name
-    say(f"amazon_desc: stopped by {name}. The same command resumes from here.", file=sys.stderr)
+    say(
+        f"amazon_desc: stopped by {interrupted.why}. The same command resumes from here.",
+        file=sys.stderr,
+    )
     sys.exit(interrupted.exit_code)
 
 

@@ -31,9 +31,13 @@ def with_shipped_configs(arguments: list[str]) -> list[str]:
 
 
 def where(run: RunFolder) -> str:
-    """Returns what is said at the end of a fit; its commands can be copied as they stand."""
+    """Returns what is said at the end of a fit; its commands can be copied as they stand.
+
+    Only what is there: scores, for one, are not where validation was switched off.
+    """
     folder, config = quote(str(run.path)), quote(str(run.config))
-    return WHERE.format(run=run.path, folder=folder, config=config)
+    there = [line.format(folder=folder) for name, line in PLACES if (run.path / name).exists()]
+    return WHERE.format(run=run.path, places="\n".join(there), config=config)
 
 
 def quiet() -> None:
@@ -55,16 +59,27 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", pattern)
 
 
+TRIED = """\
+Tried with {num_steps} optimizer steps: nothing is kept.
+To train, leave --trainer.fast_dev_run away."""
+
 FINISHED = """\
 This run is finished: {run} holds its adapter, scores and checkpoints.
 For a fresh start name another folder with --trainer.default_root_dir."""
 
+PLACES = (
+    ("adapter", "  adapter/       the best weights, a PEFT folder"),
+    ("metrics.json", "  metrics.json   scores of base and tuned weights"),
+    (
+        "tensorboard",
+        "  tensorboard/   curves and text samples:    tensorboard --logdir {folder}",
+    ),
+    ("checkpoints", "  checkpoints/   to resume from"),
+    ("config.yaml", "  config.yaml    all options of the run"),
+)
+
 WHERE = """
 Everything is in {run}:
-  adapter/       the best weights, a PEFT folder
-  metrics.json   scores of base and tuned weights
-  tensorboard/   curves and text samples:    tensorboard --logdir {folder}
-  checkpoints/   to resume from
-  config.yaml    all options of the run
+{places}
 
 Write descriptions:  python -m amazon_desc predict --config {config} --data.titles titles.txt"""
