@@ -29,6 +29,7 @@ from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder, step_of
 from amazon_desc.run.logger import RunLogger
+from amazon_desc.run.options.arguments import in_order
 from amazon_desc.run.options.checks import (
     check_adapter,
     check_base,
@@ -272,9 +273,10 @@ class DescriptionCLI(OptionsOnlyCLI):
 def main(arguments: list[str]) -> None:
     """Runs a command; what the user can mend is said in a sentence, without a traceback."""
     # Building the options of a command takes a while: only those of the one that is called.
-    called = [argument for argument in arguments if argument in COMMANDS]
-    DescriptionCLI.commands = tuple(called[:1]) or COMMANDS
-    program = f"python -m amazon_desc {''.join(called[:1]) or 'COMMAND'}"
+    arguments = in_order(arguments)
+    called = [argument for argument in arguments[:1] if argument in COMMANDS]
+    DescriptionCLI.commands = tuple(called) or COMMANDS
+    program = f"python -m amazon_desc {''.join(called) or 'COMMAND'}"
     with errors_in_a_sentence(arguments, program) as signals, ExitStack() as held:
         build(arguments, signals, held)
 
@@ -294,7 +296,7 @@ def build(
         seed_everything_default=1234,
         auto_configure_optimizers=False,
         parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-        args=with_shipped_configs(arguments),
+        args=with_shipped_configs(in_order(arguments)),
         run=run,
         signals=signals,
         held=held,

@@ -42,7 +42,7 @@ ORDER = """
     training.random_states training.lightning_internals training.guard training.scoring
     training.stepping training.module
     run.folder run.logger run.checkpoints run.model_card
-    run.options.trainer_options run.options.refusals run.options.settings
+    run.options.arguments run.options.trainer_options run.options.refusals run.options.settings
     run.options.micro_batch run.options.checks
     run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
     run.callbacks.monitoring run.callbacks.progress run.callbacks.predictions
