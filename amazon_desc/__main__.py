@@ -4,10 +4,14 @@ Importing the CLI takes seconds, since torch comes with it; who only asks what t
 wait for that.
 """
 
+import codecs
+import locale
 import os
 import sys
 
 from amazon_desc import __version__
+from amazon_desc.support.printing import show_traceback, spell_out_what_is_not_encoded
+from amazon_desc.support.signals import leaving_on_the_spot
 
 HELP = """\
 usage: python -m amazon_desc {fit,validate,test,predict} --config FILE [--OPTION VALUE ...]
@@ -38,9 +42,26 @@ def main() -> None:
         # How long OpenMP's threads spin before they sleep. The default is so long that two runs
         # on one CPU block each other; sleeping at once makes a run alone half as fast.
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-        from amazon_desc.cli import main as run_cli
+        read_utf8()
+        spell_out_what_is_not_encoded()
+        sys.excepthook = show_traceback
+        with leaving_on_the_spot():  # until the CLI is imported, and knows how to leave
+            from amazon_desc.cli import main as run_cli
 
-        run_cli(arguments)
+            run_cli(arguments)
+
+
+def read_utf8() -> None:
+    """Starts anew where the locale has configs and arguments read in another encoding.
+
+    ASCII would refuse the prompt of a config, Latin-1 would train on other letters without a word.
+    What the terminal can show stays as it is.
+    """
+    if sys.flags.utf8_mode or codecs.lookup(locale.getencoding()).name == "utf-8":
+        return
+    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

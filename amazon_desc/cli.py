@@ -22,15 +22,16 @@ from amazon_desc.data.encoding.markers import warn_of_markers
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
+from amazon_desc.run import terminal
 from amazon_desc.run.callbacks.predictions import PredictionFiles, prediction_settings
 from amazon_desc.run.callbacks.reporting import with_ours
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
 from amazon_desc.run.callbacks.run_files import SaveRunConfig
-from amazon_desc.run.callbacks.signals import Signals
 from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.failures import errors_in_a_sentence
-from amazon_desc.run.folder import RunFolder, step_of
+from amazon_desc.run.folder import step_of
 from amazon_desc.run.logger import RunLogger
+from amazon_desc.run.options.arguments import in_order
 from amazon_desc.run.options.checks import (
     check_adapter,
     check_base,
@@ -38,15 +39,13 @@ from amazon_desc.run.options.checks import (
     find_weights,
     only_fit_in,
     recorded_frame,
-    refuse_accumulation,
-    refuse_file,
     refuse_optimizer,
-    refuse_several_devices,
-    refuse_trainer_options,
-    refuse_uneven_rows,
+    run_folder_of,
 )
 from amazon_desc.run.options.former_names import take_former_names
 from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
+from amazon_desc.run.options.paths import expand_home
+from amazon_desc.run.options.refusals import refuse_options, refuse_several_devices, seed
 from amazon_desc.run.options.settings import refuse_other_settings, settings_record
 from amazon_desc.run.options.trainer_options import (
     best_precision,
@@ -56,17 +55,10 @@ from amazon_desc.run.options.trainer_options import (
     num_epochs,
     val_check_interval,
 )
-from amazon_desc.run.terminal import (
-    FINISHED,
-    quiet,
-    stopped_early,
-    where,
-    with_shipped_configs,
-)
 from amazon_desc.support.errors import UserError
-from amazon_desc.support.files import empty_folder_removed, storage
-from amazon_desc.support.locks import alone
 from amazon_desc.support.printing import say
+from amazon_desc.support.secrets import masked, remember_arguments, remember_options
+from amazon_desc.support.signals import Signals
 from amazon_desc.training.lightning_internals import OptionsOnlyCLI
 from amazon_desc.training.module import DescriptionModule
 
@@ -100,7 +92,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         # One base rules both sides: another base's tokenizer would train without an error.
         parser.link_arguments("model.backbone", "data.backbone")
         parser.link_arguments("model.revision", "data.revision")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=seed)
         parser.link_arguments("trainer.max_epochs", "data.num_epochs", compute_fn=num_epochs)
         parser.link_arguments(
             ("trainer.max_steps", "data.rows_per_step"), "data.max_rows", compute_fn=max_rows
@@ -137,26 +129,25 @@ class DescriptionCLI(OptionsOnlyCLI):
 
     def before_instantiate_classes(self) -> None:
         options = self.options(self.config)
+        remember_options(options.as_dict())
+        expand_home(options)
         prompt, trainer = options.data.prompt, options.trainer
-        trains = self.subcommand in ("fit", None)
         take_former_names(options, self.arguments, self.subcommand == "fit")
         decoding = options.model.decoding
         for group, made in ((prompt, PromptSettings), (decoding, DecodingSettings)):
             for name, value in vars(made(**vars(group))).items():
                 group[name] = value  # as it is recorded, however it was typed
-        self.run = RunFolder(Path(trainer.default_root_dir))
-        refuse_file(self.run.path)
-        refuse_trainer_options(trainer)
-        if trains:
-            refuse_accumulation(trainer.accumulate_grad_batches, options.data.batch_size)
-            refuse_uneven_rows(options.data.rows_per_step, options.data.batch_size)
+        refuse_options(self.subcommand, options)
+        self.run = run_folder_of(options)
         if self.subcommand == "fit":
             self.held.enter_context(only_fit_in(self.run))
-        self.checkpoint = chosen_checkpoint(self.run, options.ckpt_path, self.subcommand == "fit")
+        self.is_trial = bool(trainer.fast_dev_run)  # nothing is kept, and nothing resumed
+        resumes = self.subcommand == "fit" and not self.is_trial
+        self.checkpoint = chosen_checkpoint(self.run, options.ckpt_path, resumes)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.options(self.config_init).trainer
-        kwargs |= {"min_epochs": 0, "max_epochs": 1, "max_steps": -1}
+        kwargs |= {"min_epochs": 0, "max_epochs": 1, "max_steps": -1, "max_time": None}
         kwargs.setdefault("precision", config.precision or best_precision(config.accelerator))
         rows = self.micro_batch(config, kwargs["precision"])
         self.datamodule.batch_size, self.model.plan = rows.num_rows, rows.plan
@@ -170,11 +161,11 @@ class DescriptionCLI(OptionsOnlyCLI):
             kwargs.setdefault("logger", logger if self.subcommand == "fit" else False)
         kwargs.setdefault("plugins", [*listed(config.plugins), SealedCheckpointIO()])
         has_bar = config.enable_progress_bar is not False
-        callbacks = with_ours(listed(config.callbacks), has_bar, self.signals)
-        kwargs.setdefault("callbacks", callbacks)
         try:
+            callbacks = with_ours(listed(config.callbacks), has_bar, self.signals, config.max_time)
+            kwargs.setdefault("callbacks", callbacks)
             trainer = super().instantiate_trainer(**kwargs)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ImportError) as error:
             raise UserError(f"the --trainer options cannot be used: {error}") from error
         refuse_several_devices(trainer.num_devices, trainer.num_nodes)
         return trainer
@@ -185,7 +176,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         command = self.subcommand
         if command == "fit" and self.checkpoint:
             before = self.run.read_record().get("batch_size")
-        if command == "fit" and self.run.is_finished():
+        if command == "fit" and self.run.is_finished() and not self.is_trial:
             command = None
         return choose_micro_batch(
             asked, command, self.model, self.datamodule, trainer, precision, before
@@ -197,10 +188,10 @@ class DescriptionCLI(OptionsOnlyCLI):
         data = self.datamodule
         self.prepare(model, data)
         model.settings = self.settings(model, data)
-        if self.run.is_finished():
+        if self.run.is_finished() and not self.is_trial:
             record = self.run.read_record().get("settings")
             refuse_other_settings(record, model.settings, f"the finished {self.run.path}", self.run)
-            say(FINISHED.format(run=self.run.path))
+            say(terminal.FINISHED.format(run=self.run.path))
             sys.exit(0)
         if self.checkpoint:
             say(check_resumed(self.checkpoint, model, data, self.trainer, self.run))
@@ -211,9 +202,12 @@ class DescriptionCLI(OptionsOnlyCLI):
         refuse_optimizer(model)
         warn_of_markers(data.encoder)
         self.trainer.fit(model, data, ckpt_path=self.checkpoint, weights_only=True)
-        for line in stopped_early(self.trainer):
+        for line in terminal.stopped_early(self.trainer):
             say(line)
-        self.finish(model)
+        if self.is_trial:
+            say(terminal.TRIED.format(num_steps=self.trainer.global_step))
+        else:
+            self.finish(model)
 
     def prepare(self, model: DescriptionModule, data: DescriptionData) -> None:
         """Does what each command begins with, before a prompt is written."""
@@ -224,7 +218,7 @@ class DescriptionCLI(OptionsOnlyCLI):
     def settings(self, model: DescriptionModule, data: DescriptionData) -> dict[str, Any]:
         """Returns what decides a fit with the options of this one."""
         data.trainer = self.trainer  # prepared data is beside the run folder
-        plain = json.loads(self.parser.dump(self.config, skip_unset=False, format="json"))
+        plain = json.loads(masked(self.parser.dump(self.config, skip_unset=False, format="json")))
         config = self.options(plain)
         return settings_record(config, model.identity(data).base_sha256, data.source_files)
 
@@ -233,7 +227,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         model.use_adapter(self.run.adapter)
         self.trainer.validate(model, datamodule=self.datamodule, verbose=False)
         self.run.write_finish(self.trainer.global_step)
-        say(where(self.run))
+        say(terminal.where(self.run))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
         self.score(model, self.trainer.validate)
@@ -262,11 +256,10 @@ class DescriptionCLI(OptionsOnlyCLI):
         num_titles = len(data.product_titles)
         weights = self.use_weights(model, data)
         files = PredictionFiles.of(self.run, data.titles_file)
-        with storage(files.path.parent):
-            self.held.enter_context(empty_folder_removed(files.path.parent))
-        self.held.enter_context(alone(files.path, "written"))
+        self.held.enter_context(files.alone())
         settings = prediction_settings(model, data, self.trainer.precision, weights)
-        num_done = files.begin(settings, data.generation_batch_size, num_titles)
+        size = data.generation_batch_size
+        num_done = 0 if self.is_trial else files.begin(settings, size, data.product_titles)
         if num_done is None:
             say(f"{num_titles} descriptions are in {files.path} already")
             return
@@ -274,21 +267,18 @@ class DescriptionCLI(OptionsOnlyCLI):
             say(f"Resuming after title {num_done} of {num_titles} in {files.partial}")
         warn_of_markers(data.encoder)
         data.num_predicted = num_done
-        self.trainer.predict(
-            model,
-            data,
-            return_predictions=False,
-            ckpt_path=self.checkpoint,
-            weights_only=True,
-        )
+        chosen = {"ckpt_path": self.checkpoint, "weights_only": True}
+        self.trainer.predict(model, data, return_predictions=False, **chosen)
 
 
 def main(arguments: list[str]) -> None:
     """Runs a command; what the user can mend is said in a sentence, without a traceback."""
     # Building the options of a command takes a while: only those of the one that is called.
-    called = [argument for argument in arguments if argument in COMMANDS]
-    DescriptionCLI.commands = tuple(called[:1]) or COMMANDS
-    program = f"python -m amazon_desc {''.join(called[:1]) or 'COMMAND'}"
+    remember_arguments(arguments)
+    arguments = in_order(arguments)
+    called = [argument for argument in arguments[:1] if argument in COMMANDS]
+    DescriptionCLI.commands = tuple(called) or COMMANDS
+    program = f"python -m amazon_desc {''.join(called) or 'COMMAND'}"
     with errors_in_a_sentence(arguments, program) as signals, ExitStack() as held:
         build(arguments, signals, held)
 
@@ -300,7 +290,7 @@ def build(
     run: bool = True,
 ) -> DescriptionCLI:
     """Makes trainer, model and data of the options, and runs the command among them if asked to."""
-    quiet()
+    terminal.quiet()
     return DescriptionCLI(
         DescriptionModule,
         DescriptionData,
@@ -308,7 +298,7 @@ def build(
         seed_everything_default=1234,
         auto_configure_optimizers=False,
         parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-        args=with_shipped_configs(arguments),
+        args=terminal.with_shipped_configs(in_order(arguments)),
         run=run,
         signals=signals,
         held=held,

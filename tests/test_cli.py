@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from amazon_desc.cli import COMMANDS, main
 from amazon_desc.run.options.trainer_options import best_precision
@@ -61,6 +62,25 @@ def test_a_config_on_disk_wins_over_the_shipped_one(
     (tmp_path / "quickstart.yaml").touch()
     given = ["fit", "--config", "quickstart.yaml"]
     assert with_shipped_configs(given) == given
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "fit --config quickstart.yaml --model.max_new_tokens 7 --print_config",
+        "fit --model.max_new_tokens 7 --config quickstart.yaml --print_config",
+        "--config quickstart.yaml fit --model.max_new_tokens=7 --print_config",
+        "--model.max_new_tokens 7 --print_config --config=quickstart.yaml fit",
+    ],
+)
+def test_a_config_is_taken_and_the_command_line_wins_in_any_order(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(arguments.split())
+    options = yaml.safe_load(capsys.readouterr().out)
+    assert options["trainer"]["default_root_dir"] == "runs/quickstart"
+    assert options["model"]["max_new_tokens"] == 7
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -121,15 +121,15 @@ def metrics(root: Path) -> str:
 
 
 def predictions(root: Path) -> str:
-    run, weights = RunFolder(root), root.parent / "weights"
+    run, weights, titles = RunFolder(root), root.parent / "weights", ["Blue Mug"]
     weights.write_text("weights")
     files = PredictionFiles.of(run, Path("titles.txt"))
     settings = {WEIGHTS: content(str(weights), sha256_of(weights))}
     written = [Prediction("Blue Mug", Description("A mug.", "stop", 3))]
-    data = SimpleNamespace(titles_file=Path("titles.txt"), num_predicted=0)
-    trainer: Any = SimpleNamespace(default_root_dir=str(root), datamodule=data)
+    data = SimpleNamespace(titles_file=Path("titles.txt"), product_titles=titles, num_predicted=0)
+    trainer: Any = SimpleNamespace(default_root_dir=str(root), datamodule=data, fast_dev_run=False)
     callback, module = PredictionFile(), SimpleNamespace()
-    files.begin(settings, 1, 1)
+    files.begin(settings, 1, titles)
     callback.setup(trainer, module, "predict")  # pyright: ignore
     callback.on_predict_start(trainer, module)  # pyright: ignore
     callback.on_predict_batch_end(trainer, module, written, None, 0)  # pyright: ignore
@@ -165,7 +165,7 @@ def test_what_is_cut_off_predictions_is_gone_before_it_is_noted_that_it_is(
 
     monkeypatch.setattr(predictions_module, "write_text", noting)
     settings = read_json(files.settings)["settings"]
-    assert files.begin(settings, 1, 2) == 1
+    assert files.begin(settings, 1, ["Blue Mug", "Red Mug"]) == 1
     assert noted == [True]
 
 

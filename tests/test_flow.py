@@ -14,7 +14,8 @@ PACKAGE = Path(amazon_desc.__file__).parent
 
 # A file may import only from files that stand before it.
 ORDER = """
-    support.errors support.printing support.files support.locks support.resources support.options
+    support.errors support.signals support.secrets support.printing support.files support.locks
+    support.resources support.options
     support.layouts support.digests support.hub
     data.reading.sources data.reading.delimited data.reading.formats data.reading.records
     data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.cleaner
@@ -45,8 +46,9 @@ ORDER = """
     training.random_states training.lightning_internals training.guard training.scoring
     training.stepping training.module
     run.folder run.logger run.checkpoints run.model_card
-    run.options.trainer_options run.options.former_names
-    run.options.settings run.options.checks run.options.micro_batch
+    run.options.arguments run.options.trainer_options run.options.refusals
+    run.options.former_names run.options.settings run.options.paths run.options.checks
+    run.options.micro_batch
     run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
     run.callbacks.monitoring run.callbacks.progress run.callbacks.predictions
     run.callbacks.score_report run.callbacks.signals run.callbacks.reporting
@@ -139,7 +141,7 @@ def test_the_stages_are_joined():
         "training.module"
     ]
     assert {"training.module", "data.datamodule", "run.folder"} <= imports["cli"]
-    assert imports["__main__"] == {"cli"}
+    assert imports["__main__"] == {"cli", "support.printing", "support.signals"}
 
 
 @pytest.mark.parametrize("name", FLOW)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,14 @@ def finish_and_compare(call: Call, place: Path, name: str, untouched: dict[str, 
 # Signals
 
 
+@pytest.fixture(autouse=True)
+def terminal() -> Iterator[None]:
+    """The tests may be run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(number: signal.Signals) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
@@ -124,6 +132,7 @@ def send(number: signal.Signals) -> Callable[[], None]:
         ("training_step", 9, 143, 5),  # in a step that is validated
         ("validation_step", 1, 130, 5),  # in its validation
         ("describe", 2, 143, 5),  # while it writes the last of its samples
+        ("training_step", 6, 129, 3),  # the terminal is closed
     ],
 )
 def test_a_signal_in_a_fit_saves_the_step_and_leaves(
@@ -137,7 +146,7 @@ def test_a_signal_in_a_fit_saves_the_step_and_leaves(
     untouched: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    happens = send(signal.SIGTERM if code == 143 else signal.SIGINT)
+    happens = send(signal.Signals(code - 128))
     with monkeypatch.context() as patch:
         function = getattr(DescriptionModule, step)
         patch.setattr(DescriptionModule, step, at_call(number, happens, function))
@@ -170,7 +179,90 @@ def test_a_signal_at_the_last_step_and_while_scores_are_made(
     finish_and_compare(call, place, name, untouched)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+NUMBERS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("importing", signal.SIGTERM),
+        ("reading options", signal.SIGHUP),
+        *(("preparing", number) for number, _ in NUMBERS),
+        ("loading the base", signal.SIGINT),
+    ],
+)
+def test_a_signal_before_training_ends_in_a_sentence_and_leaves_nothing_half_done(
+    moment: str, number: signal.Signals, tmp_path: Path
+):
+    """The whole process group is hit, as by a terminal."""
+    place = {
+        "importing": ("amazon_desc.data.datamodule", "find_backbone", 0),
+        "reading options": ("amazon_desc.run.options.micro_batch", "device_of", 1),
+        "preparing": ("amazon_desc.data.corpus.workers.Worker", "receive", 2),
+        "loading the base": ("amazon_desc.model.backbone", "fingerprint", 2),
+    }
+    owner, name, call_number = place[moment]
+    program = HIT.format(owner=owner, name=name, call=call_number, number=int(number))
+    options = (*SMALL, "--data.prepare_workers", "2", "--data.batch_size", "auto")
+    run = ("--trainer.default_root_dir", str(tmp_path / "runs" / "hit"))
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "fit", *options, *run],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=120,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert "ignored" not in said
+    assert f"amazon_desc: stopped by {number.name}. The same command" in ended.stderr
+    assert not list(tmp_path.rglob(".tmp-*"))
+    assert not list(tmp_path.rglob(".lock-*"))
+    assert not (tmp_path / "runs" / "hit").exists()
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in left
+
+
+# Sends the signal in the call of that number; of number 0, in the import of what has it.
+HIT = """
+import os, sys, builtins, importlib
+from amazon_desc.__main__ import main
+
+def hit():
+    os.killpg(0, {number})
+
+owner, name, call = "{owner}", "{name}", {call}
+if call == 0:
+    class Finder:
+        def find_spec(self, module, path, target=None):
+            if module == owner:
+                hit()
+    sys.meta_path.insert(0, Finder())
+else:
+    import amazon_desc.cli
+    from amazon_desc.data.corpus import workers
+    workers.NUM_ITEMS_HERE = 0  # so few products would need no other process
+    module, _, kind = owner.rpartition(".")
+    holder = getattr(importlib.import_module(module), kind)
+    function, num_calls = getattr(holder, name), 0
+
+    def wrapped(*arguments, **named):
+        global num_calls
+        num_calls += 1
+        if num_calls == call:
+            hit()
+        return function(*arguments, **named)
+
+    setattr(holder, name, wrapped)
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), NUMBERS)
 def test_a_signal_in_validate_and_predict_leaves_with_its_code(
     number: signal.Signals,
     code: int,
@@ -199,7 +291,7 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
 def test_a_second_signal_ends_the_process_on_the_spot():
     program = """
 import os, signal
-from amazon_desc.run.callbacks.signals import Signals
+from amazon_desc.support.signals import Signals
 signals = Signals()
 with signals.handled():
     signals.is_training = True

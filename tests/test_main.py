@@ -1,10 +1,14 @@
 """`python -m amazon_desc` answers what it can at once, and leaves with an exit code."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from amazon_desc.support.printing import show_traceback
 from amazon_desc.support.resources import PACKAGE
 from tests.conftest import Ended
 
@@ -18,6 +22,45 @@ def test_the_help_names_every_command_and_both_configs():
     for config in ("configs/quickstart.yaml", "configs/qlora.yaml"):
         assert config in done.stdout
         assert Path(PACKAGE.parent / config).is_file()
+
+
+def run_main(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "amazon_desc", *arguments],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment},
+        cwd=tmp_path,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+def test_configs_and_arguments_are_utf_8_in_every_locale(tmp_path: Path):
+    """qlora.yaml has letters that ASCII has not; of the option, the bytes are what counts."""
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    options = ("fit", "--config", "qlora.yaml", "--print_config", "--data.title_column", "Título")
+    done = run_main(tmp_path, *options, **ascii_only)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"Gere uma descri\xe7\xe3o criativa" in done.stdout
+    assert rb"title_column: T\xedtulo" in done.stdout
+    done = run_main(tmp_path, *options, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"title_column: T\xedtulo" in done.stdout
+    assert "title_column: Título".encode() in run_main(tmp_path, *options, PYTHONUTF8="1").stdout
+
+
+def test_a_traceback_of_our_own_mistakes_holds_nothing_secret(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("WANDB_API_KEY", "neverToBeShown")
+    try:
+        raise ValueError("of neverToBeShown")
+    except ValueError as error:
+        show_traceback(type(error), error, error.__traceback__)
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):")
+    assert shown.endswith("ValueError: of ***\n")
+    assert "neverToBeShown" not in shown.splitlines()[-1]
 
 
 def test_a_command_that_does_not_exist_leaves_with_2_and_names_those_that_do(

@@ -26,6 +26,7 @@ import yaml
 
 from amazon_desc.cli import main
 from amazon_desc.data.corpus.product_files import usable_titles
+from amazon_desc.run.callbacks.signals import TIME_OVER
 from amazon_desc.run.checkpoints import (
     NO_COMMENT,
     SEAL_START,
@@ -226,6 +227,23 @@ def test_a_token_that_is_typed_all_the_same_is_not_repeated(
     assert call("fit", *options) == 2
     out, err = capfd.readouterr()
     assert "token" in err
+    assert TOKEN not in out + err
+
+
+@pytest.mark.slow
+def test_a_token_given_to_a_class_of_others_is_in_no_file_of_the_run(
+    place: Path, capfd: pytest.CaptureFixture[str]
+):
+    """Loggers of other packages take keys; with ours away, only what looks like one is known."""
+    logger = ("--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "logs")
+    prefix = ("--trainer.logger.prefix", TOKEN)
+    assert call("fit", *logger, *prefix, "--trainer.default_root_dir", "runs/keyed") == 0
+    config = yaml.safe_load((place / "runs/keyed/config.yaml").read_text())
+    assert config["trainer"]["logger"]["init_args"]["prefix"] == "(removed)"
+    keyed = files_of(place / "runs/keyed")
+    assert {"run.json", "config.yaml"} <= set(keyed)
+    assert [name for name, data in keyed.items() if TOKEN.encode() in data] == []
+    out, err = capfd.readouterr()
     assert TOKEN not in out + err
 
 
@@ -701,11 +719,11 @@ def test_an_archive_is_read_in_place_wherever_its_members_want_to_go(
 
 
 def test_the_readme_of_runs_lists_every_exit_code():
-    """0: done; 1: a mistake of our own, with a traceback; 130 and 143: SIGINT and SIGTERM."""
+    """0: done; 1: a mistake of our own; 124: time is over; 129, 130 and 143: signals."""
     kinds: list[type[UserError]] = [UserError]
     for kind in kinds:  # grows as it goes
         kinds += kind.__subclasses__()
-    wanted = {0, 1, 130, 143} | {kind.exit_code for kind in kinds}
+    wanted = {0, 1, TIME_OVER, 129, 130, 143} | {kind.exit_code for kind in kinds}
     readme = (ROOT / "amazon_desc" / "run" / "README.md").read_text()
     assert readme.count("| code |") == 1
     table = readme.partition("| code |")[2].partition("\n\n")[0]

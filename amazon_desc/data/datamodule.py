@@ -208,10 +208,8 @@ class DescriptionData(L.LightningDataModule):
     @property
     def titles_file(self) -> Path:
         if self.titles is None:
-            raise UserError(
-                "predict needs a file of titles: --data.titles FILE (.txt with one title a line, "
-                ".csv, .tsv, .jsonl, .json, .json.gz or .parquet)."
-            )
+            forms = ".txt with one title a line, .csv, .tsv, .jsonl, .json, .json.gz or .parquet"
+            raise UserError(f"predict needs a file of titles: --data.titles FILE ({forms}).")
         return source_path(self.titles)
 
     @property
@@ -231,9 +229,8 @@ class DescriptionData(L.LightningDataModule):
         return ordered_loader(rows, order, self.collate_rows, self.num_workers, self.seed)
 
     def order(self, num_rows: int, first_row: int) -> RowOrder:
-        return RowOrder(
-            num_rows, self.batch_size, self.num_epochs, self.seed, first_row, self.max_rows
-        )
+        settings = (self.num_epochs, self.seed, first_row, self.max_rows)
+        return RowOrder(num_rows, self.batch_size, *settings)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         num_prompts = NUM_TEXT_SAMPLES if self.stage == "fit" else self.num_scored

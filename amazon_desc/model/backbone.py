@@ -170,9 +170,10 @@ def refuse_misread(model: PreTrainedModel, name: str) -> None:
         return
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     for width, device in widths.items():
-        written = torch.randn(ROWS_READ, width, generator=generator).to(device)
+        # on the CPU, which need not be the default here
+        written = torch.randn(ROWS_READ, width, generator=generator, device="cpu").to(device)
         read = dequantize_4bit(*quantize_4bit(written, quant_type="nf4", compress_statistics=True))
         if (read - written).norm() > MISREAD * written.norm():
             raise UserError(

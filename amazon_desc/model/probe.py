@@ -111,7 +111,7 @@ def set_attention(model: Any, name: str) -> None:
 def fault_of(model: Any) -> str:
     """Returns what is wrong with a model as it is, in words that follow its name; "": nothing."""
     embeddings = model.get_input_embeddings().weight
-    device, ids = embeddings.device, ordinary_ids(len(embeddings)).to(embeddings.device)
+    device, ids = embeddings.device, ordinary_ids(len(embeddings), embeddings.device)
     changed = ids.clone()
     changed[-1] += 1
     examples = ids.split(LENGTHS)
@@ -139,7 +139,7 @@ def fault_of(model: Any) -> str:
     return ""
 
 
-def ordinary_ids(num_pieces: int) -> Tensor:
+def ordinary_ids(num_pieces: int, device: torch.device) -> Tensor:
     """Returns the ids of the examples: pieces that occur in text, none like the other.
 
     Control tokens at either end of a vocabulary would do as ids, but a trained base makes such
@@ -147,7 +147,7 @@ def ordinary_ids(num_pieces: int) -> Tensor:
 
         num_pieces = 64     ids = 4, 6, 8, ..., 34
     """
-    return num_pieces // 16 + num_pieces // 32 * torch.arange(sum(LENGTHS))
+    return num_pieces // 16 + num_pieces // 32 * torch.arange(sum(LENGTHS), device=device)
 
 
 @contextmanager
@@ -236,8 +236,9 @@ def miniature(config: PretrainedConfig) -> Any:
         for name in names:
             if isinstance(getattr(small, name, None), int):
                 setattr(small, name, size)
-    with torch.random.fork_rng(devices=[]):  # a run's own random numbers stay as they are
-        torch.manual_seed(0)
+    # A run's own random numbers stay as they are; torch.manual_seed would begin a card's anew.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(0)
         model = AutoModelForCausalLM.from_config(
             small, attn_implementation=attention.UNPACKED, dtype=torch.float32
         )

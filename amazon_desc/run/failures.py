@@ -7,7 +7,7 @@ one place that knows what torch, Lightning and the system call their troubles.
 from __future__ import annotations
 
 import errno
-import signal
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -17,15 +17,21 @@ from pathlib import Path
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from amazon_desc.run.callbacks.signals import Signals
 from amazon_desc.support.errors import Interrupted, OutOfMemoryError, StorageError, UserError
 from amazon_desc.support.files import free_space
 from amazon_desc.support.printing import say
+from amazon_desc.support.signals import Signals
 
 # What a disk that is full, read-only, broken or forbidden answers.
 REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+)
+
+# What jsonargparse says of a class that an option names, and of one of several or in a list.
+CLASS_NOT_MADE = (
+    re.compile(r"Problem with given class_path '(?P<name>[^']+)':\s*(?P<reason>.+)"),
+    re.compile(r"Union subtypes.*?- (?P<reason>.+?)\n.*class_path='(?P<name>[^']+)'", re.DOTALL),
 )
 
 SCORES_NEED_LESS = "Lower --data.batch_size, or --data.generation_batch_size if texts are written."
@@ -45,7 +51,7 @@ LESS_MEMORY = {
 def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals]:
     """Leaves with the exit code of what the user can mend, which is said without a traceback.
 
-    Inside of it, SIGINT and SIGTERM are taken by the Signals that it yields.
+    Inside of it, signals that ask to leave are taken by the Signals that it yields.
     """
     signals = Signals()
     try:
@@ -56,7 +62,7 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
     except BaseException as error:
         is_lost = isinstance(error, StorageError)  # what was to be saved before it leaves
         if signals.received is not None and not is_lost:
-            leave(Interrupted(signals.received))
+            leave(signals.received)
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             raise
         mended = as_user_error(error, arguments)
@@ -69,8 +75,10 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
 
 
 def leave(interrupted: Interrupted) -> None:
-    name = signal.Signals(interrupted.args[0]).name
-    say(f"amazon_desc: stopped by {name}. The same command resumes from here.", file=sys.stderr)
+    say(
+        f"amazon_desc: stopped by {interrupted.why}. The same command resumes from here.",
+        file=sys.stderr,
+    )
     sys.exit(interrupted.exit_code)
 
 
@@ -81,6 +89,8 @@ def as_user_error(error: BaseException, arguments: list[str]) -> UserError | Non
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
         return cause
+    if not isinstance(error, ArgumentError) and (unmade := class_not_made(error)) is not None:
+        return unmade
     text = str(error)
     if is_out_of_memory(error):
         command = next((name for name in LESS_MEMORY if name in arguments[:1]), "predict")
@@ -96,12 +106,32 @@ def as_user_error(error: BaseException, arguments: list[str]) -> UserError | Non
             f"data (--data.corpora) does not answer. The same command resumes from the last "
             f"checkpoint."
         )
+    if isinstance(error, BrokenPipeError):
+        return StorageError(
+            "what is printed cannot be written: the program that reads it has ended. The same "
+            "command goes on; to keep it in a file, write `> log.txt 2>&1` after it."
+        )
     if isinstance(error, OSError) and error.errno in REFUSALS:
         room = free_space(Path(error.filename)) if isinstance(error.filename, str) else ""
         return StorageError(
             f"{error.filename or 'a file'} cannot be written or read: {error.strerror}{room}. Make "
             f"room there, or name another --trainer.default_root_dir."
         )
+    return None
+
+
+def class_not_made(error: BaseException) -> UserError | None:
+    """Returns what to say where an option names a class that cannot be made of its arguments."""
+    cause: BaseException | None = error
+    while cause is not None:
+        matches = (pattern.search(str(cause)) for pattern in CLASS_NOT_MADE)
+        if match := next(filter(None, matches), None):
+            return UserError(
+                f"{match['name']}: wanted a class that can be made with these arguments, found: "
+                f"{first_words(match['reason'])}. Install what it needs, give other arguments, or "
+                f"leave it away."
+            )
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -53,7 +53,8 @@ class RunLogger(TensorBoardLogger):
 
     def save(self) -> None:
         """Writes curves only: there are no hyper-parameters here, config.yaml holds all options."""
-        self.writer.flush()
+        if self.is_open:
+            self.writer.flush()
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Has on the disk what was logged before a checkpoint: a resumed run repeats none."""

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.checks import refuse_other_encoding
+from amazon_desc.run.options.paths import home_of
 from amazon_desc.support.resources import find_config
 
 
@@ -26,6 +27,9 @@ def with_shipped_configs(arguments: list[str]) -> list[str]:
             continue
         place, name = (index, value) if equals else (index + 1, arguments[index + 1 : index + 2])
         name = name if isinstance(name, str) else "".join(name)
+        if name.startswith("~"):
+            name = home_of(name)
+            replaced[place] = f"{option}={name}" if equals else name
         if name and not Path(name).exists() and (shipped := find_config(name)):
             replaced[place] = f"{option}={shipped}" if equals else str(shipped)
         elif Path(name).is_file():
@@ -34,9 +38,13 @@ def with_shipped_configs(arguments: list[str]) -> list[str]:
 
 
 def where(run: RunFolder) -> str:
-    """Returns what is said at the end of a fit; its commands can be copied as they stand."""
+    """Returns what is said at the end of a fit; its commands can be copied as they stand.
+
+    Only what is there: scores, for one, are not where validation was switched off.
+    """
     folder, config = quote(str(run.path)), quote(str(run.config))
-    return WHERE.format(run=run.path, folder=folder, config=config)
+    there = [line.format(folder=folder) for name, line in PLACES if (run.path / name).exists()]
+    return WHERE.format(run=run.path, places="\n".join(there), config=config)
 
 
 def stopped_early(trainer: Trainer) -> Iterator[str]:
@@ -66,16 +74,27 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", pattern)
 
 
+TRIED = """\
+Tried with {num_steps} optimizer steps: nothing is kept.
+To train, leave --trainer.fast_dev_run away."""
+
 FINISHED = """\
 This run is finished: {run} holds its adapter, scores and checkpoints.
 For a fresh start name another folder with --trainer.default_root_dir."""
 
+PLACES = (
+    ("adapter", "  adapter/       the best weights, a PEFT folder"),
+    ("metrics.json", "  metrics.json   scores of base and tuned weights"),
+    (
+        "tensorboard",
+        "  tensorboard/   curves and text samples:    tensorboard --logdir {folder}",
+    ),
+    ("checkpoints", "  checkpoints/   to resume from"),
+    ("config.yaml", "  config.yaml    all options of the run"),
+)
+
 WHERE = """
 Everything is in {run}:
-  adapter/       the best weights, a PEFT folder
-  metrics.json   scores of base and tuned weights
-  tensorboard/   curves and text samples:    tensorboard --logdir {folder}
-  checkpoints/   to resume from
-  config.yaml    all options of the run
+{places}
 
 Write descriptions:  python -m amazon_desc predict --config {config} --data.titles titles.txt"""

@@ -48,8 +48,14 @@ class InUseError(UserError):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM asked this process to leave; no `except Exception` may hold it up."""
+    """This process was asked to leave; no `except Exception` may hold it up.
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.exit_code = 128 + signum  # as a shell says it
+    Args:
+        why: what asked: the name of a signal, or of an option
+        exit_code: that it leaves with; of a signal 128 and its number, as a shell says it
+    """
+
+    def __init__(self, why: str, exit_code: int) -> None:
+        super().__init__(why, exit_code)
+        self.why = why
+        self.exit_code = exit_code

@@ -93,13 +93,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def empty_folder_removed(path: Path) -> Iterator[None]:
-    """Makes a folder, and removes it again if nothing was put there."""
+    """Makes a folder, and removes it and the parents made for it if nothing was put there."""
+    made = [path, *(parent for parent in path.parents if not parent.exists())]
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         with suppress(OSError):  # it is not empty, or was moved
-            path.rmdir()
+            for folder in made:
+                folder.rmdir()
 
 
 def remove_leftovers(path: Path) -> None:

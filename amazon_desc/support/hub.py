@@ -17,7 +17,6 @@ from amazon_desc.support import layouts
 from amazon_desc.support.errors import StorageError, UserError
 from amazon_desc.support.files import free_space, read_json
 from amazon_desc.support.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
-from amazon_desc.support.printing import TOKEN
 from amazon_desc.support.resources import TINY_BASE
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -261,7 +260,7 @@ repository = functools.cache(Repository)
 
 def hub_token() -> str | bool:
     """Returns the token of the environment, or False: a file that holds one is not looked for."""
-    return os.environ.get(TOKEN) or False
+    return os.environ.get("HF_TOKEN") or False
 
 
 # What huggingface_hub has, but under no documented name

@@ -12,13 +12,16 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
+from amazon_desc.model import attention
 from amazon_desc.model.backbone import (
     fingerprint,
     fingerprints,
     load_backbone,
+    refuse_misread,
     refuse_replaced,
 )
 from amazon_desc.model.loss import target_loss
+from amazon_desc.model.probe import attention_for, fault_of
 from amazon_desc.model.suitability import read_config
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, find_backbone
@@ -206,3 +209,14 @@ def test_four_bit_matrices_of_other_widths_are_taken(width: int, tmp_path: Path)
     base = base_of(tmp_path, "llama", hidden_size=width, intermediate_size=64)
     AutoModelForCausalLM.from_config(read_config(base)).save_pretrained(tmp_path)
     load_backbone(base, "nf4", torch.float32, CPU)
+
+
+def test_a_base_is_tried_where_another_device_is_the_default(base_copy: Path) -> None:
+    """As the trainer has it while it builds a model; `meta` stands for a card."""
+    base = Backbone(base_copy, "copy")
+    model = load_backbone(base, "nf4", torch.float32, CPU)
+    attention_for.cache_clear()
+    with torch.device("meta"):
+        refuse_misread(model, "copy")
+        assert attention_for(base) == attention.NAME
+        assert fault_of(model) == ""

@@ -259,7 +259,7 @@ def test_rounding_in_a_trained_base_is_no_fault(dtype: torch.dtype, real_dir: Pa
 
 @pytest.mark.parametrize(("num_pieces", "last"), [(64, 34), (50, 18), (32_000, 17_000)])
 def test_examples_are_of_pieces_that_occur_in_text(num_pieces: int, last: int):
-    ids = probe.ordinary_ids(num_pieces).tolist()
+    ids = probe.ordinary_ids(num_pieces, CPU).tolist()
     assert len(set(ids)) == sum(probe.LENGTHS)
     assert ids[0] == num_pieces // 16
     assert ids[-1] == last

@@ -206,7 +206,7 @@ def test_the_lengths_of_the_data_are_shown_once_a_run(tmp_path: Path):
     for step in (0, 7):  # a run that is resumed at step 7 shows nothing again
         logger = TensorBoardLogger(str(tmp_path), name="", version="")
         trainer: Any = SimpleNamespace(datamodule=data, global_step=step, logger=logger)
-        DataLengths().on_fit_start(trainer, None)  # type: ignore[arg-type]
+        DataLengths().on_train_start(trainer, None)  # type: ignore[arg-type]
         logger.finalize("success")
     events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
     (shown,) = events.Histograms("data/title_characters")

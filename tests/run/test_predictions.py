@@ -104,22 +104,37 @@ def texts_of(batch: list[str]) -> list[Prediction]:
     return [prediction(title, f"{title} of {'/'.join(batch)}") for title in batch]
 
 
-def predict(files: PredictionFiles, settings: dict[str, Any], size: int, stop: int = 99) -> None:
-    """Writes as the trainer has it written, up to the batch of the number `stop`."""
-    num_done = files.begin(settings, size, len(TITLES))
+def predict(
+    files: PredictionFiles,
+    settings: dict[str, Any],
+    size: int,
+    stop: int = 99,
+    limit: int = 99,
+) -> None:
+    """Writes as the trainer has it written, killed before the batch of the number `stop`.
+
+    Args:
+        limit: batches after which the trainer ends, as if these were all
+    """
+    num_done = files.begin(settings, size, TITLES)
     if num_done is None:
         return
-    data = SimpleNamespace(titles_file=Path("titles.txt"), num_predicted=num_done)
+    data = SimpleNamespace(
+        titles_file=Path("titles.txt"), num_predicted=num_done, product_titles=TITLES
+    )
     trainer: Any = SimpleNamespace(
-        default_root_dir=str(files.path.parents[1]), datamodule=data, world_size=1
+        default_root_dir=str(files.path.parents[1]), datamodule=data, fast_dev_run=False
     )
     callback, module = PredictionFile(), SimpleNamespace()
     callback.setup(trainer, module, "predict")  # pyright: ignore[reportArgumentType]
     callback.on_predict_start(trainer, module)  # pyright: ignore[reportArgumentType]
     for number, first in enumerate(range(num_done, len(TITLES), size)):
         if number == stop:
+            assert callback.file is not None
             callback.file.close()
             return
+        if number == limit:
+            break
         outputs = texts_of(TITLES[first : first + size])
         callback.on_predict_batch_end(trainer, module, outputs, None, number)  # pyright: ignore
     callback.on_predict_end(trainer, module)  # pyright: ignore[reportArgumentType]
@@ -137,6 +152,65 @@ def test_the_file_grows_by_batches_and_is_renamed_at_the_end(
     assert not files.partial.exists()
     assert [json.loads(t)["title"] for t in files.path.read_text().splitlines()] == TITLES
     assert capsys.readouterr().out == f"7 descriptions are in {files.path}\n"
+
+
+def test_only_an_output_with_a_line_for_every_title_gets_its_name(
+    files: PredictionFiles, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    predict(files, settings, size=3, limit=1)
+    assert not files.path.exists()
+    assert capsys.readouterr().out == (
+        f"3 of 7 descriptions are in {files.partial}. The same command without "
+        f"--trainer.limit_predict_batches resumes from there.\n"
+    )
+    predict(files, settings, size=3)
+    assert [json.loads(t)["title"] for t in files.path.read_text().splitlines()] == TITLES
+    assert not files.partial.exists()
+
+
+@pytest.mark.parametrize("num_lines", [0, 2, 6])
+def test_an_output_that_got_its_name_too_early_is_completed(
+    num_lines: int, files: PredictionFiles, settings: dict[str, Any]
+):
+    predict(files, settings, size=2)
+    whole = files.path.read_bytes()
+    files.path.write_bytes(b"".join(whole.splitlines(keepends=True)[:num_lines]))
+    predict(files, settings, size=2)
+    assert files.path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("order", ["bacdefg", "abcdefgh", "abcdef\n", "acdefg"])
+def test_an_output_of_other_lines_is_refused_and_kept(
+    order: str, files: PredictionFiles, settings: dict[str, Any]
+):
+    predict(files, settings, size=2)
+    files.path.write_text("".join("no line\n" if t == "\n" else line(prediction(t)) for t in order))
+    before = files.path.read_bytes()
+    with pytest.raises(UserError, match=r"wanted a line for each of the 7 titles.*Move or delete"):
+        files.begin(settings, 2, TITLES)
+    assert files.path.read_bytes() == before
+
+
+def test_a_complete_output_that_an_editor_saved_without_its_last_line_end_stays_complete(
+    files: PredictionFiles, settings: dict[str, Any]
+):
+    predict(files, settings, size=2)
+    files.path.write_bytes(files.path.read_bytes().removesuffix(b"\n"))
+    assert files.begin(settings, 2, TITLES) is None
+
+
+def test_a_trial_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = SimpleNamespace(titles_file=Path("t.txt"), num_predicted=0, product_titles=TITLES)
+    trainer: Any = SimpleNamespace(
+        default_root_dir=str(tmp_path), datamodule=data, fast_dev_run=True
+    )
+    callback, module = PredictionFile(), SimpleNamespace()
+    callback.setup(trainer, module, "predict")  # pyright: ignore[reportArgumentType]
+    callback.on_predict_start(trainer, module)  # pyright: ignore[reportArgumentType]
+    callback.on_predict_batch_end(trainer, module, texts_of(["a", "b"]), None, 0)  # pyright: ignore
+    callback.on_predict_end(trainer, module)  # pyright: ignore[reportArgumentType]
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == "Tried with 2 of 7 titles: nothing is kept.\n"
 
 
 @pytest.mark.parametrize("size", [2, *map(slow_case, (1, 3, 7))])
@@ -195,7 +269,7 @@ def test_what_a_killed_predict_left_half_written_goes(
 def test_a_complete_output_is_left_as_it_is(files: PredictionFiles, settings: dict[str, Any]):
     predict(files, settings, size=3)
     before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
-    assert files.begin(settings, 2, len(TITLES)) is None
+    assert files.begin(settings, 2, TITLES) is None
     assert {file: file.read_bytes() for file in files.path.parent.iterdir()} == before
 
 
@@ -206,7 +280,7 @@ def test_an_output_of_other_settings_is_never_overwritten(
     predict(files, settings, size=3, stop=stop)
     before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
     with pytest.raises(UserError, match="never overwritten") as refused:
-        files.begin({**settings, "--model.decoding.max_new_tokens": 9}, 3, len(TITLES))
+        files.begin({**settings, "--model.decoding.max_new_tokens": 9}, 3, TITLES)
     assert "--model.decoding.max_new_tokens: 4, now 9" in str(refused.value)
     assert "Move or delete it" in str(refused.value)
     assert {file: file.read_bytes() for file in files.path.parent.iterdir()} == before
@@ -221,7 +295,7 @@ def test_an_output_that_says_nothing_of_its_settings_is_never_overwritten(
     if record is not None:
         files.settings.write_text(record)
     with pytest.raises(UserError, match=r"titles\.jsonl is there already.*Move or delete it"):
-        files.begin(settings, 3, len(TITLES))
+        files.begin(settings, 3, TITLES)
     assert files.path.read_text() == "kept"
 
 
@@ -229,14 +303,14 @@ def test_a_record_that_is_damaged_is_said(files: PredictionFiles, settings: dict
     predict(files, settings, size=3, stop=1)
     files.settings.write_text('{"settings": ')
     with pytest.raises(UserError, match=r"titles\.settings\.json is damaged"):
-        files.begin(settings, 3, len(TITLES))
+        files.begin(settings, 3, TITLES)
     assert files.partial.exists()
 
 
 def test_weights_that_were_replaced_while_they_were_loaded_are_not_used(
     files: PredictionFiles, settings: dict[str, Any], tmp_path: Path
 ):
-    assert files.begin(settings, 3, len(TITLES)) == 0
+    assert files.begin(settings, 3, TITLES) == 0
     (tmp_path / "weights").write_text("others")
     with pytest.raises(InUseError, match="was replaced, by a fit, while it was being loaded"):
         predict(files, settings, size=3)

@@ -260,10 +260,20 @@ def test_a_folder_in_which_nothing_was_put_is_removed(tmp_path: Path):
     folder = tmp_path / "deep" / "run"
     with empty_folder_removed(folder):
         assert names(folder) == []
-    assert names(tmp_path / "deep") == []
+    assert names(tmp_path) == []
     with pytest.raises(Killed), empty_folder_removed(folder):
         raise Killed
-    assert names(tmp_path / "deep") == []
+    assert names(tmp_path) == []
+
+
+def test_a_folder_around_it_that_was_there_or_is_filled_stays(tmp_path: Path):
+    (tmp_path / "old").mkdir()
+    with empty_folder_removed(tmp_path / "old" / "run"):
+        pass
+    with empty_folder_removed(tmp_path / "new" / "deep" / "run"):
+        (tmp_path / "new" / "corpora").mkdir()
+    assert names(tmp_path) == ["new", "old"]
+    assert names(tmp_path / "new") == ["corpora"]
 
 
 def test_a_folder_in_which_something_is_stays(tmp_path: Path):

@@ -79,6 +79,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**environment, "TOKENIZERS_PARALLELISM": "false"},
+            start_new_session=True,  # a closed terminal, too, is for the one who started this
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None

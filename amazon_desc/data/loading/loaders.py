@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from amazon_desc.data.loading.order import RowOrder
+from amazon_desc.support.signals import stopping_signals
 
 # How long a loader process may take for a batch, which takes it milliseconds, before it counts as
 # hung: on a disk that does not answer, say.
@@ -56,8 +57,8 @@ def outlive_nobody(worker: int) -> None:
     Ctrl-C, and many a job manager's SIGTERM, reach all processes of a job at once, while the parent
     still needs batches to finish its step.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in stopping_signals():
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

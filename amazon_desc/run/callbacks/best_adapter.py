@@ -29,7 +29,8 @@ class BestAdapter(Callback):
         self.best_loss: float | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        is_trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        if trainer.state.fn != "fit" or trainer.sanity_checking or is_trial:
             return
         loss = trainer.callback_metrics.get("validation/loss")
         if loss is None or not math.isfinite(loss):
@@ -39,7 +40,7 @@ class BestAdapter(Callback):
             save_adapter(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.best_loss is None:
+        if self.best_loss is None and not trainer.fast_dev_run:  # pyright: ignore
             save_adapter(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

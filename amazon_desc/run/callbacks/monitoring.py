@@ -27,7 +27,7 @@ from amazon_desc.training.module import DescriptionModule
 class DataLengths(Callback):
     """Shows, once a run, how long titles, descriptions and examples are."""
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         assert isinstance(data, DescriptionData)
         if trainer.global_step or not isinstance(trainer.logger, TensorBoardLogger):
@@ -127,7 +127,9 @@ class TextSamples(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, DescriptionModule)
-        if trainer.state.fn != "fit" or not isinstance(trainer.logger, TensorBoardLogger):
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if not isinstance(trainer.logger, TensorBoardLogger):
             return
         table = markdown_table(pl_module.samples)
         trainer.logger.experiment.add_text("validation/samples", table, trainer.global_step - 1)

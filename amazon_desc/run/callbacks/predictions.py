@@ -1,7 +1,7 @@
 """Writes RUN/predictions/<stem of the titles' file>.jsonl, one line a title, in the titles' order.
 
 In come batches of predictions, out goes a file that grows as `.jsonl.partial`, flushed after each
-batch, and gets its own name when the last title is written. Beside it, `.settings.json` says what
+batch, and gets its own name when every title has its line. Beside it, `.settings.json` says what
 it is made with: the same command resumes after the last whole batch, another one is refused. A
 file that is there already is never overwritten.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,11 +26,23 @@ from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import changes, content
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import InUseError, UserError
-from amazon_desc.support.files import read_json, remove_leftovers, storage, sync_folder, write_text
+from amazon_desc.support.files import (
+    empty_folder_removed,
+    read_json,
+    remove_leftovers,
+    storage,
+    sync_folder,
+    write_text,
+)
+from amazon_desc.support.locks import alone
 from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
 
 WEIGHTS = "--model.adapter"
+REMEDY = (
+    "Move or delete it, give the titles' file another name, or predict in another "
+    "--trainer.default_root_dir."
+)
 
 # What a terminal takes for a command, and some readers for the end of a line, though JSON does not
 # have to escape it.
@@ -54,11 +68,21 @@ class PredictionFiles:
     def settings(self) -> Path:
         return self.path.with_suffix(".settings.json")
 
-    def begin(self, settings: dict[str, Any], batch_size: int, num_titles: int) -> int | None:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Has the output to itself, in a folder that goes again if it stays empty, or refuses."""
+        with ExitStack() as held:
+            with storage(self.path.parent):
+                held.enter_context(empty_folder_removed(self.path.parent))
+            held.enter_context(alone(self.path, "written"))
+            yield
+
+    def begin(self, settings: dict[str, Any], batch_size: int, titles: Sequence[str]) -> int | None:
         """Returns how many titles are done: the first so many, or None if the output is complete.
 
         What comes after the last whole batch of an interrupted run is cut off: a batch has to be
-        written for whole to give the same texts.
+        written for whole to give the same texts. A file that got its name too early, as some did,
+        is completed; one with other lines is refused.
 
         Raises:
             UserError: what is there was made with other settings.
@@ -69,11 +93,20 @@ class PredictionFiles:
             if there.exists():
                 self.refuse_other(there, record, settings)
         if self.path.exists():
-            return None
+            num_lines = lines_of(self.path, titles)
+            if num_lines == len(titles):
+                return None
+            if num_lines is None:
+                raise UserError(
+                    f"{self.path}: wanted a line for each of the {len(titles)} titles, in their "
+                    f"order, found others. {REMEDY}"
+                )
+            with storage(self.path.parent):
+                self.path.replace(self.partial)
         num_done, first, size = 0, 0, batch_size
         if record is not None and self.partial.exists():
             first, size = record["batches"]["first"], record["batches"]["size"]
-            num_done = cut_to_whole_batches(self.partial, first, size, num_titles - 1)
+            num_done = cut_to_whole_batches(self.partial, first, size, len(titles) - 1)
         if size != batch_size:
             first, size = num_done, batch_size
         text = json.dumps(
@@ -84,20 +117,32 @@ class PredictionFiles:
         return num_done
 
     def refuse_other(self, there: Path, record: Any, settings: dict[str, Any]) -> None:
-        remedy = (
-            "Move or delete it, give the titles' file another name, or predict in another "
-            "--trainer.default_root_dir."
-        )
         if not isinstance(record, dict) or not {"settings", "batches"} <= set(record):
             raise UserError(
-                f"{there} is there already, and predictions are never overwritten. {remedy}"
+                f"{there} is there already, and predictions are never overwritten. {REMEDY}"
             )
         if changed := changes(record["settings"], settings):
             differences = "\n".join(changed)
             raise UserError(
                 f"{there} is there already, made with other settings, and predictions are never "
-                f"overwritten:\n{differences}\nSet them back to resume. Or: {remedy}"
+                f"overwritten:\n{differences}\nSet them back to resume. Or: {REMEDY}"
             )
+
+
+def lines_of(file: Path, titles: Sequence[str]) -> int | None:
+    """Returns how many titles have their line, from the first on; None: there are other lines.
+
+    Of the titles a, b and c: lines of a and b -> 2; of a and c -> None
+    """
+    num_lines = 0
+    with file.open("rb") as lines:
+        for text in lines:
+            # an editor may have left the last line without its end
+            is_next = num_lines < len(titles) and is_whole(text.removesuffix(b"\n") + b"\n")
+            if not is_next or json.loads(text).get("title") != titles[num_lines]:
+                return None
+            num_lines += 1
+    return num_lines
 
 
 def cut_to_whole_batches(partial: Path, first: int, size: int, most: int) -> int:
@@ -160,7 +205,9 @@ def deciding(decoding: DecodingSettings) -> dict[str, Any]:
 
 
 class PredictionFile(Callback):
-    """Writes each batch as it comes."""
+    """Writes each batch as it comes; of a trial, nothing."""
+
+    file: IO[str] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "predict":
@@ -168,16 +215,18 @@ class PredictionFile(Callback):
             self.files = PredictionFiles.of(run, trainer.datamodule.titles_file)  # pyright: ignore
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.num_written = trainer.datamodule.num_predicted  # pyright: ignore
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
         weights = read_json(self.files.settings)["settings"][WEIGHTS]
         if sha256_of(Path(weights["name"])) != weights["sha256"]:
             raise InUseError(
                 f"{weights['name']} was replaced, by a fit, while it was being loaded. Run the "
                 f"same command again."
             )
-        self.num_written = trainer.datamodule.num_predicted  # pyright: ignore
         with storage(self.files.path.parent):
             self.files.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file: IO[str] = self.files.partial.open("a", encoding="utf-8", newline="\n")
+            self.file = self.files.partial.open("a", encoding="utf-8", newline="\n")
 
     def on_predict_batch_end(
         self,
@@ -188,18 +237,30 @@ class PredictionFile(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        with storage(self.files.path.parent):
-            self.file.write("".join(line(prediction) for prediction in outputs))
-            self.file.flush()
+        if self.file is not None:
+            with storage(self.files.path.parent):
+                self.file.write("".join(line(prediction) for prediction in outputs))
+                self.file.flush()
         self.num_written += len(outputs)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        num_titles = len(trainer.datamodule.product_titles)  # pyright: ignore
+        if self.file is None:
+            say(f"Tried with {self.num_written} of {num_titles} titles: nothing is kept.")
+            return
         with storage(self.files.path.parent):
             os.fsync(self.file.fileno())
             self.file.close()
-            self.files.partial.replace(self.files.path)
+            if self.num_written == num_titles:
+                self.files.partial.replace(self.files.path)
             sync_folder(self.files.path.parent)
-        say(f"{self.num_written} descriptions are in {self.files.path}")
+        if self.num_written == num_titles:
+            say(f"{num_titles} descriptions are in {self.files.path}")
+        else:
+            say(
+                f"{self.num_written} of {num_titles} descriptions are in {self.files.partial}. The "
+                f"same command without --trainer.limit_predict_batches resumes from there."
+            )
 
 
 def line(prediction: Prediction) -> str:

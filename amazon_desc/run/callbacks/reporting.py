@@ -7,6 +7,8 @@ by the command line.
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from amazon_desc.run.callbacks.best_adapter import BestAdapter
@@ -14,14 +16,18 @@ from amazon_desc.run.callbacks.monitoring import ChosenPath, DataLengths, TextSa
 from amazon_desc.run.callbacks.predictions import PredictionFile
 from amazon_desc.run.callbacks.progress import ProgressLine
 from amazon_desc.run.callbacks.score_report import ScoreReport
-from amazon_desc.run.callbacks.signals import Signals, StopOnSignal
+from amazon_desc.run.callbacks.signals import StopOnSignal
+from amazon_desc.support.signals import Signals
 
 
-def with_ours(given: list[Callback], has_bar: bool, signals: Signals) -> list[Callback]:
+def with_ours(
+    given: list[Callback], has_bar: bool, signals: Signals, max_time: Any = None
+) -> list[Callback]:
     """Returns the given callbacks and ours.
 
     Args:
         has_bar: a progress bar is wanted; ours only if none is given
+        max_time: how long this process may train
     """
     is_given = any(isinstance(callback, ProgressBar) for callback in given)
     bar = [ProgressLine()] if has_bar and not is_given else []
@@ -29,7 +35,7 @@ def with_ours(given: list[Callback], has_bar: bool, signals: Signals) -> list[Ca
     return [
         *given,
         *bar,
-        StopOnSignal(signals),
+        StopOnSignal(signals, max_time),
         *shown,
         BestAdapter(),
         ScoreReport(),

@@ -12,16 +12,18 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.files import write_text
+from amazon_desc.support.secrets import SHOWN_IN_YAML, masked
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes only when data, base and checkpoint are there: a refused fit changes nothing."""
+    """Writes when data, base, checkpoint and loaders are there: a refused fit changes nothing."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leaves out what Lightning would write here."""
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero:
             run = RunFolder(Path(trainer.default_root_dir))
-            write_text(run.config, self.parser.dump(self.config, skip_unset=False))
+            options = self.parser.dump(self.config, skip_unset=False)
+            write_text(run.config, masked(options, SHOWN_IN_YAML))
             run.write_start(pl_module.settings, trainer.datamodule.batch_size)

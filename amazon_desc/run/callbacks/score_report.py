@@ -24,7 +24,10 @@ NUM_SAMPLES_SHOWN = 3
 
 
 class ScoreReport(Callback):
-    """Reports at the end of validate and test, not of the validations in the middle of a fit."""
+    """Reports at the end of validate and test, not of the validations in the middle of a fit.
+
+    Scores of a part are shown, and not kept: metrics.json holds those of all.
+    """
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "validate":
@@ -38,14 +41,27 @@ class ScoreReport(Callback):
     ) -> None:
         assert isinstance(module, DescriptionModule)
         base, tuned = module.scores("base"), module.scores("tuned")
+        split = {"validate": "validation", "test": "test"}[stage]
+        say(f"\n{len(module.samples)} products of the {split} split, base beside tuned:\n")
+        say(format_scores(base, tuned))
+        say("\n" + format_samples(module.samples[:NUM_SAMPLES_SHOWN]))
         metrics = RunFolder(Path(trainer.default_root_dir)).metrics
+        if not is_whole(trainer, stage):
+            say(f"\nThese are scores of a part, by a --trainer option: not kept in {metrics}")
+            return
         with storage(metrics.parent):
             metrics.parent.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(metrics, say):  # validate and test may end at the same time
                 remove_leftovers(metrics)
                 write_metrics(metrics, stage, base, tuned, asdict(module.decoding))
-        split = {"validate": "validation", "test": "test"}[stage]
-        say(f"\n{len(module.samples)} products of the {split} split, base beside tuned:\n")
-        say(format_scores(base, tuned))
-        say("\n" + format_samples(module.samples[:NUM_SAMPLES_SHOWN]))
         say(f"\nScores are in {metrics}")
+
+
+def is_whole(trainer: L.Trainer, stage: Literal["validate", "test"]) -> bool:
+    """Says whether all batches were scored, not only so many as an option lets through."""
+    if stage == "validate":
+        loaders, limits = trainer.val_dataloaders, trainer.num_val_batches
+    else:
+        loaders, limits = trainer.test_dataloaders, trainer.num_test_batches
+    lengths = [len(loader) for loader in loaders or ()]
+    return not trainer.fast_dev_run and lengths == list(limits)  # pyright: ignore

@@ -1,83 +1,51 @@
-"""Ctrl-C and SIGTERM: a fit finishes its optimizer step and saves, everything else leaves at once.
+"""Being asked to leave: a fit finishes its optimizer step and saves, all else leaves at once.
 
-In come signals, out goes Interrupted, whose exit code is 130 or 143. A second signal ends the
-process on the spot. Whatever is running can be killed at any moment and loses nothing that was
-saved; this only saves the last steps too.
+In come what support/signals.py has received and the time that a fit may take, out goes Interrupted,
+between two batches. What is saved then is resumed as if nobody had asked.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+import time
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint, files_of
 from amazon_desc.support.errors import Interrupted
+from amazon_desc.support.signals import Signals
 from amazon_desc.training.lightning_internals import is_step_done
 
-STOPPING = (
-    "\namazon_desc: {name}: finishing this optimizer step and saving. Once more, and it leaves "
-    "at once.\n"
-)
-
-
-class Signals:
-    """What this process was asked to do, and whether it may be interrupted at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.is_training = False
-
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handles SIGINT and SIGTERM inside the block; only the main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self.handle()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def handle(self) -> None:
-        """Takes the signals over, also from a trainer that has just taken them over itself."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self.receive)
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(128 + number)
-        self.received = number
-        if not self.is_training:
-            raise Interrupted(number)
-        # print() could be what was interrupted, and cannot be entered twice
-        os.write(2, STOPPING.format(name=signal.Signals(number).name).encode())
-
-    def leave_if_asked(self) -> None:
-        if self.received is not None:
-            raise Interrupted(self.received)
+TIME_OVER = 124  # as `timeout` of the shell leaves
 
 
 class StopOnSignal(Callback):
-    """Stops between two batches: after an optimizer step, and between batches of a validation."""
+    """Stops between two batches: after an optimizer step, and between batches of a validation.
 
-    def __init__(self, signals: Signals) -> None:
+    Args:
+        max_time: how long training may take in this process, as Lightning's Timer takes it; a run
+            that is resumed has all of it again
+    """
+
+    def __init__(
+        self, signals: Signals, max_time: str | timedelta | dict[str, int] | None = None
+    ) -> None:
         self.signals = signals
+        seconds = Timer(duration=max_time).time_remaining()
+        self.seconds = float("inf") if seconds is None else seconds
+        self.started_at = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.handle()
         self.signals.is_training = True
+        self.started_at = time.monotonic()
+
+    def ask_if_late(self) -> None:
+        is_over = time.monotonic() - self.started_at >= self.seconds
+        if is_over and self.signals.received is None:
+            self.signals.ask(Interrupted("--trainer.max_time", TIME_OVER))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -103,8 +71,12 @@ class StopOnSignal(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        if not is_step_done(trainer):
+            return
+        if not trainer.should_stop:  # else this was the last step
+            self.ask_if_late()
         saver = saver_of(trainer)
-        if self.signals.received is not None and saver is not None and is_step_done(trainer):
+        if self.signals.received is not None and saver is not None:
             saver.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -137,6 +109,6 @@ class StopOnSignal(Callback):
 
 
 def saver_of(trainer: L.Trainer) -> ResumeCheckpoint | None:
-    """Returns what saves checkpoints; None: nothing does, and a signal leaves without one."""
+    """Returns what saves checkpoints; None: nothing does, and a run leaves without one."""
     savers = (c for c in trainer.checkpoint_callbacks if isinstance(c, ResumeCheckpoint))
     return next(savers, None)

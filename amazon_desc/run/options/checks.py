@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.trainer import Trainer
@@ -26,7 +26,6 @@ from amazon_desc.model.suitability import read_config, refuse_quantized, refuse_
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import refuse_other_settings
-from amazon_desc.run.options.trainer_options import refuse_plugins, refuse_precision
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import empty_folder_removed, refuse_unwritable, storage
 from amazon_desc.support.hub import find_adapter, find_backbone
@@ -209,85 +208,52 @@ def only_fit_in(run: RunFolder) -> Iterator[None]:
 
 
 def refuse_optimizer(model: DescriptionModule) -> None:
-    """Refuses arguments that the optimizer does not take, before there is a model to train."""
+    """Refuses what cannot step with gradients such as ours, before there is a model to train."""
+    weights, num_evaluated = torch.nn.Parameter(torch.ones(1, 1)), 0
+
+    def evaluate() -> float:
+        nonlocal num_evaluated
+        num_evaluated += 1
+        weights.grad = torch.ones(1, 1)
+        return 1.0
+
     try:
-        model.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        optimizer = model.optimizer([weights])
+        if type(optimizer).__module__.startswith("torch.optim"):  # others may want a GPU for it
+            optimizer.step(evaluate)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"--model.optimizer: {error}. Set its arguments to what it takes."
         ) from error
+    if num_evaluated > 1:
+        raise UserError(
+            f"--model.optimizer {type(optimizer).__name__}: wanted an optimizer that takes a step "
+            f"with one gradient; this one evaluates the loss again. Name another, such as "
+            f"torch.optim.AdamW."
+        )
 
 
-def refuse_file(run: Path) -> None:
-    """Refuses a run folder that cannot be made, since a file is in the way."""
-    for path in (run, *run.parents):
+def run_folder_of(options: Any) -> RunFolder:
+    """Returns the run folder, or refuses: it has no name, or it or the prepared data is a file."""
+    name = options.trainer.default_root_dir
+    if not name:  # to Path, the working folder
+        raise UserError(
+            "--trainer.default_root_dir: wanted the name of a folder, found none. Give one, for "
+            "example runs/mine."
+        )
+    refuse_file(Path(name), "--trainer.default_root_dir")
+    refuse_file(Path(options.data.corpora or name), "--data.corpora")
+    return RunFolder(Path(name))
+
+
+def refuse_file(folder: Path, option: str) -> None:
+    """Refuses a folder that cannot be made, since a file is in the way."""
+    for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise UserError(
-                f"--trainer.default_root_dir {run}: wanted a folder, found a file at {path}. Name "
+                f"{option} {folder}: wanted a folder, found a file at {path}. Name "
                 f"another folder, or move the file."
             )
-
-
-def refuse_trainer_options(trainer: Any) -> None:
-    """Refuses options of the trainer that mean something else here, or are not right."""
-    refuse_several_devices(trainer.devices, trainer.num_nodes)
-    refuse_counts_of_epochs(trainer.check_val_every_n_epoch, trainer.min_epochs)
-    refuse_precision(trainer.precision)
-    refuse_plugins(trainer.plugins)
-
-
-def refuse_counts_of_epochs(num_epochs: int | None, least: int | None) -> None:
-    """Refuses to validate or to go on by epochs: to Lightning a whole run is one."""
-    if least:
-        raise UserError(
-            f"--trainer.min_epochs {least}: what a run is not stopped early before is counted in "
-            f"optimizer steps here. Leave it null and set --trainer.min_steps."
-        )
-    if num_epochs is not None:
-        raise UserError(
-            f"--trainer.check_val_every_n_epoch {num_epochs}: validations are counted in "
-            f"optimizer steps here. Leave it null and set --trainer.val_check_interval."
-        )
-
-
-def refuse_accumulation(accumulated: int, batch_size: int | Literal["auto"]) -> None:
-    """Refuses Lightning's way to say how many rows an optimizer step has."""
-    if accumulated != 1:
-        rows = max(1, accumulated) * (1 if batch_size == "auto" else batch_size)
-        raise UserError(
-            f"--trainer.accumulate_grad_batches {accumulated}: wanted 1, since it follows from the "
-            f"rows of an optimizer step, which have an option of their own. Set "
-            f"--data.rows_per_step {rows}, and leave this one away."
-        )
-
-
-def refuse_uneven_rows(rows_per_step: int, batch_size: int | Literal["auto"]) -> None:
-    """Refuses micro-batches of which an optimizer step is no whole number.
-
-    3 of 8: wanted 2 or 4 of 8, or 3 of 6 or 9.
-    """
-    if batch_size == "auto" or rows_per_step % batch_size == 0:
-        return
-    divisors = [rows for rows in range(1, rows_per_step + 1) if rows_per_step % rows == 0]
-    sizes = [d for d in divisors if d < batch_size][-1:]
-    sizes += [d for d in divisors if d > batch_size][:1]
-    steps = [rows_per_step // batch_size * batch_size, -(-rows_per_step // batch_size) * batch_size]
-    raise UserError(
-        f"--data.batch_size {batch_size}: wanted a divisor of the rows of an optimizer step, which "
-        f"are --data.rows_per_step {rows_per_step}. Set --data.batch_size to auto or "
-        f"{' or '.join(map(str, sizes))}, or --data.rows_per_step to "
-        f"{' or '.join(str(rows) for rows in steps if rows)}."
-    )
-
-
-def refuse_several_devices(devices: Any, num_nodes: int) -> None:
-    """Refuses more than one process; Lightning takes -1 for all devices and "0,1" for two."""
-    is_one = devices in (1, "1", "auto") or (isinstance(devices, list) and len(devices) == 1)
-    if not is_one or num_nodes != 1:
-        raise UserError(
-            f"--trainer.devices {devices} and --trainer.num_nodes {num_nodes}: wanted one device "
-            f"of one node, since more are not tested yet. Set both to 1."
-        )
 
 
 def refuse_other_encoding(config: Path) -> None:

@@ -20,7 +20,7 @@ from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 DECIDING = """
     seed_everything
     trainer.precision trainer.callbacks trainer.plugins trainer.fast_dev_run trainer.max_epochs
-    trainer.min_epochs trainer.max_steps trainer.min_steps trainer.max_time
+    trainer.min_epochs trainer.max_steps trainer.min_steps
     trainer.limit_train_batches trainer.limit_val_batches trainer.overfit_batches
     trainer.val_check_interval trainer.check_val_every_n_epoch trainer.gradient_clip_val
     trainer.gradient_clip_algorithm
@@ -41,7 +41,8 @@ BY_CONTENT = """
 OPERATIONAL = """
     config help print_config ckpt_path
     trainer.accelerator trainer.strategy trainer.devices trainer.num_nodes trainer.logger
-    trainer.limit_test_batches trainer.limit_predict_batches trainer.num_sanity_val_steps
+    trainer.max_time trainer.limit_test_batches trainer.limit_predict_batches
+    trainer.num_sanity_val_steps
     trainer.log_every_n_steps trainer.enable_checkpointing trainer.enable_progress_bar
     trainer.enable_model_summary trainer.deterministic trainer.benchmark trainer.inference_mode
     trainer.use_distributed_sampler trainer.profiler trainer.detect_anomaly trainer.barebones

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.run.options.checks import refuse_accumulation, refuse_uneven_rows
+from amazon_desc.run.options.refusals import refuse_accumulation, refuse_uneven_rows
 from amazon_desc.support.errors import UserError
 
 
