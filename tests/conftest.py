@@ -14,7 +14,7 @@ import importlib.util
 import runpy
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,21 @@ def exit_code(arguments: list[str]) -> int:
         except SystemExit as exit_:
             return int(exit_.code or 0)
     return 0
+
+
+def commands_in(place: Path, small: Sequence[str]) -> Callable[..., int]:
+    """Returns a function that runs a command of the CLI, small, in a run folder of `place`.
+
+    It takes the command, the run's name and further options, and returns the exit code; predict
+    writes for `titles.txt` of `place`.
+    """
+
+    def call(command: str, name: str, *options: str) -> int:
+        titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
+        where = ["--trainer.default_root_dir", str(place / name)]
+        return exit_code([command, *small, *where, *titles, *options])
+
+    return call
 
 
 def slow_case(*values: Any) -> Any:

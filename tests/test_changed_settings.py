@@ -27,7 +27,7 @@ from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
 from amazon_desc.training.module import DescriptionModule
-from tests.conftest import exit_code, load_script, slow_case
+from tests.conftest import commands_in, exit_code, load_script, slow_case
 
 bench = load_script("bench_resume")
 
@@ -65,14 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    def call(command: str, name: str, *options: str) -> int:
-        """Runs a command in a run folder of that name; returns its exit code."""
-        titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
-        files = ["--data.train_file", str(place / "products.json.gz")]
-        where = ["--trainer.default_root_dir", str(place / name)]
-        return exit_code([command, *SMALL, *files, *where, *titles, *options])
-
-    return call
+    return commands_in(place, [*SMALL, "--data.train_file", str(place / "products.json.gz")])
 
 
 def stop_at(patch: pytest.MonkeyPatch, number: int) -> None:

@@ -21,7 +21,7 @@ from amazon_desc.cli import DescriptionCLI, build
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.training.module import DescriptionModule
-from tests.conftest import exit_code, load_script, slow_case
+from tests.conftest import commands_in, load_script, slow_case
 
 ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
@@ -55,12 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    def call(command: str, name: str, *options: str) -> int:
-        titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
-        where = ["--trainer.default_root_dir", str(place / name)]
-        return exit_code([command, *SMALL, *where, *titles, *options])
-
-    return call
+    return commands_in(place, SMALL)
 
 
 @pytest.fixture(scope="module")

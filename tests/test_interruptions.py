@@ -30,7 +30,7 @@ from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.locks import alone
 from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.scoring import Scoring
-from tests.conftest import exit_code, load_script
+from tests.conftest import commands_in, load_script
 
 pytestmark = pytest.mark.slow
 
@@ -63,13 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    def call(command: str, name: str, *options: str) -> int:
-        """Runs a command in a run folder of that name; returns its exit code."""
-        titles = ["--data.titles", str(place / "titles.txt")] if command == "predict" else []
-        where = ["--trainer.default_root_dir", str(place / name)]
-        return exit_code([command, *SMALL, *where, *titles, *options])
-
-    return call
+    return commands_in(place, SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from amazon_desc.run.folder import RunFolder
-from tests.conftest import exit_code, load_script
+from tests.conftest import commands_in, load_script
 
 pytestmark = pytest.mark.slow
 
@@ -36,12 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    def call(command: str, name: str, *options: str) -> int:
-        where = ["--trainer.default_root_dir", str(place / name)]
-        titles = ["--data.titles", str(place / "titles.txt")]
-        return exit_code([command, *SMALL, *where, *titles, *options])
-
-    return call
+    return commands_in(place, SMALL)
 
 
 @pytest.fixture(scope="module")
