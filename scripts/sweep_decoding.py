@@ -26,7 +26,7 @@ from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.evaluation.metrics import score_texts
 from amazon_desc.evaluation.repetition import distinct, share_of_loops
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.describe import Description
+from amazon_desc.generation.texts import Description
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.checks import check_base, find_weights, recorded_frame

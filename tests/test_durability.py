@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from amazon_desc.evaluation.summary import write_metrics
-from amazon_desc.generation.describe import Description
+from amazon_desc.generation.texts import Description
 from amazon_desc.run.callbacks import predictions as predictions_module
 from amazon_desc.run.callbacks.predictions import WEIGHTS, PredictionFile, PredictionFiles
 from amazon_desc.run.checkpoints import SealedCheckpointIO

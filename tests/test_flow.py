@@ -36,7 +36,7 @@ ORDER = """
     model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.from_peft
     model.kernels.head model.kernels.step
     model.machine model.skeleton model.plan model.execution
-    generation.decoding generation.choosing
+    generation.decoding generation.choosing generation.texts
     generation.engine.merged generation.engine.cache generation.engine.passes
     generation.engine.drawing generation.engine.slots generation.engine.queue
     generation.describe

@@ -7,37 +7,21 @@ token comes next is decided in choosing.py. Reading titles and writing files hap
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from amazon_desc.data.encoding.encoder import SENTENCE_CLOSE
 from amazon_desc.data.loading.batches import PromptBatch
 from amazon_desc.generation.choosing import choose, penalised
 from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.texts import Description, read, text_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
-
-
-# A sentence ends before white space, or with the text; 3. may have been going to be 3.5.
-WHOLE_SENTENCE = re.compile(rf"{SENTENCE_CLOSE}(?=\s)|(?<!\d){SENTENCE_CLOSE}$")
-
-# What the bytes of a character that is not whole are decoded to.
-UNFINISHED = "\ufffd"
-
-
-class Description(NamedTuple):
-    """A generated text; `num_tokens` does not count the end token, but what is trimmed off."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-    num_tokens: int
 
 
 class Prediction(NamedTuple):
@@ -75,7 +59,7 @@ def describe_each(
         new_ids = generate(model, batch, end_ids, settings)
     finally:
         model.train(was_training)
-    texts = [read(ids, tokenizer, end_ids, settings.trim) for ids in new_ids.tolist()]
+    texts = [read(text_of(ids, end_ids), tokenizer, settings.trim) for ids in new_ids.tolist()]
     num = settings.num_candidates
     return [texts[first : first + num] for first in range(0, len(texts), num)]
 
@@ -157,30 +141,3 @@ class Chosen:
             scores, written, self.settings, self.rows, place, self.candidates, self.end_ids
         )
         return torch.full_like(scores, -torch.inf).scatter_(1, ids[:, None], 0.0)
-
-
-def read(
-    ids: list[int], tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int], trim: bool = False
-) -> Description:
-    """Reads new ids up to the first end token: text alone, without control tokens.
-
-    A character whose last bytes were not written is left out at the end. With `trim` a text that
-    reached its limit ends at its last whole sentence, and stays as it is if it has none.
-    """
-    ends = [index for index, token in enumerate(ids) if token in end_ids]
-    kept = ids[: ends[0]] if ends else ids
-    decoded = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    text = str(decoded).rstrip(UNFINISHED).strip()
-    if trim and not ends:
-        text = whole_sentences(text)
-    return Description(text, "stop" if ends else "length", len(kept))
-
-
-def whole_sentences(text: str) -> str:
-    """Returns a text up to its last whole sentence; all of it if it has none.
-
-    "A mug. It holds 3.5 l. Its han" -> "A mug. It holds 3.5 l."
-    "A mug. It holds 3."             -> "A mug."
-    """
-    ends = [match.end() for match in WHOLE_SENTENCE.finditer(text)]
-    return text[: ends[-1]] if ends else text

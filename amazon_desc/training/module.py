@@ -21,7 +21,8 @@ from amazon_desc.data.datamodule import ROWS, DescriptionData
 from amazon_desc.data.loading.batches import PromptBatch, RowBatch
 from amazon_desc.evaluation.summary import Sample
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.describe import Description, Prediction, describe, describe_each
+from amazon_desc.generation.describe import Prediction, describe, describe_each
+from amazon_desc.generation.texts import Description
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model import backbone as bases
 from amazon_desc.model.attention import is_packed

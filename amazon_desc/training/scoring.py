@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from amazon_desc.data.loading.batches import PromptBatch, RowBatch
 from amazon_desc.evaluation.metrics import TargetLoss, TextScores
 from amazon_desc.evaluation.summary import Sample
-from amazon_desc.generation.describe import Description
+from amazon_desc.generation.texts import Description
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.generation.describe import Description
+from amazon_desc.generation.texts import Description
 from amazon_desc.run.callbacks.predictions import WEIGHTS, PredictionFile, PredictionFiles, line
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import content

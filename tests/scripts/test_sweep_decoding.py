@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.describe import Description
+from amazon_desc.generation.texts import Description
 from amazon_desc.support.errors import UserError
 from tests.conftest import exit_code, load_script
 

@@ -7,29 +7,15 @@ that those that begin together end together. Nothing is decoded here, and no fil
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 
 from amazon_desc.generation.engine.slots import Begun, Slots
+from amazon_desc.generation.texts import Prompt, Text
 
 # Steps between two looks at which texts have ended: each costs the host's time, and slots that
 # have ended wait for it.
 STEPS_BETWEEN_LOOKS = 4
-
-
-class Prompt(NamedTuple):
-    """What a text is written for."""
-
-    row: int
-    ids: list[int]
-
-
-class Text(NamedTuple):
-    """A text's ids, without the end token that it has if `has_end`."""
-
-    ids: list[int]
-    has_end: bool
 
 
 @torch.inference_mode()

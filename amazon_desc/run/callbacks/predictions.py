@@ -21,7 +21,8 @@ from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.describe import Description, Prediction
+from amazon_desc.generation.describe import Prediction
+from amazon_desc.generation.texts import Description
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import changes, content
 from amazon_desc.support.digests import sha256_of

@@ -9,8 +9,9 @@ import torch
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.engine.cache import Cache, attend, keep
 from amazon_desc.generation.engine.merged import MergedDecoder, merge
-from amazon_desc.generation.engine.queue import Prompt, Text, in_full_passes, write
+from amazon_desc.generation.engine.queue import in_full_passes, write
 from amazon_desc.generation.engine.slots import Begun, Ended, Slots
+from amazon_desc.generation.texts import Prompt, Text
 from amazon_desc.model.kernels.rotary import Heads
 from tests.conftest import slow_case
 from tests.model.fused import DEVICE, HAS_CARD, KINDS, PRECISION, RUNS_KERNELS, base, with_lora
