@@ -1,13 +1,14 @@
 """How a next token is chosen: the reference that every engine is tested against.
 
 In come logits and what is written, out come ids; pure functions on tensors, without the state of a
-generator. No model is known here. Nothing waits for the device and no shape depends on a value, so
-that a CUDA graph can hold it.
+generator. No model is known here. No shape depends on a value, and nothing waits for the device but
+a draw from the likeliest tokens only, which is repeated until it is one of these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -65,7 +66,9 @@ def choose(
     scores = penalised(logits, written, settings, place, end_ids)
     if not settings.is_sampled:
         return scores.argmax(-1)
-    return draw(filtered(scores, settings), uniform(settings.seed, rows, candidates, place))
+    scores = tempered(scores, settings.temperature)
+    state = state_of(settings.seed, rows, candidates, place)
+    return draw(scores, may_be_drawn(scores, settings), state)
 
 
 # What is written already
@@ -93,7 +96,7 @@ def penalised(
         scores = scores.masked_fill(repeats, -torch.inf)
     if settings.min_new_tokens and end_ids:
         is_short = column(place, scores) < settings.min_new_tokens
-        ids = torch.arange(scores.shape[-1], device=scores.device)
+        ids = column_numbers(scores)
         for end in end_ids:
             scores = scores.masked_fill(is_short & (ids == end), -torch.inf)
     return scores
@@ -130,29 +133,35 @@ def repeats_ngram(written: Tensor, place: int | Tensor, size: int, num_ids: int)
 # What may be drawn
 
 
-def filtered(scores: Tensor, settings: DecodingSettings) -> Tensor:
-    """Returns scores over the temperature, the likeliest 0, -inf for what is not drawn from.
+def tempered(scores: Tensor, temperature: float) -> Tensor:
+    """Returns scores over the temperature, the likeliest 0.
 
-    Where a limit lies between equal scores, all of them are kept.
-
-        temperature 0.5, top_k 3          [1.0, 0.5, 2.0, 0.0] -> [-2.0, -3.0, 0.0, -inf]
-        the same, top_p 0.9               [1.0, 0.5, 2.0, 0.0] -> [-2.0, -inf, 0.0, -inf]
+    temperature 0.5                   [1.0, 0.5, 2.0, 0.0] -> [-2.0, -3.0, 0.0, -4.0]
     """
     # the largest is taken off first, so that a tiny temperature cannot make infinities
-    scores = (scores - scores.amax(-1, keepdim=True)) / settings.temperature
+    return (scores - scores.amax(-1, keepdim=True)) / temperature
+
+
+def may_be_drawn(scores: Tensor, settings: DecodingSettings) -> Tensor:
+    """Returns which tokens are drawn from, (B, V) bool, of tempered scores.
+
+    Where a limit lies between equal scores, all of them are drawn from.
+
+        top_k 3                       [-2.0, -3.0, 0.0, -4.0] -> [True, True, True, False]
+        top_k 3 and top_p 0.9         [-2.0, -3.0, 0.0, -4.0] -> [True, False, True, False]
+    """
+    is_drawn = scores > -torch.inf
     if settings.top_k and settings.top_k < scores.shape[-1]:
-        least = scores.topk(settings.top_k).values[:, -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
+        is_drawn = is_drawn & (scores >= scores.topk(settings.top_k).values[:, -1:])
     if settings.top_p < 1:
-        ordered = scores.sort(-1, descending=True).values
+        ordered = scores.where(is_drawn, -torch.inf).sort(-1, descending=True).values
         weights = weights_of(ordered)
         before = weights.cumsum(-1) - weights
         is_kept = before < settings.top_p * weights.sum(-1, keepdim=True).double()
-        least = ordered.gather(1, is_kept.sum(-1, keepdim=True) - 1)
-        scores = scores.masked_fill(scores < least, -torch.inf)
+        is_drawn = is_drawn & (scores >= ordered.gather(1, is_kept.sum(-1, keepdim=True) - 1))
     if settings.min_p:
-        scores = scores.masked_fill(scores.exp() < settings.min_p, -torch.inf)
-    return scores
+        is_drawn = is_drawn & (scores.exp() >= settings.min_p)
+    return is_drawn
 
 
 def weights_of(scores: Tensor) -> Tensor:
@@ -160,34 +169,58 @@ def weights_of(scores: Tensor) -> Tensor:
     return (scores.exp().double() * 2**WEIGHT_BITS).round().long()
 
 
-def draw(scores: Tensor, numbers: Tensor) -> Tensor:
-    """Returns the token at which the sum of probabilities, in the order of ids, passes a number.
+def draw(scores: Tensor, is_drawn: Tensor, state: Tensor) -> Tensor:
+    """Returns a token of each text, as likely as its probability among those that are drawn from.
+
+    A number is looked up in the sums of probabilities, in the order of ids. Where that gives a
+    token that is not drawn from, the next number is looked up among the tokens that are likelier
+    than this one. So whoever draws needs not know where the limit is, only on which side of it a
+    token is (as in FlashInfer, https://flashinfer.ai/2025/03/10/sampling.html).
 
     Args:
-        scores: (B, V) float32, the largest of a row 0
-        numbers: (B) float64, from 0 to below 1
+        scores: (B, V) float32, tempered
+        is_drawn: (B, V) bool: no other token of a text is likelier than one of these
+        state: (B) int64: what the numbers depend on
 
     Weights 1, 0, 3 (of 4): 0.2 -> 0; 0.25 and 0.9 -> 2
     """
     weights = weights_of(scores)
-    sums = weights.cumsum(-1)
-    passed = (numbers[:, None] * sums[:, -1:].double()).long()
-    return (sums > passed).byte().argmax(-1)
+    for time in count():
+        sums = weights.cumsum(-1)
+        passed = (uniform(state, time)[:, None] * sums[:, -1:].double()).long()
+        ids = (sums > passed).byte().argmax(-1, keepdim=True)
+        is_one = is_drawn.gather(1, ids)
+        if is_one.all():
+            return ids[:, 0]
+        is_left = torch.where(is_one, ids == column_numbers(scores), scores > scores.gather(1, ids))
+        weights = weights.where(is_left, 0)
+    raise AssertionError("the likeliest token is drawn from")
 
 
-def uniform(
-    seed: int, rows: Tensor, candidates: int | Tensor = 0, place: int | Tensor = 0
-) -> Tensor:
-    """Returns a number from 0 to below 1 for each row, in steps of 2^-53: (B) float64.
+def state_of(seed: int, rows: Tensor, candidates: int | Tensor, place: int | Tensor) -> Tensor:
+    """Returns where the numbers of each row begin: (B) int64.
 
-    It is a function of its arguments alone, on any device. Each of them in turn is added to what
-    the ones before gave, and the first number of SplitMix64 from there is taken.
+    Each of the arguments in turn is added to what the ones before gave, and the first number of
+    SplitMix64 from there is taken.
     """
-    number = torch.full_like(rows, seed)
+    state = torch.full_like(rows, seed)
     for further in (rows, candidates, place):
-        number = splitmix64(number) + further
-    bits = shifted(splitmix64(number), 11)
-    return bits.double() * 2.0**-53
+        state = splitmix64(state) + further
+    return state
+
+
+def uniform(state: Tensor, time: int = 0) -> Tensor:
+    """Returns a number from 0 to below 1 for each state, in steps of 2^-53: (B) float64.
+
+    It is a function of its arguments alone, on any device: those of `time` 0, 1, 2 are the first
+    ones of SplitMix64 from there.
+    """
+    return shifted(splitmix64(state + wrapped(time * GAMMA)), 11).double() * 2.0**-53
+
+
+def wrapped(number: int) -> int:
+    """Returns a whole number as int64 has it: 2^63 -> -2^63"""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def splitmix64(state: Tensor) -> Tensor:
@@ -201,6 +234,10 @@ def splitmix64(state: Tensor) -> Tensor:
 def shifted(number: Tensor, num_bits: int) -> Tensor:
     """Returns int64 shifted right as if it had no sign."""
     return (number >> num_bits) & (2 ** (64 - num_bits) - 1)
+
+
+def column_numbers(scores: Tensor) -> Tensor:
+    return torch.arange(scores.shape[-1], device=scores.device)
 
 
 def column(place: int | Tensor, like: Tensor) -> Tensor:

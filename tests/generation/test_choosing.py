@@ -14,16 +14,20 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from amazon_desc.generation import choosing
 from amazon_desc.generation.choosing import (
     NOTHING,
     choose,
     counts_of,
     draw,
-    filtered,
+    may_be_drawn,
     penalised,
     repeats_ngram,
     splitmix64,
+    state_of,
+    tempered,
     uniform,
+    wrapped,
 )
 from amazon_desc.generation.decoding import DecodingSettings
 
@@ -64,16 +68,20 @@ def test_the_worked_example(settings: dict, scores: list[float], ids: list[int])
     assert choose(LOGITS, WRITTEN, decoding, ROWS, PLACES).tolist() == ids
 
 
+def test_the_worked_example_of_a_temperature():
+    torch.testing.assert_close(tempered(LOGITS[:1], 0.5), torch.tensor([[-2.0, -3.0, 0.0, -4.0]]))
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"temperature": 0.5, "top_k": 3}, [-2.0, -3.0, 0.0, -INF]),
-        ({"temperature": 0.5, "top_k": 3, "top_p": 0.9}, [-2.0, -INF, 0.0, -INF]),
+        ({"top_k": 3}, [True, True, True, False]),
+        ({"top_k": 3, "top_p": 0.9}, [True, False, True, False]),
     ],
 )
-def test_the_worked_example_of_what_is_drawn_from(settings: dict, expected: list[float]):
-    found = filtered(LOGITS[:1], sampling(**settings))
-    torch.testing.assert_close(found, torch.tensor([expected]))
+def test_the_worked_example_of_what_is_drawn_from(settings: dict, expected: list[bool]):
+    found = may_be_drawn(torch.tensor([[-2.0, -3.0, 0.0, -4.0]]), sampling(**settings))
+    assert found.tolist() == [expected]
 
 
 def test_the_worked_examples_of_counts_and_of_ngrams():
@@ -83,11 +91,30 @@ def test_the_worked_examples_of_counts_and_of_ngrams():
     assert not repeats_ngram(torch.tensor([[5, 6, 7, 5, -1, -1]]), 4, 3, 9).any(), "7 5 is new"
 
 
-def test_the_worked_example_of_a_draw():
-    scores = torch.tensor([[1.0, 0.0, 3.0]]).log().expand(5, -1)
+def drawn_by(monkeypatch, scores: Tensor, numbers: list[list[float]], **settings) -> list[int]:
+    """Draws a token for each row, by the numbers of each time."""
+    found = torch.tensor(numbers, dtype=torch.float64)
+    monkeypatch.setattr(choosing, "uniform", lambda state, time=0: found[time])
     scores = scores - scores.amax(-1, keepdim=True)
-    numbers = torch.tensor([0.0, 0.2, 0.26, 0.9, 1 - 2**-53], dtype=torch.float64)
-    assert draw(scores, numbers).tolist() == [0, 0, 2, 2, 2]
+    return draw(scores, may_be_drawn(scores, sampling(**settings)), torch.zeros(1)).tolist()
+
+
+def test_the_worked_example_of_a_draw(monkeypatch):
+    scores = torch.tensor([[1.0, 0.0, 3.0]]).log().expand(5, -1)
+    numbers = [0.0, 0.2, 0.26, 0.9, 1 - 2**-53]
+    assert drawn_by(monkeypatch, scores, [numbers]) == [0, 0, 2, 2, 2]
+
+
+def test_a_token_outside_is_drawn_again_among_the_likelier_ones(monkeypatch):
+    """Weights 1, 4, 2, 3 (of 10), of which 3 and 4 are drawn from, with top-p 0.7.
+
+    0.55 gives weight 2, which is outside; left are 4 and 3: 0.5 gives 4, and 0.6 gives 3.
+    0.05 gives weight 1; left are 4, 2 and 3: 0.5 gives 2, outside; left are 4 and 3.
+    """
+    scores = torch.tensor([[1.0, 4.0, 2.0, 3.0]]).log().expand(4, -1)
+    numbers = [[0.55, 0.55, 0.05, 0.2], [0.5, 0.6, 0.5, 0.9], [0.9, 0.9, 0.9, 0.9]]
+    assert drawn_by(monkeypatch, scores, numbers, top_p=0.69) == [1, 3, 3, 1]
+    assert drawn_by(monkeypatch, scores, numbers, top_k=2) == [1, 3, 3, 1]
 
 
 # Filters and penalties are those of transformers, of the written text
@@ -117,10 +144,11 @@ def test_what_is_drawn_from_is_what_transformers_draws_from(
     expected: Tensor = logits
     for warper in [TemperatureLogitsWarper(temperature), *warpers]:
         expected = warper(None, expected)
-    found = filtered(logits, sampling(temperature=temperature, **settings))
-    is_kept = expected.isfinite()
-    assert torch.equal(found.isfinite(), is_kept)
-    assert is_kept.any(-1).all()
+    scores = tempered(logits, temperature)
+    is_drawn = may_be_drawn(scores, sampling(temperature=temperature, **settings))
+    assert torch.equal(is_drawn, expected.isfinite())
+    assert is_drawn.any(-1).all()
+    found = scores.masked_fill(~is_drawn, -INF)
     torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-6, rtol=1e-4)
 
 
@@ -185,10 +213,11 @@ def test_numbers_are_even_from_0_to_below_1_along_each_of_what_they_depend_on():
     many = torch.arange(20_000)
     none = torch.zeros_like(many)
     numbers = {
-        "rows": uniform(0, many, 0, 0),
-        "candidates": uniform(0, none, many, 0),
-        "places": uniform(0, none, 0, many),
-        "seeds": torch.cat([uniform(seed, none[:1]) for seed in range(2000)]),
+        "rows": uniform(state_of(0, many, 0, 0)),
+        "candidates": uniform(state_of(0, none, many, 0)),
+        "places": uniform(state_of(0, none, 0, many)),
+        "seeds": torch.cat([uniform(state_of(seed, none[:1], 0, 0)) for seed in range(2000)]),
+        "times": torch.cat([uniform(state_of(0, none[:1], 0, 0), time) for time in range(2000)]),
     }
     for name, found in numbers.items():
         assert found.dtype == torch.float64
@@ -204,11 +233,25 @@ def test_numbers_are_even_from_0_to_below_1_along_each_of_what_they_depend_on():
 def test_numbers_are_the_same_on_any_machine():
     rows = torch.tensor([0, 1, 2**40])
     expected = [0.3177900558787706, 0.5273016827473349, 0.12769287963580367]
-    assert uniform(7, rows, 1, 5).tolist() == expected
+    assert uniform(state_of(7, rows, 1, 5)).tolist() == expected
+
+
+def test_a_number_is_wrapped_as_int64_does_it():
+    assert [wrapped(n) for n in (2**63, -(2**63) - 1, 5)] == [-(2**63), 2**63 - 1, 5]
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"temperature": 0.7, "top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}]
+    "settings",
+    [
+        *(
+            {},
+            {"temperature": 0.7, "top_p": 0.9},
+            {"temperature": 3.0, "top_p": 0.3},
+            {"top_k": 5},
+            {"min_p": 0.1},
+        ),
+        {"temperature": 2.0, "top_k": 9, "top_p": 0.8, "min_p": 0.1},
+    ],
 )
 def test_draws_have_the_probabilities_of_what_is_drawn_from(settings: dict):
     """Chi-squared: of 40,000 draws, at a chance of 10^-6 to fail for nothing."""
@@ -218,7 +261,9 @@ def test_draws_have_the_probabilities_of_what_is_drawn_from(settings: dict):
     rows = torch.arange(num_draws)
     written = torch.full((num_draws, 1), NOTHING)
     ids = choose(logits.expand(num_draws, -1), written, decoding, rows, 0)
-    expected = num_draws * filtered(logits, decoding)[0].softmax(-1).double()
+    scores = tempered(logits, decoding.temperature)
+    scores = scores.masked_fill(~may_be_drawn(scores, decoding), -INF)
+    expected = num_draws * scores[0].softmax(-1).double()
     found = ids.bincount(minlength=num_ids)
     assert (found[expected == 0] == 0).all()
     often = expected > 5
@@ -228,13 +273,12 @@ def test_draws_have_the_probabilities_of_what_is_drawn_from(settings: dict):
     assert freedom >= 2
 
 
-def test_a_token_that_is_not_drawn_from_is_never_drawn():
+def test_a_token_that_is_not_drawn_from_is_never_drawn(monkeypatch):
     """Also by the largest number, and where it stands at either end."""
     scores = torch.tensor([[-INF, 0.0, -INF, 0.0, -INF]]).expand(4, -1)
-    numbers = torch.tensor([0.0, 0.49, 0.51, 1 - 2**-53], dtype=torch.float64)
-    assert draw(scores, numbers).tolist() == [1, 1, 3, 3]
-    flat = torch.zeros(1, 2**18)
-    assert draw(flat, numbers[-1:]).tolist() == [2**18 - 1]
+    numbers = [0.0, 0.49, 0.51, 1 - 2**-53]
+    assert drawn_by(monkeypatch, scores, [numbers]) == [1, 1, 3, 3]
+    assert drawn_by(monkeypatch, torch.zeros(1, 2**18), [numbers[-1:]]) == [2**18 - 1]
 
 
 def test_a_draw_is_a_function_of_seed_row_candidate_and_place():

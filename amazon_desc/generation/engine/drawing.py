@@ -1,7 +1,8 @@
 """The next token of every slot, chosen on the card in one kernel a slot.
 
-In come logits as the head gives them, out go ids: those that choosing.py, the reference, says. What
-limits a draw (top-k, top-p) is found by halving the range of scores, not by sorting them.
+In come logits as the head gives them, out go ids: those that choosing.py, the reference, says. A
+token that is drawn is drawn again if it is not among the likeliest that top-k and top-p keep: that
+is known from what is likelier than it, without sorting or looking for the limit.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _BANNED = tl.constexpr(1 << 14)
 _GAMMA = tl.constexpr(GAMMA)
 _FIRST, _SECOND = (tl.constexpr(multiplier) for multiplier in MULTIPLIERS)
 _WEIGHT = tl.constexpr(2.0**WEIGHT_BITS)
+_WHOLE = tl.constexpr(2.0**23)
+_LAST_KEY = tl.constexpr(0x7F7FFFFF)  # of what has a probability at all
 _NOTHING = tl.constexpr(NOTHING)
 
 
@@ -69,19 +72,18 @@ def _scores(
 def _weights(scores, largest, temperature):
     """Returns probabilities as whole numbers, and keys: the likelier, the smaller."""
     scores = (scores - largest) / temperature
-    exact = tl.exp(scores).to(tl.float64) * _WEIGHT
-    below = tl.floor(exact)
-    is_odd = below - 2 * tl.floor(below / 2) > 0
-    rest = exact - below
-    weights = (below + tl.where((rest > 0.5) | ((rest == 0.5) & is_odd), 1, 0)).to(tl.int64)
+    exact = tl.exp(scores) * _WEIGHT  # a power of two: nothing is lost
+    # to the next whole number, the even one of two: from 2^23 on float32 has no others
+    weights = tl.where(exact < _WHOLE, (exact + _WHOLE) - _WHOLE, exact).to(tl.int64)
     keys = (0.0 - scores).to(tl.int32, bitcast=True)
-    return weights, keys, scores
+    return weights, keys
 
 
 @Kernel
 @triton.jit
 def _choose(
-    logits, counts, ends, rows, places, has_ended, out, num_columns, stride, counts_stride,
+    logits, counts, ends, rows, candidates, places, has_ended, out,
+    num_columns, stride, counts_stride,
     scale, cap, penalty, presence, frequency, temperature, min_p, seed,
     TOP_K: tl.constexpr, TOP_P: tl.constexpr, HAS_MIN_P: tl.constexpr,
     MIN_NEW: tl.constexpr, NUM_ENDS: tl.constexpr, HAS_CAP: tl.constexpr,
@@ -104,80 +106,95 @@ def _choose(
         chosen = tl.where(top > largest, at, chosen)
         largest = tl.maximum(largest, top)
     if IS_SAMPLED:
-        last_key = tl.full((), 0x7F7FFFFF, tl.int32)  # of what has a probability at all
-        for limit in tl.static_range(2):  # top-k, then top-p of what it left
-            if (limit == 0 and TOP_K > 0) or (limit == 1 and TOP_P < 1):
-                wanted = tl.full((), TOP_K, tl.float64)
-                if limit == 1:
-                    total = tl.full((), 0, tl.int64)
-                    for first in range(0, num_columns, BLOCK):
-                        column = first + tl.arange(0, BLOCK)
-                        scores = _scores(
-                            logits, counts, ends, column, num_columns, place, scale, cap, penalty,
-                            presence, frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
-                        )  # fmt: skip
-                        weights, keys, _ = _weights(scores, largest, temperature)
-                        total += tl.sum(tl.where(keys <= last_key, weights, 0), 0)
-                    wanted = total.to(tl.float64) * TOP_P
-                # The smallest key up to which there is as much as is wanted, two bits at a time.
-                found = tl.full((), 0, tl.int32)
-                for step in range(16):
-                    shift = 30 - 2 * step
-                    one, two = (1 << shift) - 1, (2 << shift) - 1
-                    three = tl.where(step == 0, 0x7FFFFFFF, (3 << shift) - 1)  # no key has bit 31
-                    to_one = tl.full((), 0, tl.int64)
-                    to_two = tl.full((), 0, tl.int64)
-                    to_three = tl.full((), 0, tl.int64)
-                    for first in range(0, num_columns, BLOCK):
-                        column = first + tl.arange(0, BLOCK)
-                        scores = _scores(
-                            logits, counts, ends, column, num_columns, place, scale, cap, penalty,
-                            presence, frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
-                        )  # fmt: skip
-                        weights, keys, _ = _weights(scores, largest, temperature)
-                        if limit == 0:
-                            weights = tl.where(scores > float("-inf"), 1, 0).to(tl.int64)
-                        weights = tl.where(keys <= last_key, weights, 0)
-                        to_one += tl.sum(tl.where(keys <= (found | one), weights, 0), 0)
-                        to_two += tl.sum(tl.where(keys <= (found | two), weights, 0), 0)
-                        to_three += tl.sum(tl.where(keys <= (found | three), weights, 0), 0)
-                    digit = (to_one.to(tl.float64) < wanted).to(tl.int32)
-                    digit += (to_two.to(tl.float64) < wanted).to(tl.int32)
-                    digit += (to_three.to(tl.float64) < wanted).to(tl.int32)
-                    found = found | (digit << shift)
-                last_key = tl.minimum(last_key, found)
+        last_key = tl.full((), _LAST_KEY, tl.int32)  # that top-p counts
+        if TOP_K > 0 and TOP_P < 1:  # it counts what top-k keeps: two bits at a time, where that is
+            last_key = tl.full((), 0, tl.int32)
+            for step in range(16):
+                shift = 30 - 2 * step
+                one, two = (1 << shift) - 1, (2 << shift) - 1
+                three = tl.where(step == 0, 0x7FFFFFFF, (3 << shift) - 1)  # no key has bit 31
+                to_one = tl.full((), 0, tl.int32)
+                to_two = tl.full((), 0, tl.int32)
+                to_three = tl.full((), 0, tl.int32)
+                for first in range(0, num_columns, BLOCK):
+                    column = first + tl.arange(0, BLOCK)
+                    scores = _scores(
+                        logits, counts, ends, column, num_columns, place, scale, cap, penalty,
+                        presence, frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
+                    )  # fmt: skip
+                    _, keys = _weights(scores, largest, temperature)
+                    is_token = scores > float("-inf")
+                    to_one += tl.sum((is_token & (keys <= (last_key | one))).to(tl.int32), 0)
+                    to_two += tl.sum((is_token & (keys <= (last_key | two))).to(tl.int32), 0)
+                    to_three += tl.sum((is_token & (keys <= (last_key | three))).to(tl.int32), 0)
+                digit = (to_one < TOP_K).to(tl.int32) + (to_two < TOP_K).to(tl.int32)
+                digit += (to_three < TOP_K).to(tl.int32)
+                last_key = last_key | (digit << shift)
         total = tl.full((), 0, tl.int64)
+        kept = tl.full((), 0, tl.int64)
         for first in range(0, num_columns, BLOCK):
             column = first + tl.arange(0, BLOCK)
             scores = _scores(
                 logits, counts, ends, column, num_columns, place, scale, cap, penalty, presence,
                 frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
             )  # fmt: skip
-            weights, keys, scores = _weights(scores, largest, temperature)
-            is_kept = keys <= last_key
-            if HAS_MIN_P:
-                is_kept = is_kept & (tl.exp(scores) >= min_p)
-            total += tl.sum(tl.where(is_kept, weights, 0), 0)
-        number = _splitmix64(seed + tl.full((), 0, tl.int64)) + tl.load(rows + slot)
-        number = _splitmix64(_splitmix64(number)) + place
-        number = _shifted(_splitmix64(number), 11)
-        passed = (number.to(tl.float64) * 2.0**-53 * total.to(tl.float64)).to(tl.int64)
-        sum_before = tl.full((), 0, tl.int64)
-        chosen = tl.full((), 2147483647, tl.int32)
-        for first in range(0, num_columns, BLOCK):
-            column = first + tl.arange(0, BLOCK)
-            scores = _scores(
-                logits, counts, ends, column, num_columns, place, scale, cap, penalty, presence,
-                frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
-            )  # fmt: skip
-            weights, keys, scores = _weights(scores, largest, temperature)
-            is_kept = keys <= last_key
-            if HAS_MIN_P:
-                is_kept = is_kept & (tl.exp(scores) >= min_p)
-            sums = sum_before + tl.cumsum(tl.where(is_kept, weights, 0), 0)
-            at = tl.min(tl.where((sums > passed) & (column < num_columns), column, 2147483647), 0)
-            chosen = tl.minimum(chosen, at)
-            sum_before += tl.sum(tl.where(is_kept, weights, 0), 0)
+            weights, keys = _weights(scores, largest, temperature)
+            total += tl.sum(weights, 0)
+            if TOP_K > 0 and TOP_P < 1:
+                kept += tl.sum(tl.where(keys <= last_key, weights, 0), 0)
+        if not (TOP_K > 0 and TOP_P < 1):
+            kept = total
+        state = _splitmix64(seed + tl.full((), 0, tl.int64)) + tl.load(rows + slot)
+        state = _splitmix64(state) + tl.load(candidates + slot)
+        state = _splitmix64(state) + place
+        limit = tl.full((), 0x7FFFFFFF, tl.int32)  # keys below it are left
+        is_one = tl.full((), 0, tl.int32)
+        while is_one == 0:
+            number = _shifted(_splitmix64(state), 11)
+            state += _GAMMA
+            passed = (number.to(tl.float64) * 2.0**-53 * total.to(tl.float64)).to(tl.int64)
+            chosen = tl.full((), 2147483647, tl.int32)
+            key = tl.full((), 0, tl.int32)
+            sum_before = tl.full((), 0, tl.int64)
+            first = tl.full((), 0, tl.int32)
+            while (first < num_columns) & (sum_before <= passed):
+                column = first + tl.arange(0, BLOCK)
+                scores = _scores(
+                    logits, counts, ends, column, num_columns, place, scale, cap, penalty, presence,
+                    frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
+                )  # fmt: skip
+                weights, keys = _weights(scores, largest, temperature)
+                weights = tl.where(keys < limit, weights, 0)
+                sum_here = tl.sum(weights, 0)
+                if sum_before + sum_here > passed:
+                    is_passed = sum_before + tl.cumsum(weights, 0) > passed
+                    chosen = tl.min(tl.where(is_passed, column, 2147483647), 0)
+                    key = tl.sum(tl.where(column == chosen, keys, 0), 0)
+                sum_before += sum_here
+                first += BLOCK
+            is_one = tl.full((), 1, tl.int32)
+            if TOP_K > 0 or TOP_P < 1 or HAS_MIN_P:
+                likelier = tl.full((), 0, tl.int64)
+                num_likelier = tl.full((), 0, tl.int32)
+                for first in range(0, num_columns, BLOCK):
+                    column = first + tl.arange(0, BLOCK)
+                    scores = _scores(
+                        logits, counts, ends, column, num_columns, place, scale, cap, penalty,
+                        presence, frequency, MIN_NEW, NUM_ENDS, HAS_CAP, HAS_COUNTS,
+                    )  # fmt: skip
+                    weights, keys = _weights(scores, largest, temperature)
+                    likelier += tl.sum(tl.where(keys < key, weights, 0), 0)
+                    if TOP_K > 0:
+                        num_likelier += tl.sum((keys < key).to(tl.int32), 0)
+                if TOP_K > 0:
+                    is_one = is_one & (num_likelier < TOP_K).to(tl.int32)
+                if TOP_P < 1:
+                    is_kept = likelier.to(tl.float64) < TOP_P * kept.to(tl.float64)
+                    is_one = is_one & is_kept.to(tl.int32)
+                if HAS_MIN_P:
+                    score = 0.0 - key.to(tl.float32, bitcast=True)
+                    is_one = is_one & (tl.exp(score) >= min_p).to(tl.int32)
+                limit, total = key, likelier
     tl.store(out + slot, chosen.to(tl.int64))
     if HAS_COUNTS:
         is_open = tl.load(has_ended + slot) == 0
@@ -241,13 +258,20 @@ class Chooser:
             self.counts[slots] = 0
 
     def __call__(
-        self, logits: Tensor, written: Tensor, rows: Tensor, places: Tensor, has_ended: Tensor
+        self,
+        logits: Tensor,
+        written: Tensor,
+        rows: Tensor,
+        candidates: Tensor,
+        places: Tensor,
+        has_ended: Tensor,
     ) -> Tensor:
         """Returns (S) int64 of logits (S, V) as the head gives them.
 
         Args:
             written: (S, T) int64
             rows: (S) int64: the number of each text's title in its file
+            candidates: (S) int64: which of a title's texts each is
             places: (S) int64: how many tokens each text has
             has_ended: (S) bool: nothing is written for these
         """
@@ -255,7 +279,7 @@ class Chooser:
         out = torch.empty(num_slots, dtype=torch.int64, device=logits.device)
         self.ban(written, places, is_on=True)
         _choose[(num_slots,)](
-            logits, self.counts, self.ends, rows, places, has_ended, out,
+            logits, self.counts, self.ends, rows, candidates, places, has_ended, out,
             logits.shape[1], logits.stride(0), self.counts.stride(0), self.scale, self.cap or 1.0,
             settings.repetition_penalty, settings.presence_penalty, settings.frequency_penalty,
             settings.temperature or 1.0, settings.min_p, settings.seed,

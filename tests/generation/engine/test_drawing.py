@@ -49,6 +49,8 @@ def counted(chooser: Chooser, written: torch.Tensor) -> None:
         {"temperature": 1.5, "top_p": 0.5, "top_k": 40, "min_p": 0.02},
         {"temperature": 0.7, "min_p": 0.05, "repetition_penalty": 1.1},
         {"temperature": 1e-4},
+        {"temperature": 3.0, "top_p": 0.2},
+        {"temperature": 9.0, "top_k": 2},
     ],
     ids=str,
 )
@@ -67,9 +69,10 @@ def test_the_kernel_chooses_what_the_reference_does(
     has_ended = torch.zeros(NUM_SLOTS, dtype=torch.bool, device=DEVICE)
     shaped = scale * logits.float()
     shaped = shaped if cap is None else cap * torch.tanh(shaped / cap)
-    wanted = choose(shaped, written, decoding, rows, places, 0, ENDS)
+    candidates = torch.arange(NUM_SLOTS, device=DEVICE) % 3
+    wanted = choose(shaped, written, decoding, rows, places, candidates, ENDS)
     before = chooser.counts.clone()
-    found = chooser(logits, written, rows, places, has_ended)
+    found = chooser(logits, written, rows, candidates, places, has_ended)
     # probabilities of the card's exp may differ in the last bit, and a draw between two tokens
     num_other = int((found != wanted).sum())
     assert num_other <= (NUM_SLOTS // 100 if decoding.is_sampled else 0)
@@ -87,7 +90,7 @@ def test_a_text_that_has_ended_counts_nothing_and_a_slot_forgets():
     written = torch.full((2, 4), NOTHING, device=DEVICE)
     zeros = torch.zeros(2, dtype=torch.int64, device=DEVICE)
     has_ended = torch.tensor([True, False], device=DEVICE)
-    found = chooser(logits, written, zeros, zeros, has_ended)
+    found = chooser(logits, written, zeros, zeros, zeros, has_ended)
     assert chooser.counts.sum(1).tolist() == [0, 1]
     assert int(chooser.counts[1, found[1]]) == 1
     chooser.begin(torch.tensor([1], device=DEVICE))
