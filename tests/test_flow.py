@@ -24,7 +24,7 @@ ORDER = """
     data.corpus.splits data.corpus.pairs data.corpus.workers data.corpus.packing
     data.corpus.selection data.corpus.product_files data.corpus.tables data.corpus.report
     data.corpus.preparing data.corpus.corpus
-    data.loading.batches data.loading.order data.loading.loaders
+    data.loading.batches data.loading.order data.loading.loaders data.loading.prompts
     data.datamodule
     model.attention model.families model.adapter model.identity model.recomputation
     model.cost.shape model.cost.arithmetic model.cost.memory model.cost.mfu

@@ -1,4 +1,4 @@
-"""What a text is written for, and what comes out: ids, read as a description.
+"""What comes out where texts are written: ids, read as a description.
 
 In come new ids, out goes the text alone: no prompt, no control tokens, no half character. How ids
 are chosen, and by which engine, is not known here.
@@ -21,14 +21,6 @@ WHOLE_SENTENCE = re.compile(rf"{SENTENCE_CLOSE}(?=\s)|(?<!\d){SENTENCE_CLOSE}$")
 
 # What the bytes of a character that is not whole are decoded to.
 UNFINISHED = "\ufffd"
-
-
-class Prompt(NamedTuple):
-    """What texts are written for."""
-
-    row: int
-    """the number of its title in its file, or among those that are scored, from 0"""
-    ids: list[int]
 
 
 class Text(NamedTuple):

@@ -26,7 +26,8 @@ class Begun(NamedTuple):
 
     slot: int
     row: int
-    """what the choice of its tokens depends on"""
+    candidate: int
+    """what the choice of its tokens depends on, with its title's row"""
     ids: list[int]
 
 
@@ -71,8 +72,8 @@ class Slots:
         ]
         self.slots = torch.arange(num_slots, device=device)
         self.end_ids = torch.tensor(list(end_ids), device=device)
-        self.ids, self.positions, self.rows, self.places = (
-            torch.zeros(num_slots, dtype=torch.int64, device=device) for _ in range(4)
+        self.ids, self.positions, self.rows, self.candidates, self.places = (
+            torch.zeros(num_slots, dtype=torch.int64, device=device) for _ in range(5)
         )
         self.written = torch.full((num_slots, max_new_tokens), NOTHING, device=device)
         self.has_ended = torch.ones(num_slots, dtype=torch.bool, device=device)
@@ -85,11 +86,11 @@ class Slots:
         device = self.decoder.device
         for prompts in self.packed(begun):
             prefill(self.decoder, self.caches, prompts, self.longest)
-        slots = torch.tensor([prompt.slot for prompt in begun], device=device)
-        self.ids[slots] = torch.tensor([prompt.ids[-1] for prompt in begun], device=device)
-        ends = [len(prompt.ids) - 1 for prompt in begun]
-        self.positions[slots] = torch.tensor(ends, device=device)
-        self.rows[slots] = torch.tensor([prompt.row for prompt in begun], device=device)
+        of_each = [(p.slot, p.ids[-1], len(p.ids) - 1, p.row, p.candidate) for p in begun]
+        slots, *values = torch.tensor(of_each).t().to(device)
+        changed = (self.ids, self.positions, self.rows, self.candidates)
+        for tensor, value in zip(changed, values, strict=True):
+            tensor[slots] = value
         self.places[slots] = 0
         self.written[slots] = NOTHING
         self.choose.begin(slots)
@@ -139,7 +140,8 @@ class Slots:
     def step(self) -> None:
         hidden = decode(self.decoder, self.caches, self.ids, self.positions, self.slots)
         logits = hidden @ self.decoder.head.t()
-        new = self.choose(logits, self.written, self.rows, self.places, self.has_ended)
+        numbers = (self.rows, self.candidates, self.places)
+        new = self.choose(logits, self.written, *numbers, self.has_ended)
         is_open = ~self.has_ended
         place = self.places.clamp(max=self.max_new_tokens - 1)[:, None]
         before = self.written.gather(1, place)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+LINEARS = ("qkv", "out", "gate_up", "down")  # of LayerParts
+
+
 class LayerParts(NamedTuple):
     """What a layer is made of; projections of one input are modules of PEFT or transformers."""
 
@@ -44,8 +47,10 @@ class LayerParts(NamedTuple):
 
     def with_linears(self, linear: Callable[[tuple[Any, ...]], Any]) -> dict[str, Any]:
         """Returns the parts by name, `linear` of the modules in place of each group of them."""
-        groups = ("qkv", "out", "gate_up", "down")
-        return self._asdict() | {name: linear(getattr(self, name)) for name in groups}
+        return self._asdict() | {name: linear(getattr(self, name)) for name in LINEARS}
+
+    def linears(self) -> list[tuple[Any, ...]]:
+        return [getattr(self, name) for name in LINEARS]
 
 
 class Parts(NamedTuple):

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.engine.cache import Cache, attend, keep
 from amazon_desc.generation.engine.merged import MergedDecoder, merge
 from amazon_desc.generation.engine.queue import in_full_passes, write
 from amazon_desc.generation.engine.slots import Begun, Ended, Slots
-from amazon_desc.generation.texts import Prompt, Text
+from amazon_desc.generation.texts import Text
 from amazon_desc.model.kernels.rotary import Heads
 from tests.conftest import slow_case
 from tests.model.fused import DEVICE, HAS_CARD, KINDS, PRECISION, RUNS_KERNELS, base, with_lora
@@ -39,7 +40,7 @@ def prompts_of(lengths: list[int], num_pieces: int) -> list[Prompt]:
 
 def texts_of(decoder: MergedDecoder, prompts: list[Prompt], num_slots: int) -> list[Text]:
     slots = Slots(decoder, GREEDY, num_slots, LONGEST, [END], prefilled=64)
-    return list(write(slots, prompts))
+    return [text for (text,) in write(slots, prompts)]
 
 
 @torch.no_grad()
@@ -87,7 +88,7 @@ def test_an_end_token_ends_a_text_and_its_slot_is_filled_again():
     whole = texts_of(decoder, prompts, 1)
     end = whole[0].ids[2]
     slots = Slots(decoder, GREEDY, 1, LONGEST, [end, END], prefilled=64)
-    for text, before in zip(write(slots, prompts), whole, strict=True):
+    for (text,), before in zip(write(slots, prompts), whole, strict=True):
         has_end = end in before.ids
         place = before.ids.index(end) if has_end else NEW
         assert text == Text(before.ids[:place], has_end)
@@ -167,7 +168,7 @@ def test_prompts_are_packed_without_their_last_tokens_each_at_a_tile():
     decoder = merge(model, torch.float32, LONGEST + NEW)
     slots = Slots(decoder, GREEDY, 3, LONGEST, [END], prefilled=32)
     slots.alignment = 4
-    begun = [Begun(2, 0, [7, 8, 9]), Begun(0, 1, [5]), Begun(1, 2, [1, 2, 3, 4, 6, 7])]
+    begun = [Begun(2, 0, 0, [7, 8, 9]), Begun(0, 1, 0, [5]), Begun(1, 2, 0, [1, 2, 3, 4, 6, 7])]
     (pack,) = slots.packed(begun)
     assert pack.ids.tolist() == [7, 8, 0, 0, 1, 2, 3, 4, 6, *[0] * 23]
     assert pack.positions.tolist() == [0, 1, 0, 0, 0, 1, 2, 3, 4, *[0] * 23]
