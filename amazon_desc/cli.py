@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,11 +24,10 @@ from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
 from amazon_desc.run import terminal
-from amazon_desc.run.callbacks.predictions import PredictionFiles, prediction_settings
 from amazon_desc.run.callbacks.reporting import with_ours
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
 from amazon_desc.run.callbacks.run_files import SaveRunConfig
-from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
+from amazon_desc.run.checkpoints import CKPT_PATH_HELP, SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import step_of
 from amazon_desc.run.logger import RunLogger
@@ -55,6 +55,7 @@ from amazon_desc.run.options.trainer_options import (
     num_epochs,
     val_check_interval,
 )
+from amazon_desc.run.prediction_files import PredictionFiles, choose_way, prediction_settings
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.printing import say
 from amazon_desc.support.secrets import masked, remember_arguments, remember_options
@@ -63,11 +64,6 @@ from amazon_desc.training.lightning_internals import OptionsOnlyCLI
 from amazon_desc.training.module import DescriptionModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
-
-CKPT_PATH_HELP = (
-    "checkpoint to read instead of the run's own choice: fit resumes from it, the others use its "
-    "weights; `last`: the newest of the run"
-)
 
 
 class DescriptionCLI(OptionsOnlyCLI):
@@ -253,20 +249,19 @@ class DescriptionCLI(OptionsOnlyCLI):
         data = self.datamodule
         assert isinstance(data, DescriptionData)
         self.prepare(model, data)
-        num_titles = len(data.product_titles)
-        weights = self.use_weights(model, data)
+        titles, weights = data.product_titles, self.use_weights(model, data)
         files = PredictionFiles.of(self.run, data.titles_file)
         self.held.enter_context(files.alone())
-        settings = prediction_settings(model, data, self.trainer.precision, weights)
-        size = data.generation_batch_size
-        num_done = 0 if self.is_trial else files.begin(settings, size, data.product_titles)
-        if num_done is None:
-            say(f"{num_titles} descriptions are in {files.path} already")
+        precision = self.trainer.precision
+        settings = prediction_settings(model, data, precision, weights)
+        choose = partial(choose_way, model, data, self.options(self.config_init).trainer, precision)
+        if self.is_trial:
+            choose(None)
+        elif (num_done := files.begin(settings, titles, choose)) is None:
             return
-        if num_done:
-            say(f"Resuming after title {num_done} of {num_titles} in {files.partial}")
+        else:
+            data.num_predicted = num_done
         warn_of_markers(data.encoder)
-        data.num_predicted = num_done
         chosen = {"ckpt_path": self.checkpoint, "weights_only": True}
         self.trainer.predict(model, data, return_predictions=False, **chosen)
 

@@ -27,7 +27,7 @@ ORDER = """
     data.loading.batches data.loading.order data.loading.loaders data.loading.prompts
     data.datamodule
     model.attention model.families model.adapter model.identity model.recomputation
-    model.cost.shape model.cost.arithmetic model.cost.memory model.cost.mfu
+    model.cost.shape model.cost.arithmetic model.cost.memory model.cost.writing model.cost.mfu
     model.loss model.suitability model.probe model.conversion model.backbone
     model.kernels.supported model.kernels.compiling model.kernels.copying
     model.kernels.cross_entropy model.kernels.dropout model.kernels.gate model.kernels.nf4
@@ -35,20 +35,20 @@ ORDER = """
     model.kernels.attention model.kernels.side_stream
     model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.from_peft
     model.kernels.head model.kernels.step
-    model.machine model.skeleton model.plan model.execution
+    model.machine model.skeleton model.plan model.writing_plan model.execution
     generation.decoding generation.choosing generation.texts
     generation.engine.merged generation.engine.cache generation.engine.passes
     generation.engine.drawing generation.engine.slots generation.engine.queue
-    generation.describe
+    generation.writing
     evaluation.metrics evaluation.repetition evaluation.summary
     evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring
-    training.stepping training.module
+    training.stepping training.writing training.module
     run.folder run.logger run.checkpoints run.model_card
     run.options.arguments run.options.trainer_options run.options.refusals
     run.options.former_names run.options.settings run.options.paths run.options.checks
-    run.options.micro_batch
+    run.options.micro_batch run.prediction_files
     run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
     run.callbacks.monitoring run.callbacks.progress run.callbacks.predictions
     run.callbacks.score_report run.callbacks.signals run.callbacks.reporting
@@ -59,7 +59,8 @@ ORDER = """
 FLOW = ORDER.split()
 
 KNOW_LIGHTNING = (
-    *("data.datamodule", "training.lightning_internals", "training.stepping", "training.module"),
+    *("data.datamodule", "training.lightning_internals"),
+    *("training.stepping", "training.writing", "training.module"),
     *("run.", "cli"),
 )
 HEAVY = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "jsonargparse")

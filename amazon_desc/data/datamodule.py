@@ -22,13 +22,13 @@ from amazon_desc.data.corpus.packing import Row
 from amazon_desc.data.corpus.preparing import CorpusSettings
 from amazon_desc.data.corpus.product_files import ProductFiles, source_path, usable_titles_of
 from amazon_desc.data.corpus.selection import RepeatedTitles
-from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS, Encoder
 from amazon_desc.data.encoding.prompts import Frame, PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.batches import LossOn, RowBatch, collate_rows
 from amazon_desc.data.loading.loaders import end_loader_processes, fixed_loader, ordered_loader
 from amazon_desc.data.loading.order import RowOrder
-from amazon_desc.data.loading.prompts import Prompt, prompts_of
+from amazon_desc.data.loading.prompts import Pairs, Prompt, prompts_of
 from amazon_desc.support.digests import Verify
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, find_backbone
@@ -37,7 +37,6 @@ from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Pairs = list[tuple[str, str]]  # titles and descriptions
 # The loader of validation and test that serves rows; those after it serve titles.
 ROWS = 0
 # Written for at each validation during training, so that progress can be read as text.
@@ -149,8 +148,7 @@ class DescriptionData(L.LightningDataModule):
         self.corpus: Corpus | None = None
         self.frame: Frame | None = None  # of weights that are there, set before `encoder` is asked
         self.num_trained_rows = 0
-        self.num_predicted = 0  # titles that have their description already
-        self.titles_at_a_time = 128
+        self.num_predicted, self.titles_at_a_time = 0, 128  # titles that have their description
 
     # What is read
 
@@ -235,20 +233,23 @@ class DescriptionData(L.LightningDataModule):
         num_sides = 1 if self.stage == "fit" else 2
         return [rows, *(self.title_loader(len(self.pairs())) for _ in range(num_sides))]
 
-    def test_dataloader(self) -> list[DataLoader[Any]]:
-        return self.val_dataloader()
+    test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader[list[int]]:
         return self.title_loader(len(self.product_titles), self.num_predicted)
 
     def title_loader(self, num_titles: int, first: int = 0) -> DataLoader[list[int]]:
-        """Returns the loader of titles' numbers. Their prompts are not in it: whoever writes reads
-        them ahead."""
+        """Returns the loader of titles' numbers: whoever writes reads their prompts ahead."""
         return fixed_loader(range(first, num_titles), self.titles_at_a_time, list, self.seed)
 
     @property
+    def longest_prompt(self) -> int:
+        """Tokens that no prompt exceeds."""
+        return self.max_seq_length - MIN_DESCRIPTION_TOKENS
+
+    @property
     def scored(self) -> tuple[Any, Pairs]:
-        """The rows and the pairs of the examples that are scored."""
+        """The examples that are scored: packed rows, and titles with descriptions."""
         return self.opened.scored("test" if self.stage == "test" else "validation", self.num_scored)
 
     def pairs(self) -> Pairs:
@@ -259,7 +260,7 @@ class DescriptionData(L.LightningDataModule):
 
     def prompts(self, first: int = 0, most: int | None = None) -> Iterator[Prompt]:
         """Yields the prompts of this stage's titles, from the `first` on."""
-        # Titles of a corpus are not cleaned again: `<b>` in one may be text.
+        # those of a corpus are not cleaned again: `<b>` in one may be text
         clean = Cleaner(self.settings.cleaning).text if self.stage == "predict" else str
         return prompts_of(self.pairs()[first:][:most], self.encoder, clean, first)
 

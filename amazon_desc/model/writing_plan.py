@@ -25,6 +25,10 @@ EngineOption = Literal["auto", "fused", "plain"]
 FUSED_TEXTS = (1024, 512, 256, 128, 64, 32, 16)
 PLAIN_TEXTS_ON_CARD = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 PLAIN_TEXTS = (32, 16, 8, 4, 2, 1)
+# Batches of the plain engine whose prompts are sorted by length together.
+BATCHES_SORTED = 4
+# Titles of the fused engine that are handed out, and written to a file, at a time.
+HANDED_OUT = 128
 # Tokens of packed prompts that the fused engine passes at a time.
 PREFILLED = 8192
 
@@ -60,6 +64,20 @@ class WritingPlan(NamedTuple):
     """whether numbers have float32: then a text is the same whoever is beside it, by any engine"""
     shortage: str = ""
     """what is said where even so it would not fit; empty: it does"""
+
+    @property
+    def titles_together(self) -> int:
+        """Titles that have to be written for together, to give the same texts again.
+
+        Where numbers have float32, and by the fused engine, a text is the same whoever is beside
+        it.
+        """
+        return 1 if self.is_exact or self.engine == "fused" else BATCHES_SORTED * self.at_a_time
+
+    @property
+    def titles_at_a_time(self) -> int:
+        """Titles that are handed out together, when the last of them is there."""
+        return HANDED_OUT if self.engine == "fused" else BATCHES_SORTED * self.at_a_time
 
     def __str__(self) -> str:
         weights = "merged" if self.is_merged else "unpacked for each product"

@@ -12,6 +12,9 @@ from amazon_desc.data.encoding.encoder import Encoder
 # Titles that are encoded at a time; more of them go no faster.
 ENCODED_AT_A_TIME = 64
 
+Pairs = Sequence[tuple[str, str]]
+"""titles and descriptions"""
+
 
 class Prompt(NamedTuple):
     """What texts are written for."""
@@ -25,7 +28,7 @@ class Prompt(NamedTuple):
 
 
 def prompts_of(
-    pairs: Sequence[tuple[str, str]], encoder: Encoder, clean: Callable[[str], str], first: int
+    pairs: Pairs, encoder: Encoder, clean: Callable[[str], str], first: int
 ) -> Iterator[Prompt]:
     """Yields the prompts of titles and descriptions, of which the first has the row `first`."""
     for start in range(0, len(pairs), ENCODED_AT_A_TIME):
