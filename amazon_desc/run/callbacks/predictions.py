@@ -89,9 +89,9 @@ class PredictionFile(Callback):
         if self.num_written == num_titles:
             seconds = time.perf_counter() - self.begun
             say(
-                f"{num_titles} descriptions are in {self.files.path} ({self.num_new} of them, of "
-                f"{self.num_tokens} tokens, written in {seconds:.1f} s: {self.num_new / seconds:,.1f} "
-                f"titles/s, {self.num_tokens / seconds:,.0f} tokens/s)"
+                f"{num_titles} descriptions are in {self.files.path}; {self.num_new} were written "
+                f"in {seconds:.1f} s: {self.num_new / seconds:,.1f} titles/s, "
+                f"{self.num_tokens / seconds:,.0f} tokens/s"
             )
         else:
             say(
