@@ -30,7 +30,7 @@ BATCHES_SORTED = 4
 # Titles of the fused engine that are handed out, and written to a file, at a time.
 HANDED_OUT = 128
 # Tokens of packed prompts that the fused engine passes at a time.
-PREFILLED = 8192
+PREFILLED = 4096
 
 
 class Texts(NamedTuple):

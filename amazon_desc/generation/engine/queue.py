@@ -8,7 +8,8 @@ file is known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
+from typing import NamedTuple
 
 import torch
 
@@ -16,9 +17,9 @@ from amazon_desc.data.loading.prompts import ENCODED_AT_A_TIME, Prompt
 from amazon_desc.generation.engine.slots import Begun, Slots
 from amazon_desc.generation.texts import Text
 
-# Steps between two looks at which texts have ended: each costs the host's time, and slots that
-# have ended wait for it.
-STEPS_BETWEEN_LOOKS = 4
+# Steps until which texts have ended is looked at: that costs the host's time, and slots that have
+# ended wait for it, and for the round after it.
+STEPS_A_ROUND = 2
 
 # Texts that are sorted by length together, in numbers of slots. The more, the later the first of
 # them is written, and the more is lost where a command is stopped.
@@ -59,34 +60,52 @@ class Waiting:
         del self.begun[len(self.begun) - num :]
 
 
+class Held(NamedTuple):
+    """What a slot holds."""
+
+    number: int
+    """of its prompt"""
+    candidate: int
+    since: int
+    """the round in which it began"""
+
+
 @torch.inference_mode()
 def write(slots: Slots, prompts: Iterable[Prompt], num_candidates: int = 1) -> Iterator[list[Text]]:
     """Yields the texts of prompts, in their order, as soon as those before them are there.
 
-    Whoever takes them works while the card does: steps are asked for before texts are handed out.
+    The card is asked for the next round before what the last one has ended is read, handed out and
+    refilled: it never waits for that.
     """
     waiting = Waiting(prompts, num_candidates, SLOTS_SORTED * slots.num_slots)
-    holds: list[tuple[int, int] | None] = [None] * slots.num_slots  # numbers and candidates
+    holds: list[Held | None] = [None] * slots.num_slots
     texts: dict[int, list[Text | None]] = {}
-    next_out = 0
-    while not waiting.is_over or waiting.begun or texts:
+    next_out, before = 0, None
+    for now in count():
         begun = beginning(slots, waiting, holds)
         for number, each in begun:
-            holds[each.slot] = number, each.candidate
+            holds[each.slot] = Held(number, each.candidate, now)
             texts.setdefault(number, [None] * num_candidates)
         if begun:
             slots.begin([each for _, each in begun])
-        slots.run(STEPS_BETWEEN_LOOKS)
+        slots.run(STEPS_A_ROUND)
+        look = slots.look()
         waiting.read()
         while (found := whole(texts.get(next_out))) is not None:
             del texts[next_out]
             next_out += 1
             yield found
-        for ended in slots.take([held is None for held in holds]):
-            held = holds[ended.slot]
-            assert held is not None
-            number, candidate = held
-            texts[number][candidate], holds[ended.slot] = Text(ended.ids, ended.has_end), None
+        if waiting.is_over and not waiting.begun and not texts:
+            return
+        if before is not None:
+            # what began in this round was free when the last one ended
+            is_open = [held is not None and held.since < now for held in holds]
+            for ended in slots.take(before, is_open):
+                held = holds[ended.slot]
+                assert held is not None
+                texts[held.number][held.candidate] = Text(ended.ids, ended.has_end)
+                holds[ended.slot] = None
+        before = look
 
 
 def whole(texts: list[Text | None] | None) -> list[Text] | None:
@@ -97,7 +116,7 @@ def whole(texts: list[Text | None] | None) -> list[Text] | None:
 
 
 def beginning(
-    slots: Slots, waiting: Waiting, holds: Sequence[tuple[int, int] | None]
+    slots: Slots, waiting: Waiting, holds: Sequence[Held | None]
 ) -> list[tuple[int, Begun]]:
     """Takes what begins now out of what waits, with a free slot for each."""
     free = [slot for slot, held in enumerate(holds) if held is None]

@@ -8,8 +8,9 @@ who is beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,15 @@ class Ended(NamedTuple):
     ids: list[int]
     """without the end token"""
     has_end: bool
+
+
+class Look(NamedTuple):
+    """Which texts have ended."""
+
+    has_ended: Tensor
+    """(S) bool"""
+    event: Any
+    """when that is known"""
 
 
 class Slots:
@@ -71,7 +81,8 @@ class Slots:
             Cache(layer.heads, num_slots, length, decoder.dtype, device) for layer in decoder.layers
         ]
         self.slots = torch.arange(num_slots, device=device)
-        self.end_ids = torch.tensor(list(end_ids), device=device)
+        self.ends, self.end_ids = set(end_ids), torch.tensor(list(end_ids), device=device)
+        self.side = torch.cuda.Stream() if device.type == "cuda" else None
         self.ids, self.positions, self.rows, self.candidates, self.places = (
             torch.zeros(num_slots, dtype=torch.int64, device=device) for _ in range(5)
         )
@@ -83,11 +94,10 @@ class Slots:
 
     def begin(self, begun: Sequence[Begun]) -> None:
         """Puts prompts into slots; all of a prompt but its last token is passed here."""
-        device = self.decoder.device
         for prompts in self.packed(begun):
             prefill(self.decoder, self.caches, prompts, self.longest)
         of_each = [(p.slot, p.ids[-1], len(p.ids) - 1, p.row, p.candidate) for p in begun]
-        slots, *values = torch.tensor(of_each).t().to(device)
+        slots, *values = self.moved(torch.tensor(of_each).t().contiguous())
         changed = (self.ids, self.positions, self.rows, self.candidates)
         for tensor, value in zip(changed, values, strict=True):
             tensor[slots] = value
@@ -102,26 +112,24 @@ class Slots:
 
     def packed(self, begun: Sequence[Begun]) -> list[Prompts]:
         """Packs prompts without their last tokens, each where a tile of queries begins."""
-        packs: list[tuple[list[int], list[int], list[int]]] = []
+        packs, place = [], self.prefilled
         for prompt in begun:
-            ids, room = prompt.ids[:-1], self.room_of(prompt.ids)
-            gap = room - len(ids)
-            if not packs or len(packs[-1][0]) + room > self.prefilled:
-                packs.append(([], [], []))
-            for numbers, mine, filler in zip(
-                packs[-1], (ids, range(len(ids)), [prompt.slot] * len(ids)), (0, 0, -1), strict=True
-            ):
-                numbers += [*mine, *[filler] * gap]
-        device = self.decoder.device
-        found = []
-        for pack in packs:
-            missing = self.prefilled - len(pack[0])
-            whole = [
-                [*numbers, *[filler] * missing]
-                for numbers, filler in zip(pack, (0, 0, -1), strict=True)
-            ]
-            found.append(Prompts(*torch.tensor(whole).to(device, non_blocking=True)))
-        return found
+            length, room = len(prompt.ids) - 1, self.room_of(prompt.ids)
+            if not length:
+                continue
+            if place + room > self.prefilled:
+                packs.append(np.zeros((3, self.prefilled), dtype=np.int64))
+                packs[-1][2], place = -1, 0
+            here = packs[-1][:, place : place + length]
+            here[0], here[1], here[2] = prompt.ids[:-1], np.arange(length), prompt.slot
+            place += room
+        return [Prompts(*self.moved(torch.from_numpy(pack))) for pack in packs]
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """Moves a tensor to the device; out of other memory than pinned the host would wait."""
+        if self.side is None:
+            return tensor
+        return tensor.pin_memory().to(self.decoder.device, non_blocking=True)
 
     # Writing
 
@@ -154,17 +162,31 @@ class Slots:
         # one that has ended stays where it can compute on
         self.positions.clamp_(max=self.longest + self.max_new_tokens - 1)
 
-    def take(self, is_taken: Sequence[bool]) -> list[Ended]:
-        """Returns the texts that have ended, but for those that were taken already."""
-        has_ended = self.has_ended.tolist()
-        new = [slot for slot, ended in enumerate(has_ended) if ended and not is_taken[slot]]
+    # Taking: the card goes on while the host reads what it has done before
+
+    def look(self) -> Look:
+        """Returns which texts have ended when all that was asked for until now is done."""
+        event = None if self.side is None else torch.cuda.current_stream().record_event()
+        return Look(self.has_ended.clone(), event)
+
+    def take(self, look: Look, is_open: Sequence[bool]) -> list[Ended]:
+        """Returns the texts that had ended at a look, of slots that were open then."""
+        if self.side is None:
+            return self.ended(look.has_ended, is_open)
+        with torch.cuda.stream(self.side):
+            self.side.wait_event(look.event)
+            return self.ended(look.has_ended, is_open)
+
+    def ended(self, has_ended: Tensor, is_open: Sequence[bool]) -> list[Ended]:
+        pairs = zip(has_ended.tolist(), is_open, strict=True)
+        new = [slot for slot, both in enumerate(pairs) if all(both)]
         if not new:
             return []
-        chosen = torch.tensor(new, device=self.decoder.device)
+        chosen = self.moved(torch.tensor(new))
         written, lengths = self.written[chosen].tolist(), self.places[chosen].tolist()
-        ends, found = set(self.end_ids.tolist()), []
+        found = []
         for slot, ids, length in zip(new, written, lengths, strict=True):
-            has_end = ids[length - 1] in ends
+            has_end = ids[length - 1] in self.ends
             found.append(Ended(slot, ids[: length - has_end], has_end))
         return found
 

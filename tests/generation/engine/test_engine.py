@@ -204,8 +204,11 @@ class Recorded:
             self.num_busy += max(0, min(num_steps, self.left[slot]))
             self.left[slot] -= num_steps
 
-    def take(self, is_taken: list[bool]) -> list[Ended]:
-        done = [slot for slot, left in self.left.items() if left <= 0]
+    def look(self) -> set[int]:
+        return {slot for slot, left in self.left.items() if left <= 0}
+
+    def take(self, look: set[int], is_open: list[bool]) -> list[Ended]:
+        done = [slot for slot in look if is_open[slot]]
         for slot in done:
             del self.left[slot]
         return [Ended(slot, [slot], True) for slot in done]
@@ -214,10 +217,10 @@ class Recorded:
 def test_slots_are_busy_with_texts_of_uneven_length():
     """Texts of 5 to 128 tokens, 70 on average, out of prompts of 20 to 50."""
     prompts = [
-        Prompt(row, [0] * random.randint(20, 50) + [random.randint(5, 128)]) for row in range(4000)
+        Prompt(row, [0] * random.randint(20, 50) + [random.randint(5, 128)]) for row in range(8000)
     ]
     slots: Any = Recorded(256, 1024)
-    assert sum(1 for _ in write(slots, prompts)) == 4000
+    assert sum(1 for _ in write(slots, prompts)) == 8000
     assert slots.num_busy / (slots.num_steps * slots.num_slots) > 0.85
     tokens = sum(len(prompt.ids) - 1 for prompt in prompts)
     assert tokens / (slots.num_passes * slots.prefilled) > 0.9
