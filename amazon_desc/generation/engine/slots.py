@@ -166,8 +166,9 @@ class Slots:
 
     def look(self) -> Look:
         """Returns which texts have ended when all that was asked for until now is done."""
+        has_ended = self.has_ended.clone()
         event = None if self.side is None else torch.cuda.current_stream().record_event()
-        return Look(self.has_ended.clone(), event)
+        return Look(has_ended, event)
 
     def take(self, look: Look, is_open: Sequence[bool]) -> list[Ended]:
         """Returns the texts that had ended at a look, of slots that were open then."""
