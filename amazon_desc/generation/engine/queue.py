@@ -17,10 +17,6 @@ from amazon_desc.data.loading.prompts import ENCODED_AT_A_TIME, Prompt
 from amazon_desc.generation.engine.slots import Begun, Slots
 from amazon_desc.generation.texts import Text
 
-# Steps until which texts have ended is looked at: that costs the host's time, and slots that have
-# ended wait for it, and for the round after it.
-STEPS_A_ROUND = 2
-
 # Texts that are sorted by length together, in numbers of slots. The more, the later the first of
 # them is written, and the more is lost where a command is stopped.
 SLOTS_SORTED = 1
@@ -88,7 +84,7 @@ def write(slots: Slots, prompts: Iterable[Prompt], num_candidates: int = 1) -> I
             texts.setdefault(number, [None] * num_candidates)
         if begun:
             slots.begin([each for _, each in begun])
-        slots.run(STEPS_A_ROUND)
+        slots.run()
         look = slots.look()
         waiting.read()
         while (found := whole(texts.get(next_out))) is not None:

@@ -7,6 +7,7 @@ who is beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,11 @@ from amazon_desc.generation.engine.cache import Cache
 from amazon_desc.generation.engine.drawing import Chooser
 from amazon_desc.generation.engine.merged import MergedDecoder
 from amazon_desc.generation.engine.passes import Prompts, alignment, decode, prefill
+
+# A round of steps, until it is looked at which texts have ended: that costs the host some
+# milliseconds, and slots that have ended wait for it, and for the round after it.
+ROUND_MS, LEAST_STEPS = 8.0, 2
+STEPS_TIMED = 4
 
 
 class Begun(NamedTuple):
@@ -88,14 +94,21 @@ class Slots:
         )
         self.written = torch.full((num_slots, max_new_tokens), NOTHING, device=device)
         self.has_ended = torch.ones(num_slots, dtype=torch.bool, device=device)
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.prompts = torch.zeros(3, self.prefilled, dtype=torch.int64, device=device)
+        self.prompts[2] = -1
+        self.prefill_graph: torch.cuda.CUDAGraph | None = None
+        self.step_graph: torch.cuda.CUDAGraph | None = None
+        self.steps_a_round = LEAST_STEPS
 
     # Beginning
 
     def begin(self, begun: Sequence[Begun]) -> None:
         """Puts prompts into slots; all of a prompt but its last token is passed here."""
-        for prompts in self.packed(begun):
-            prefill(self.decoder, self.caches, prompts, self.longest)
+        if self.side is not None and self.step_graph is None:
+            self.capture()
+        for pack in self.packed(begun):
+            self.prompts.copy_(self.moved(pack))
+            self.prefill() if self.prefill_graph is None else self.prefill_graph.replay()
         of_each = [(p.slot, p.ids[-1], len(p.ids) - 1, p.row, p.candidate) for p in begun]
         slots, *values = self.moved(torch.tensor(of_each).t().contiguous())
         changed = (self.ids, self.positions, self.rows, self.candidates)
@@ -110,8 +123,14 @@ class Slots:
         """Returns what room a prompt takes in a pass: all but its last token, to the next tile."""
         return -(-(len(ids) - 1) // self.alignment) * self.alignment
 
-    def packed(self, begun: Sequence[Begun]) -> list[Prompts]:
-        """Packs prompts without their last tokens, each where a tile of queries begins."""
+    def prefill(self) -> None:
+        prefill(self.decoder, self.caches, Prompts(*self.prompts), self.longest)
+
+    def packed(self, begun: Sequence[Begun]) -> list[Tensor]:
+        """Packs prompts without their last tokens, each where a tile of queries begins.
+
+        Returns the Prompts of each pass, (3, N) on the CPU.
+        """
         packs, place = [], self.prefilled
         for prompt in begun:
             length, room = len(prompt.ids) - 1, self.room_of(prompt.ids)
@@ -123,7 +142,7 @@ class Slots:
             here = packs[-1][:, place : place + length]
             here[0], here[1], here[2] = prompt.ids[:-1], np.arange(length), prompt.slot
             place += room
-        return [Prompts(*self.moved(torch.from_numpy(pack))) for pack in packs]
+        return [torch.from_numpy(pack) for pack in packs]
 
     def moved(self, tensor: Tensor) -> Tensor:
         """Moves a tensor to the device; out of other memory than pinned the host would wait."""
@@ -133,12 +152,23 @@ class Slots:
 
     # Writing
 
-    def run(self, num_steps: int) -> None:
-        """Adds up to so many tokens to each text."""
-        if self.decoder.device.type == "cuda" and self.graph is None:
-            self.graph = captured(self.step, self.state())
-        for _ in range(num_steps):
-            self.step() if self.graph is None else self.graph.replay()
+    def capture(self) -> None:
+        """Captures what is done again and again, and sees how long a step takes."""
+        self.prefill_graph = captured(self.prefill, [])  # of padding alone: nothing is kept
+        self.step_graph = captured(self.step, self.state())
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        for _ in range(STEPS_TIMED):
+            self.step_graph.replay()
+        ended.record()
+        ended.synchronize()
+        step_ms = begun.elapsed_time(ended) / STEPS_TIMED
+        self.steps_a_round = max(LEAST_STEPS, math.ceil(ROUND_MS / step_ms))
+
+    def run(self) -> None:
+        """Adds up to `steps_a_round` tokens to each text."""
+        for _ in range(self.steps_a_round):
+            self.step() if self.step_graph is None else self.step_graph.replay()
 
     def state(self) -> list[Tensor]:
         """Returns what a step changes, but for the caches, where it writes what it would again."""

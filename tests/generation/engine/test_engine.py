@@ -170,9 +170,10 @@ def test_prompts_are_packed_without_their_last_tokens_each_at_a_tile():
     slots.alignment = 4
     begun = [Begun(2, 0, 0, [7, 8, 9]), Begun(0, 1, 0, [5]), Begun(1, 2, 0, [1, 2, 3, 4, 6, 7])]
     (pack,) = slots.packed(begun)
-    assert pack.ids.tolist() == [7, 8, 0, 0, 1, 2, 3, 4, 6, *[0] * 23]
-    assert pack.positions.tolist() == [0, 1, 0, 0, 0, 1, 2, 3, 4, *[0] * 23]
-    assert pack.slots.tolist() == [2, 2, -1, -1, 1, 1, 1, 1, 1, *[-1] * 23]
+    ids, positions, of_slots = pack.tolist()
+    assert ids == [7, 8, 0, 0, 1, 2, 3, 4, 6, *[0] * 23]
+    assert positions == [0, 1, 0, 0, 0, 1, 2, 3, 4, *[0] * 23]
+    assert of_slots == [2, 2, -1, -1, 1, 1, 1, 1, 1, *[-1] * 23]
     assert len(slots.packed(begun * 3)) == 2
 
 
@@ -190,6 +191,7 @@ class Recorded:
         self.num_slots, self.prefilled, self.alignment = num_slots, prefilled, 1
         self.left: dict[int, int] = {}
         self.num_passes, self.num_steps, self.num_busy = 0, 0, 0
+        self.steps_a_round = 2
 
     def room_of(self, ids: list[int]) -> int:
         return len(ids) - 1
@@ -198,11 +200,11 @@ class Recorded:
         self.left |= {each.slot: each.ids[-1] for each in begun}
         self.num_passes += -(-sum(self.room_of(each.ids) for each in begun) // self.prefilled)
 
-    def run(self, num_steps: int) -> None:
-        self.num_steps += num_steps
+    def run(self) -> None:
+        self.num_steps += self.steps_a_round
         for slot in self.left:
-            self.num_busy += max(0, min(num_steps, self.left[slot]))
-            self.left[slot] -= num_steps
+            self.num_busy += max(0, min(self.steps_a_round, self.left[slot]))
+            self.left[slot] -= self.steps_a_round
 
     def look(self) -> set[int]:
         return {slot for slot, left in self.left.items() if left <= 0}
