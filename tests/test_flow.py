@@ -36,7 +36,10 @@ ORDER = """
     model.kernels.linear model.kernels.layer model.kernels.decoder model.kernels.from_peft
     model.kernels.head model.kernels.step
     model.machine model.skeleton model.plan model.writing_plan model.execution
-    generation.decoding generation.choosing generation.texts
+    model.merging
+    generation.decoding generation.choosing generation.texts generation.describe
+    generation.plain.merged generation.plain.attention generation.plain.cache
+    generation.plain.batch generation.plain.writer
     generation.engine.merged generation.engine.cache generation.engine.passes
     generation.engine.drawing generation.engine.slots generation.engine.queue
     generation.writing

@@ -21,7 +21,7 @@ from amazon_desc.generation.texts import Description, read, text_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Prediction(NamedTuple):
@@ -66,7 +66,10 @@ def describe_each(
 
 @torch.inference_mode()
 def generate(
-    model: PeftModel, batch: PromptBatch, end_ids: Sequence[int], settings: DecodingSettings
+    model: PeftModel | PreTrainedModel,
+    batch: PromptBatch,
+    end_ids: Sequence[int],
+    settings: DecodingSettings,
 ) -> Tensor:
     """Returns the new ids, (B x num_candidates, up to max_new_tokens); padding after an end token.
 
@@ -93,7 +96,7 @@ def generate(
         bos_token_id=None,
     )
     # transformers fills open fields from here too
-    base: Any = model.get_base_model()
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.generation_config = config
     if num_beams == 1:
         rows = batch.rows.repeat_interleave(num_copies)
