@@ -21,18 +21,15 @@ from typing import Any, Literal
 import yaml
 from sacrebleu import corpus_chrf
 
-from amazon_desc.cli import build
-from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.loading.prompts import Pairs
+from amazon_desc.describer import Describer
 from amazon_desc.evaluation.metrics import score_texts
 from amazon_desc.evaluation.repetition import distinct, share_of_loops
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.texts import Description
 from amazon_desc.run.failures import errors_in_a_sentence
-from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.options.checks import check_base, find_weights, recorded_frame
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.printing import say
-from amazon_desc.training.module import DescriptionModule
 
 
 @dataclass(frozen=True)
@@ -108,41 +105,13 @@ def over(own: DecodingSettings, given: dict[str, Any]) -> DecodingSettings:
 # Texts
 
 
-class Writer:
-    """A finished run's base and adapter, and held-out titles."""
-
-    def __init__(self, run: RunFolder, split: Literal["validation", "test"], num: int | None):
-        if not run.config.is_file():
-            raise UserError(f"{run.path}: wanted a run folder, found no config.yaml. Run fit.")
-        folder = ["--trainer.default_root_dir", str(run.path), "--trainer.logger", "false"]
-        cli = build(["--config", str(run.config), *folder], run=False)
-        model, data, trainer = cli.model, cli.datamodule, cli.trainer
-        assert isinstance(model, DescriptionModule)
-        assert isinstance(data, DescriptionData)
-        model.trainer = data.trainer = trainer
-        trainer.datamodule = data  # pyright: ignore[reportAttributeAccessIssue]
-        check_base(model, data)
-        data.frame = recorded_frame(run, None, model.adapter, is_fit=False)
-        model.adapter = find_weights(run, None, model, data).adapter
-        data.setup("validate" if split == "validation" else "test")
-        self.model = model.to(trainer.strategy.root_device)
-        self.model.configure_model()
-        pairs = data.opened.scored(split, num or data.num_scored)[1]
-        self.references = [reference for _, reference in pairs]
-        self.batches = data.prompt_loader(pairs)
-
-    def write(self, settings: DecodingSettings) -> list[Description]:
-        self.model.decoding = settings
-        device = self.model.device
-        written = []
-        for batch in self.batches:
-            moved = batch._replace(
-                rows=batch.rows.to(device),
-                input_ids=batch.input_ids.to(device),
-                attention_mask=batch.attention_mask.to(device),
-            )
-            written += self.model.describe(moved)
-        return written
+def held_out(
+    describer: Describer, split: Literal["validation", "test"], num: int | None
+) -> list[tuple[str, str]]:
+    """Returns held-out titles with their descriptions: those that are scored."""
+    data = describer.data
+    data.setup("validate" if split == "validation" else "test")
+    return data.opened.scored(split, num or data.num_scored)[1]
 
 
 # The table
@@ -184,15 +153,18 @@ def shown(line: Line) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def lines(writer: Writer, named: dict[str, DecodingSettings]) -> Iterator[tuple[Line, list[str]]]:
+def lines(
+    describer: Describer, pairs: Pairs, named: dict[str, DecodingSettings]
+) -> Iterator[tuple[Line, list[str]]]:
     """Yields the lines of the table, each with its texts, as they are written."""
-    yield line_of_references(writer.references), writer.references
+    references = [reference for _, reference in pairs]
+    yield line_of_references(references), references
     for name, settings in named.items():
         start = time.perf_counter()
-        written = writer.write(settings)
+        written = [found.description for found in describer.write(pairs, settings)]
         seconds = time.perf_counter() - start
         texts = [description.text for description in written]
-        yield line_of(name, written, writer.references, seconds), texts
+        yield line_of(name, written, references, seconds), texts
 
 
 def main(arguments: list[str]) -> None:
@@ -212,12 +184,12 @@ def main(arguments: list[str]) -> None:
         given = read_settings(options.set, options.settings)
         for settings in given.values():  # refused before a base is loaded
             over(DecodingSettings(), settings)
-        writer = Writer(RunFolder(options.run), options.split, options.titles)
-        own = writer.model.decoding
+        describer = Describer.from_run(options.run)
+        pairs, own = held_out(describer, options.split, options.titles), describer.decoding
         named = {"the run's own": own, **{name: over(own, s) for name, s in given.items()}}
         say(HEADING)
         found = []
-        for line, texts in lines(writer, named):
+        for line, texts in lines(describer, pairs, named):
             say(shown(line))
             found.append({**asdict(line), "texts": texts})
             if options.json:

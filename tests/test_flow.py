@@ -57,6 +57,7 @@ ORDER = """
     run.callbacks.score_report run.callbacks.signals run.callbacks.reporting
     run.failures run.terminal
     cli
+    describer
     __main__
 """
 FLOW = ORDER.split()

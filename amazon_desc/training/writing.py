@@ -52,15 +52,18 @@ class WritingModule(SteppingModule):
     def begin_writing(self, num_batches: int, first: int = 0, *, has_lora: bool = True) -> None:
         """Begins with the titles of so many batches, from the `first` on."""
         self.end_writing()
-        data, dtype = self.data, self.compute_dtype
+        data = self.data
         if self.writing_plan is None:
             machine = machine_with(self.task, self.device)
             asked = texts_of(self.decoding, self.engine, data, len(data.pairs()))
             self.writing_plan = plan_writing(self.task, machine, asked)
-        longest = data.longest_prompt
-        writing = Writing(self.decoding, data.tokenizer, self.end_ids(), longest, dtype)
+        writing = self.writing_with(self.decoding)
         prompts = data.prompts(first, num_batches * data.titles_at_a_time)
         self.written = write(self.network, prompts, writing, self.writing_plan, has_lora=has_lora)
+
+    def writing_with(self, settings: DecodingSettings) -> Writing:
+        data, ends = self.data, self.end_ids()
+        return Writing(settings, data.tokenizer, ends, data.longest_prompt, self.compute_dtype)
 
     def take_written(self, num_titles: int) -> list[Prediction]:
         """Returns the next ones, which are written now if they are not there yet."""
