@@ -269,10 +269,9 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
     whole = file.read_bytes()
     metrics = (place / "untouched/metrics.json").read_bytes()
     file.unlink()
-    for command in ("validate", "predict"):
+    for command, function in (("validate", "describe"), ("predict", "describe_each")):
         with monkeypatch.context() as patch:
-            describe = at_call(2, send(number), DescriptionModule.describe)
-            patch.setattr(DescriptionModule, "describe", describe)
+            patch.setattr(DescriptionModule, function, at_call(2, send(number), original(function)))
             assert call(command, "untouched") == code
     assert (place / "untouched/metrics.json").read_bytes() == metrics
     partial = place / "untouched/predictions/titles.jsonl.partial"
@@ -415,7 +414,7 @@ def test_out_of_memory_says_what_to_lower(
     capfd: pytest.CaptureFixture[str],
 ):
     wanted = {"fit": "Lower --data.batch_size", "predict": "Lower --data.generation_batch_size"}
-    for command, function in (("fit", "training_step"), ("predict", "describe")):
+    for command, function in (("fit", "training_step"), ("predict", "describe_each")):
         with monkeypatch.context() as patch:
             broken = at_call(5 if command == "fit" else 2, run_out_of_memory, original(function))
             patch.setattr(DescriptionModule, function, broken)
@@ -592,8 +591,8 @@ def test_a_disk_that_is_full_while_predicting_keeps_what_is_written(
     whole = file.read_bytes()
     file.unlink()
     with monkeypatch.context() as patch:
-        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.describe)
-        patch.setattr(DescriptionModule, "describe", full)
+        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.describe_each)
+        patch.setattr(DescriptionModule, "describe_each", full)
         assert call("predict", "untouched") == 7
     assert "predictions cannot be written: No space left on device" in capfd.readouterr().err
     assert call("predict", "untouched") == 0

@@ -17,7 +17,8 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.row_tokens", "256", "--data.num_scored", "6"),
     *("--data.validation_fraction", "0.2", "--data.test_fraction", "0.2"),
-    *("--model.max_new_tokens", "4", "--model.lora.r", "4", "--data.generation_batch_size", "2"),
+    *("--model.decoding.max_new_tokens", "4", "--model.lora.r", "4"),
+    *("--data.generation_batch_size", "2"),
     *("--data.rows_per_step", "2", "--data.batch_size", "1", "--trainer.log_every_n_steps", "1"),
     *("--trainer.val_check_interval", "3"),
 ]
