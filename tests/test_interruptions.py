@@ -31,6 +31,7 @@ from amazon_desc.support.locks import alone
 from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.scoring import Scoring
 from tests.conftest import commands_in, load_script
+from tests.shallow_base import shallow_base
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, SMALL)
+    base = shallow_base(place / "base")
+    return commands_in(place, [*SMALL, "--model.backbone", str(base)])
 
 
 @pytest.fixture(scope="module")

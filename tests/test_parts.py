@@ -8,6 +8,7 @@ import pytest
 
 from amazon_desc.run.folder import RunFolder
 from tests.conftest import commands_in, load_script
+from tests.shallow_base import shallow_base
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, SMALL)
+    base = shallow_base(place / "base")
+    return commands_in(place, [*SMALL, "--model.backbone", str(base)])
 
 
 @pytest.fixture(scope="module")
