@@ -25,9 +25,10 @@ import amazon_desc.model.backbone
 from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
-from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.support.resources import SAMPLE_PRODUCTS
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, exit_code, load_script, slow_case
+from tests.shallow_base import shallow_base
 
 bench = load_script("bench_resume")
 
@@ -51,12 +52,13 @@ Files = dict[Path, tuple[int, bytes]]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the runs, titles, a file of products and, with one other weight, the tiny base."""
+    """Holds the runs, titles, a file of products, a base, and that with one other weight."""
     place = tmp_path_factory.mktemp("changed")
     (place / "titles.txt").write_text("Red Mug\nTeal Lamp\nOak Desk\nWool Hat\nTin Box\n")
     shutil.copy(SAMPLE_PRODUCTS, place / "products.json.gz")
-    shutil.copytree(TINY_BASE, place / "moved_base")
-    shutil.copytree(TINY_BASE, place / "other_base")
+    base = shallow_base(place / "base")
+    shutil.copytree(base, place / "moved_base")
+    shutil.copytree(base, place / "other_base")
     weights = load_file(place / "other_base/model.safetensors")
     next(iter(weights.values())).view(-1)[0] += 1
     save_file(weights, place / "other_base/model.safetensors", metadata={"format": "pt"})
@@ -65,7 +67,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, [*SMALL, "--data.train_file", str(place / "products.json.gz")])
+    files = ["--data.train_file", str(place / "products.json.gz")]
+    return commands_in(place, [*SMALL, *files, "--model.backbone", str(place / "base")])
 
 
 def stop_at(patch: pytest.MonkeyPatch, number: int) -> None:
@@ -151,7 +154,7 @@ IDENTITY = [
     ("--model.quantization none", "nf4", "none"),
     ("--data.prompt.template {title}:", "Write a description", "{title}:"),
     ("--model.lora.r 8", "--model.lora.r: 4", ", now 8"),
-    ("--model.backbone PLACE/other_base", "tiny (sha256 ", "/other_base (sha256 "),
+    ("--model.backbone PLACE/other_base", "/base (sha256 ", "/other_base (sha256 "),
 ]
 
 

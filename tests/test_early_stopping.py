@@ -22,6 +22,7 @@ from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, load_script, slow_case
+from tests.shallow_base import shallow_base
 
 ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
@@ -55,7 +56,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, SMALL)
+    base = shallow_base(place / "base")
+    return commands_in(place, [*SMALL, "--model.backbone", str(base)])
 
 
 @pytest.fixture(scope="module")

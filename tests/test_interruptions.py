@@ -31,6 +31,7 @@ from amazon_desc.support.locks import alone
 from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.scoring import Scoring
 from tests.conftest import commands_in, load_script
+from tests.shallow_base import shallow_base
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, SMALL)
+    base = shallow_base(place / "base")
+    return commands_in(place, [*SMALL, "--model.backbone", str(base)])
 
 
 @pytest.fixture(scope="module")
@@ -269,10 +271,9 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
     whole = file.read_bytes()
     metrics = (place / "untouched/metrics.json").read_bytes()
     file.unlink()
-    for command in ("validate", "predict"):
+    for command, function in (("validate", "describe"), ("predict", "describe_each")):
         with monkeypatch.context() as patch:
-            describe = at_call(2, send(number), DescriptionModule.describe)
-            patch.setattr(DescriptionModule, "describe", describe)
+            patch.setattr(DescriptionModule, function, at_call(2, send(number), original(function)))
             assert call(command, "untouched") == code
     assert (place / "untouched/metrics.json").read_bytes() == metrics
     partial = place / "untouched/predictions/titles.jsonl.partial"
@@ -415,7 +416,7 @@ def test_out_of_memory_says_what_to_lower(
     capfd: pytest.CaptureFixture[str],
 ):
     wanted = {"fit": "Lower --data.batch_size", "predict": "Lower --data.generation_batch_size"}
-    for command, function in (("fit", "training_step"), ("predict", "describe")):
+    for command, function in (("fit", "training_step"), ("predict", "describe_each")):
         with monkeypatch.context() as patch:
             broken = at_call(5 if command == "fit" else 2, run_out_of_memory, original(function))
             patch.setattr(DescriptionModule, function, broken)
@@ -592,8 +593,8 @@ def test_a_disk_that_is_full_while_predicting_keeps_what_is_written(
     whole = file.read_bytes()
     file.unlink()
     with monkeypatch.context() as patch:
-        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.describe)
-        patch.setattr(DescriptionModule, "describe", full)
+        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.describe_each)
+        patch.setattr(DescriptionModule, "describe_each", full)
         assert call("predict", "untouched") == 7
     assert "predictions cannot be written: No space left on device" in capfd.readouterr().err
     assert call("predict", "untouched") == 0

@@ -35,7 +35,7 @@ SMALL = [
     *("--data.num_products", "60", "--data.num_scored", "2", "--trainer.max_steps", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--model.lora.r", "4"),
     *("--model.decoding.max_new_tokens", "12", "--trainer.accelerator", "cpu"),
-    *("--trainer.precision", "32-true"),
+    *("--trainer.precision", "32-true", "--data.row_tokens", "256", "--data.batch_size", "2"),
 ]
 
 # "<|im_start|>" is plain text for the tiny base, and warned of.

@@ -24,7 +24,7 @@ from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
-from tests.conftest import load_script
+from tests.conftest import exit_code, load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_HELD_OUT = 200
@@ -73,7 +73,8 @@ def texts(quickstart, products, tmp_path_factory) -> dict[str, list[str]]:
     file = tmp_path_factory.mktemp("titles") / "held_out.txt"
     file.write_text("".join(title + "\n" for title in titles), encoding="utf-8")
     folder = ("--trainer.default_root_dir", str(run.path))
-    command("predict", "--config", str(run.config), *folder, "--data.titles", str(file))
+    options = ["--config", str(run.config), *folder, "--data.titles", str(file)]
+    assert exit_code(["predict", *options]) == 0
     lines = (run.predictions / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
     return {
         "base": base_texts(titles),

@@ -215,8 +215,13 @@ def test_a_trial_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("size", [2, *map(slow_case, (1, 3, 7))])
 def test_a_file_cut_at_any_byte_is_finished_as_if_it_had_never_been(
-    size: int, files: PredictionFiles, settings: dict[str, Any]
+    size: int,
+    files: PredictionFiles,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    """Without waits for the disk, thousands of them: test_durability.py has what must reach it."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     predict(files, settings, size)
     whole = files.path.read_bytes()
     for num_bytes in range(len(whole) + 1):
