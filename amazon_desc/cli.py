@@ -262,6 +262,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         else:
             data.num_predicted = num_done
         warn_of_markers(data.encoder)
+        say(str(model.writing_plan))
         chosen = {"ckpt_path": self.checkpoint, "weights_only": True}
         self.trainer.predict(model, data, return_predictions=False, **chosen)
 

@@ -11,14 +11,15 @@ import torch
 
 from amazon_desc.evaluation.summary import write_metrics
 from amazon_desc.generation.texts import Description
-from amazon_desc.run.callbacks import predictions as predictions_module
-from amazon_desc.run.callbacks.predictions import WEIGHTS, PredictionFile, PredictionFiles
+from amazon_desc.generation.writing import Prediction
+from amazon_desc.run import prediction_files
+from amazon_desc.run.callbacks.predictions import PredictionFile
 from amazon_desc.run.checkpoints import SealedCheckpointIO
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import content
+from amazon_desc.run.prediction_files import WEIGHTS, PredictionFiles, Way
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.files import read_json, replacing_file, replacing_folder
-from amazon_desc.training.module import Prediction
 from tests.conftest import exit_code
 from tests.durability import Disk
 
@@ -120,6 +121,10 @@ def metrics(root: Path) -> str:
     return "metrics.json"
 
 
+def one_at_a_time(before: Way | None) -> Way:
+    return Way("plain", 1, 1)
+
+
 def predictions(root: Path) -> str:
     run, weights, titles = RunFolder(root), root.parent / "weights", ["Blue Mug"]
     weights.write_text("weights")
@@ -129,7 +134,7 @@ def predictions(root: Path) -> str:
     data = SimpleNamespace(titles_file=Path("titles.txt"), product_titles=titles, num_predicted=0)
     trainer: Any = SimpleNamespace(default_root_dir=str(root), datamodule=data, fast_dev_run=False)
     callback, module = PredictionFile(), SimpleNamespace()
-    files.begin(settings, 1, titles)
+    files.begin(settings, titles, one_at_a_time)
     callback.setup(trainer, module, "predict")  # pyright: ignore
     callback.on_predict_start(trainer, module)  # pyright: ignore
     callback.on_predict_batch_end(trainer, module, written, None, 0)  # pyright: ignore
@@ -157,15 +162,15 @@ def test_what_is_cut_off_predictions_is_gone_before_it_is_noted_that_it_is(
     with files.partial.open("ab") as file:
         file.write(b'{"title": "torn')
     noted: list[bool] = []
-    note = predictions_module.write_text
+    note = prediction_files.write_text
 
     def noting(path: Path, text: str) -> None:
         noted.append(disk.has(files.partial))
         note(path, text)
 
-    monkeypatch.setattr(predictions_module, "write_text", noting)
+    monkeypatch.setattr(prediction_files, "write_text", noting)
     settings = read_json(files.settings)["settings"]
-    assert files.begin(settings, 1, ["Blue Mug", "Red Mug"]) == 1
+    assert files.begin(settings, ["Blue Mug", "Red Mug"], one_at_a_time) == 1
     assert noted == [True]
 
 

@@ -37,9 +37,9 @@ ORDER = """
     model.kernels.head model.kernels.step
     model.machine model.skeleton model.plan model.writing_plan model.execution
     model.merging
-    generation.decoding generation.choosing generation.texts generation.describe
+    generation.decoding generation.choosing generation.texts
     generation.plain.merged generation.plain.attention generation.plain.cache
-    generation.plain.batch generation.plain.writer
+    generation.plain.batch generation.plain.generating generation.plain.writer
     generation.engine.merged generation.engine.cache generation.engine.passes
     generation.engine.drawing generation.engine.slots generation.engine.queue
     generation.writing
@@ -142,7 +142,7 @@ def test_the_stages_are_joined():
     imports = {name: files_imported(path_of(name).read_text(encoding="utf-8")) for name in FLOW}
     assert sum(map(len, imports.values())) > 70
     assert "data.corpus.corpus" in imports["data.datamodule"]
-    assert {"data.loading.batches", "model.loss", "generation.describe"} <= imports[
+    assert {"data.loading.batches", "model.loss", "generation.writing"} <= imports[
         "training.module"
     ]
     assert {"training.module", "data.datamodule", "run.folder"} <= imports["cli"]

@@ -271,7 +271,7 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
     whole = file.read_bytes()
     metrics = (place / "untouched/metrics.json").read_bytes()
     file.unlink()
-    for command, function in (("validate", "describe"), ("predict", "describe_each")):
+    for command, function in (("validate", "take_written"), ("predict", "take_written")):
         with monkeypatch.context() as patch:
             patch.setattr(DescriptionModule, function, at_call(2, send(number), original(function)))
             assert call(command, "untouched") == code
@@ -416,7 +416,7 @@ def test_out_of_memory_says_what_to_lower(
     capfd: pytest.CaptureFixture[str],
 ):
     wanted = {"fit": "Lower --data.batch_size", "predict": "Lower --data.generation_batch_size"}
-    for command, function in (("fit", "training_step"), ("predict", "describe_each")):
+    for command, function in (("fit", "training_step"), ("predict", "take_written")):
         with monkeypatch.context() as patch:
             broken = at_call(5 if command == "fit" else 2, run_out_of_memory, original(function))
             patch.setattr(DescriptionModule, function, broken)
@@ -593,8 +593,8 @@ def test_a_disk_that_is_full_while_predicting_keeps_what_is_written(
     whole = file.read_bytes()
     file.unlink()
     with monkeypatch.context() as patch:
-        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.describe_each)
-        patch.setattr(DescriptionModule, "describe_each", full)
+        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.take_written)
+        patch.setattr(DescriptionModule, "take_written", full)
         assert call("predict", "untouched") == 7
     assert "predictions cannot be written: No space left on device" in capfd.readouterr().err
     assert call("predict", "untouched") == 0

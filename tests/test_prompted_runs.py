@@ -7,7 +7,7 @@ settings decide what is written.
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,17 +18,18 @@ import torch
 import yaml
 
 from amazon_desc.cli import main
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.markers import TITLE_SHOWN
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model.identity import Identity, read_record
 from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.model_card import fenced, literal, model_card
 from amazon_desc.support.resources import TINY_BASE
-from amazon_desc.training.module import DescriptionModule
 
 SMALL = [
     *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),
@@ -324,13 +325,14 @@ def test_a_run_keeps_the_date_that_its_chat_template_wrote_when_it_began(
     assert (read_record(run.adapter) or {})["frame"] == record["frame"]
 
     prompts = []
-    describe_each = DescriptionModule.describe_each
+    prompts_of = DescriptionData.prompts
 
-    def recorded(self: DescriptionModule, batch: Any) -> Any:
-        prompts.extend(self.data.tokenizer.batch_decode(batch.input_ids))
-        return describe_each(self, batch)
+    def recorded(self: DescriptionData, *some: int) -> Iterator[Prompt]:
+        for prompt in prompts_of(self, *some):
+            prompts.append(self.tokenizer.decode(prompt.ids))
+            yield prompt
 
-    monkeypatch.setattr(DescriptionModule, "describe_each", recorded)
+    monkeypatch.setattr(DescriptionData, "prompts", recorded)
     call("predict", "dated", *base)
     assert len(prompts) == 1
     assert "Today is 07 March 2026." in prompts[0]

@@ -14,11 +14,13 @@ from amazon_desc.data.corpus.splits import split_at, text_hash
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
-from amazon_desc.data.loading.batches import collate_prompts
+from amazon_desc.data.loading.prompts import prompts_of
 from amazon_desc.data.reading.records import Product, read_products
 from amazon_desc.evaluation.metrics import score_texts
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.describe import describe
+from amazon_desc.generation.plain.merged import merged
+from amazon_desc.generation.plain.writer import write
+from amazon_desc.generation.texts import read
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
@@ -88,10 +90,9 @@ def base_texts(titles: list[str]) -> list[str]:
     base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
     model = adapter.attach(base, adapter.LoraSettings())
     settings = DecodingSettings(max_new_tokens=96)
-    batch = collate_prompts(
-        range(len(titles)), titles, titles, encoder.prompts(titles), encoder.pad_id
-    )
-    return [d.text for d in describe(model, tokenizer, batch, [encoder.end_id], settings)]
+    prompts = prompts_of([(title, "") for title in titles], encoder, str, 0)
+    texts = write(merged(model, has_lora=False), prompts, settings, [encoder.end_id], 32)
+    return [read(text, tokenizer).text for (text,) in texts]
 
 
 def share_naming_the_item(texts: list[str], titles: list[str]) -> float:

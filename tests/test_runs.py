@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amazon_desc.cli import main
-from amazon_desc.data.loading.batches import collate_prompts
+from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.generation.plain.generating import padded
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
@@ -377,9 +378,8 @@ def test_the_lines_of_the_model_card_load_the_adapter_with_our_logits(
         run.adapter,
         dropout=0.0,
     ).eval()
-    prompts = [names["tokenizer"](title)["input_ids"] for title in TITLES]
-    batch = collate_prompts(range(len(TITLES)), TITLES, TITLES, prompts, pad_id=2)
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    prompts = [Prompt(0, names["tokenizer"](title)["input_ids"]) for title in TITLES]
+    inputs = dict(zip(("input_ids", "attention_mask"), padded(prompts, pad_id=2), strict=True))
     with torch.no_grad():
         theirs = names["model"].eval()(**inputs).logits
         torch.testing.assert_close(ours(**inputs).logits, theirs, rtol=0, atol=1e-5)

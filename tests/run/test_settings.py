@@ -14,7 +14,6 @@ import pytest
 from amazon_desc.cli import DescriptionCLI, build
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.run.callbacks.predictions import deciding
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import (
     BEFORE,
@@ -29,6 +28,7 @@ from amazon_desc.run.options.settings import (
     refuse_other_settings,
     settings_record,
 )
+from amazon_desc.run.prediction_files import deciding
 from amazon_desc.support.errors import UserError
 
 LISTS = (DECIDING, BY_CONTENT, OPERATIONAL, FOLLOWING)

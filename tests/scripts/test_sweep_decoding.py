@@ -6,8 +6,10 @@ from types import ModuleType
 
 import pytest
 
+from amazon_desc.data.loading.prompts import Pairs
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.texts import Description
+from amazon_desc.generation.writing import Prediction
 from amazon_desc.support.errors import UserError
 from tests.conftest import exit_code, load_script
 
@@ -67,14 +69,14 @@ def test_a_line_says_what_was_written(sweep: ModuleType):
 
 
 def test_the_first_line_is_of_the_references_and_the_next_of_each_setting(sweep: ModuleType):
-    class Writer:
-        references = REFERENCES
+    class Describer:
+        def write(self, pairs: Pairs, settings: DecodingSettings) -> list[Prediction]:
+            text = Description(LOOP, "length", settings.max_new_tokens)
+            return [Prediction(title, text) for title, _ in pairs]
 
-        def write(self, settings: DecodingSettings) -> list[Description]:
-            return [Description(LOOP, "length", settings.max_new_tokens)] * 2
-
+    pairs = [("Mug", REFERENCES[0]), ("Cup", REFERENCES[1])]
     named = {"a": DecodingSettings(9), "b": DecodingSettings(8)}
-    found = list(sweep.lines(Writer(), named))
+    found = list(sweep.lines(Describer(), pairs, named))
     assert [line.name for line, _ in found] == ["references", "a", "b"]
     assert found[0][1] == REFERENCES
     assert found[1][1] == [LOOP, LOOP]

@@ -140,7 +140,7 @@ class Forward:
         self.cache = fixed_cache(model, num_tokens, has_keys_upright)
         known = inspect.signature(model.forward).parameters
         self.has_positions = "position_ids" in known
-        self.options = {"use_cache": True, "return_dict": True}
+        self.options: dict[str, Any] = {"use_cache": True, "return_dict": True}
         if "logits_to_keep" in known:
             self.options["logits_to_keep"] = 1
 

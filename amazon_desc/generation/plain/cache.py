@@ -24,8 +24,9 @@ def has_plain_cache(model: Any) -> bool:
 
     And whether it takes them as most families do: without preparations of its own.
     """
-    mine, usual = type(model).prepare_inputs_for_generation, GenerationMixin
-    if mine is not usual.prepare_inputs_for_generation or model.config.is_encoder_decoder:
+    usual: Any = GenerationMixin
+    mine, usual = type(model).prepare_inputs_for_generation, usual.prepare_inputs_for_generation
+    if mine is not usual or model.config.is_encoder_decoder:
         return False
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         return False

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from amazon_desc.data.loading.batches import collate_prompts
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.describe import generate
 from amazon_desc.generation.plain.attention import NAME, for_writing
 from amazon_desc.generation.plain.batch import write_batch
 from amazon_desc.generation.plain.cache import has_plain_cache
+from amazon_desc.generation.plain.generating import generate
 from amazon_desc.generation.texts import Text, text_of
 from amazon_desc.model.probe import at_rest, set_attention
 from amazon_desc.model.writing_plan import BATCHES_SORTED
@@ -88,14 +87,6 @@ def attention_for_writing(base: Any) -> Iterator[str]:
 def through_generate(
     model: Any, prompts: Sequence[Prompt], settings: DecodingSettings, end_ids: Sequence[int]
 ) -> list[list[Text]]:
-    rows, nothing = [prompt.row for prompt in prompts], [""] * len(prompts)
-    batch = collate_prompts(rows, nothing, nothing, [p.ids for p in prompts], pad_id=end_ids[0])
-    device = model.device
-    batch = batch._replace(
-        rows=batch.rows.to(device),
-        input_ids=batch.input_ids.to(device),
-        attention_mask=batch.attention_mask.to(device),
-    )
-    texts = [text_of(ids, end_ids) for ids in generate(model, batch, end_ids, settings).tolist()]
+    texts = [text_of(ids, end_ids) for ids in generate(model, prompts, end_ids, settings).tolist()]
     num = settings.num_candidates
     return [texts[first : first + num] for first in range(0, len(texts), num)]

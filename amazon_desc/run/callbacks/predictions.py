@@ -24,7 +24,6 @@ from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import InUseError
 from amazon_desc.support.files import read_json, storage, sync_folder
 from amazon_desc.support.printing import say
-from amazon_desc.training.module import DescriptionModule
 
 # What a terminal takes for a command, and some readers for the end of a line, though JSON does not
 # have to escape it.
@@ -42,8 +41,6 @@ class PredictionFile(Callback):
             self.files = PredictionFiles.of(run, trainer.datamodule.titles_file)  # pyright: ignore
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, DescriptionModule)
-        say(str(pl_module.writing_plan))
         self.num_written = trainer.datamodule.num_predicted  # pyright: ignore
         self.num_new, self.num_tokens, self.begun = 0, 0, time.perf_counter()
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]

@@ -42,6 +42,7 @@ class ScoreReport(Callback):
         assert isinstance(module, DescriptionModule)
         base, tuned = module.scores("base"), module.scores("tuned")
         split = {"validate": "validation", "test": "test"}[stage]
+        say(f"\n{module.writing_plan}")
         say(f"\n{len(module.samples)} products of the {split} split, base beside tuned:\n")
         say(format_scores(base, tuned))
         say("\n" + format_samples(module.samples[:NUM_SAMPLES_SHOWN]))

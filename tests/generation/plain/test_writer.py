@@ -1,4 +1,4 @@
-"""A description depends on its prompt, settings, seed and row alone, and says how it ended."""
+"""A text depends on its prompt, settings, seed and row alone: it is the one that choose says."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,12 +9,17 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
-from amazon_desc.data.loading.batches import PromptBatch, collate_prompts
+from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.choosing import NOTHING, choose
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.describe import describe, describe_each, generate
+from amazon_desc.generation.plain import generating
+from amazon_desc.generation.plain.generating import generate
+from amazon_desc.generation.plain.merged import merged
+from amazon_desc.generation.plain.writer import write
+from amazon_desc.generation.texts import Text, read, text_of
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
+from amazon_desc.model.writing_plan import BATCHES_SORTED
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.resources import TINY_BASE
 
@@ -36,16 +41,29 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model():
     base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
-    return adapter.attach(base, adapter.LoraSettings(dropout=0.5))
+    tuned = adapter.attach(base, adapter.LoraSettings(dropout=0.5))
+    torch.manual_seed(0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.03)
+    return tuned
 
 
 SETTINGS = DecodingSettings(max_new_tokens=24)
 
 
-def batch_of(titles: Sequence[str], tokenizer, rows: Sequence[int] | None = None) -> PromptBatch:
-    prompts = [tokenizer(title)["input_ids"] for title in titles]
+def prompts_of(titles: Sequence[str], tokenizer, rows: Sequence[int] | None = None) -> list[Prompt]:
     numbers = range(len(titles)) if rows is None else rows
-    return collate_prompts(numbers, titles, [""] * len(titles), prompts, pad_id=END_ID)
+    return [
+        Prompt(row, tokenizer(title)["input_ids"])
+        for row, title in zip(numbers, titles, strict=True)
+    ]
+
+
+def written(
+    model, prompts: list[Prompt], settings: DecodingSettings, ends=(END_ID,), size: int = 8
+) -> list[list[Text]]:
+    return list(write(model, prompts, settings, ends, size))
 
 
 def texts(
@@ -55,8 +73,8 @@ def texts(
     settings: DecodingSettings = SETTINGS,
     rows: Sequence[int] | None = None,
 ) -> list[str]:
-    batch = batch_of(titles, tokenizer, rows)
-    return [d.text for d in describe(model, tokenizer, batch, [END_ID], settings)]
+    found = written(model, prompts_of(titles, tokenizer, rows), settings)
+    return [read(of_title[0], tokenizer).text for of_title in found]
 
 
 WAYS = {
@@ -103,18 +121,16 @@ def test_the_random_state_of_torch_is_neither_read_nor_moved(model, tokenizer):
 
 def test_each_token_is_the_one_that_choose_says(model, tokenizer):
     """Written again with the whole text at each step, without a cache or generate()."""
-    settings, batch = WAYS["drawn"], batch_of(TITLES[2:4], tokenizer, [7, 9])
+    settings, prompts = WAYS["drawn"], prompts_of(TITLES[2:4], tokenizer, [7, 9])
     model.eval()
-    new_ids = generate(model, batch, [END_ID], settings)
-    for index, ids in enumerate(new_ids.tolist()):
-        prompt = batch.input_ids[index][batch.attention_mask[index] == 1].tolist()
-        kept = ids[: ids.index(END_ID) + 1] if END_ID in ids else ids
+    for index, (text,) in enumerate(written(model, prompts, settings)):
+        prompt, kept = prompts[index].ids, [*text.ids, *[END_ID] * text.has_end]
         with torch.no_grad():
             logits = model(torch.tensor([prompt + kept])).logits[0, len(prompt) - 1 : -1]
         for place, token in enumerate(kept):
-            written = torch.tensor([kept[:place] + [NOTHING] * (24 - place)])
-            row = batch.rows[index : index + 1]
-            chosen = choose(logits[place][None], written, settings, row, place)
+            until_now = torch.tensor([kept[:place] + [NOTHING] * (24 - place)])
+            row = torch.tensor([prompts[index].row])
+            chosen = choose(logits[place][None], until_now, settings, row, place)
             assert chosen.item() == token, (index, place)
     model.train()
 
@@ -126,7 +142,7 @@ def test_the_titles_words_are_not_penalised_before_they_are_written(model, token
     settings = replace(SETTINGS, repetition_penalty=3.0, max_new_tokens=12)
     penalty = {"repetition_penalty": 3.0, "max_new_tokens": 12, "pad_token_id": END_ID}
     model.eval()
-    ours = generate(model, batch_of([title], tokenizer), [END_ID], settings)
+    ours = generate(model, prompts_of([title], tokenizer), [END_ID], settings)
     of_written = RepetitionPenaltyLogitsProcessor(3.0, prompt_ignore_length=ids.shape[1])
     expected = model.generate(
         ids, logits_processor=[of_written], **{**penalty, "repetition_penalty": 1.0}
@@ -141,7 +157,7 @@ def test_beams_are_those_of_transformers(model, tokenizer):
     ids = tokenizer(TITLES[4], return_tensors="pt")["input_ids"]
     settings = replace(SETTINGS, num_beams=3, num_candidates=2)
     model.eval()
-    ours = generate(model, batch_of(TITLES[4:], tokenizer), [END_ID], settings)
+    ours = generate(model, prompts_of(TITLES[4:], tokenizer), [END_ID], settings)
     options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 24}
     expected = model.generate(ids, do_sample=False, pad_token_id=END_ID, **options)
     model.train()
@@ -149,7 +165,7 @@ def test_beams_are_those_of_transformers(model, tokenizer):
     assert texts(model, tokenizer, TITLES, settings) != texts(model, tokenizer, TITLES)
     penalised = replace(settings, no_repeat_ngram_size=2)
     model.eval()
-    (best, _) = generate(model, batch_of(TITLES[4:], tokenizer), [END_ID], penalised).tolist()
+    (best, _) = generate(model, prompts_of(TITLES[4:], tokenizer), [END_ID], penalised).tolist()
     pairs = list(pairwise(best))
     assert len(set(pairs)) == len(pairs) > 10
     model.train()
@@ -157,12 +173,12 @@ def test_beams_are_those_of_transformers(model, tokenizer):
 
 @pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS)
 def test_no_text_is_shorter_than_its_least_length(model, tokenizer, settings):
-    batch = batch_of(TITLES, tokenizer)
+    prompts = prompts_of(TITLES, tokenizer)
     ends = list(range(2, 400))  # so that each token may well be one
-    short = describe(model, tokenizer, batch, ends, settings)
-    assert min(d.num_tokens for d in short) < 8
-    longer = describe(model, tokenizer, batch, ends, replace(settings, min_new_tokens=8))
-    assert min(d.num_tokens for d in longer) >= 8
+    short = written(model, prompts, settings, ends)
+    assert min(len(text.ids) for (text,) in short) < 8
+    longer = written(model, prompts, replace(settings, min_new_tokens=8), ends)
+    assert min(len(text.ids) for (text,) in longer) >= 8
 
 
 @pytest.mark.parametrize(
@@ -171,15 +187,13 @@ def test_no_text_is_shorter_than_its_least_length(model, tokenizer, settings):
 def test_the_first_of_several_candidates_is_the_one_that_is_written_alone(
     model, tokenizer, settings
 ):
-    batch = batch_of(TITLES, tokenizer)
-    several = replace(settings, num_candidates=3)
-    found = describe_each(model, tokenizer, batch, [END_ID], several)
+    prompts = prompts_of(TITLES, tokenizer)
+    found = written(model, prompts, replace(settings, num_candidates=3))
     assert [len(candidates) for candidates in found] == [3] * len(TITLES)
-    assert [candidates[0] for candidates in found] == describe(
-        model, tokenizer, batch, [END_ID], settings
-    )
-    assert describe(model, tokenizer, batch, [END_ID], several) == [c[0] for c in found]
-    assert all(len({d.text for d in candidates}) > 1 for candidates in found)
+    assert [candidates[0] for candidates in found] == [
+        text for (text,) in written(model, prompts, settings)
+    ]
+    assert all(len({tuple(text.ids) for text in candidates}) > 1 for candidates in found)
 
 
 def test_batched_left_padded_texts_equal_those_written_one_by_one(model, tokenizer) -> None:
@@ -217,3 +231,99 @@ def test_dropout_is_off_while_writing_and_on_again_afterwards(model, tokenizer) 
     first = texts(model, tokenizer, TITLES)
     assert model.training
     assert texts(model, tokenizer, TITLES) == first
+
+
+# Merged, in any batch: the ids of `generate`
+
+MANY = [f"{title} {number}" for number in range(3) for title in TITLES]
+ALL_WAYS = {
+    **WAYS,
+    "greedy": SETTINGS,
+    "of few": DecodingSettings(24, temperature=1.5, top_k=7, min_p=0.02, num_candidates=2),
+    "beams": DecodingSettings(24, num_beams=3, no_repeat_ngram_size=3, num_candidates=2),
+}
+
+
+@pytest.mark.parametrize("settings", ALL_WAYS.values(), ids=ALL_WAYS)
+@pytest.mark.parametrize("has_lora", [True, False])
+def test_texts_are_those_of_generate_whatever_the_batch(model, tokenizer, settings, has_lora):
+    """Where one text after the other ends, of the base as of the tuned weights."""
+    network = merged(model, has_lora=has_lora).eval()
+    prompts, ends = prompts_of(MANY, tokenizer), [END_ID, *range(300, 330)]
+    ids = generate(network, prompts, ends, settings).tolist()
+    flat = [text_of(of_one, ends) for of_one in ids]
+    num = settings.num_candidates
+    wanted = [flat[first : first + num] for first in range(0, len(flat), num)]
+    assert len({len(text.ids) for text in flat}) > 3
+    for size in (2, 4, 99):
+        assert written(network, prompts, settings, ends, size) == wanted
+    assert written(network, prompts[4:], settings, ends, 4) == wanted[4:], "resumed"
+
+
+def test_prompts_are_read_some_batches_ahead_and_no_more(model, tokenizer):
+    read_until_now = []
+
+    def reading():
+        for prompt in prompts_of(MANY, tokenizer):
+            read_until_now.append(prompt)
+            yield prompt
+
+    found = write(model, reading(), replace(SETTINGS, max_new_tokens=2), [END_ID], 2)
+    next(found)
+    assert len(read_until_now) == 2 * BATCHES_SORTED
+
+
+@pytest.mark.slow
+def test_weights_are_merged_without_touching_those_that_train(model, tokenizer):
+    """Its gradients before and after texts were written are the same to the last bit."""
+
+    def gradients() -> list[torch.Tensor]:
+        ids = torch.tensor([prompts_of(TITLES[2:3], tokenizer)[0].ids])
+        model.train()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model(input_ids=ids, labels=ids).loss.backward()
+        found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        return found
+
+    before = gradients()
+    network = merged(model)
+    written(network, prompts_of(TITLES, tokenizer), SETTINGS)
+    after = gradients()
+    assert len(before) > 4
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    ids = torch.tensor([prompts_of(TITLES[2:3], tokenizer)[0].ids])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(input_ids=ids).logits, model.eval()(input_ids=ids).logits, atol=1e-4, rtol=1e-4
+        )
+
+
+# Prompts as generate takes them
+
+
+def padded_of(*prompts: list[int], pad_id: int = 0) -> tuple[list, list]:
+    ids, is_token = generating.padded([Prompt(0, ids) for ids in prompts], pad_id)
+    return ids.tolist(), is_token.tolist()
+
+
+def test_the_worked_example_of_padding(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(generating, "PROMPT_WIDTH_STEP", 4)
+    ids, is_token = padded_of([1, 7], [1, 5, 6, 8])
+    assert ids == [[0, 0, 1, 7], [1, 5, 6, 8]]
+    assert is_token == [[0, 0, 1, 1], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(("longest", "width"), [(1, 32), (31, 32), (32, 32), (33, 64), (65, 96)])
+def test_prompts_of_similar_length_share_a_width(longest: int, width: int):
+    ids, is_token = padded_of([1], [9] * longest)
+    assert [len(row) for row in ids] == [width] * 2
+    assert [sum(row) for row in is_token] == [1, longest]
+
+
+def test_a_pad_id_inside_a_prompt_is_attended_to():
+    """TinyLlama pads with its end token, which its chat template also writes into prompts."""
+    ids, is_token = padded_of([1, 2, 9], pad_id=2)
+    assert ids == [[2] * 29 + [1, 2, 9]]
+    assert is_token == [[0] * 29 + [1, 1, 1]]
