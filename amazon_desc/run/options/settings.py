@@ -48,7 +48,7 @@ OPERATIONAL = """
     trainer.use_distributed_sampler trainer.profiler trainer.detect_anomaly trainer.barebones
     trainer.sync_batchnorm trainer.reload_dataloaders_every_n_epochs trainer.default_root_dir
     trainer.enable_autolog_hparams trainer.model_registry trainer.accumulate_grad_batches
-    model.decoding model.max_new_tokens model.kernels model.recompute
+    model.decoding model.engine model.max_new_tokens model.kernels model.recompute
     data.titles data.max_bad_records data.batch_size data.generation_batch_size data.num_workers
     data.corpora
     data.prepare_workers data.verify
