@@ -127,7 +127,7 @@ def send(number: signal.Signals) -> Callable[[], None]:
         ("training_step", 6, 130, 3),  # the second of the third
         ("training_step", 9, 143, 5),  # in a step that is validated
         ("validation_step", 1, 130, 5),  # in its validation
-        ("describe", 2, 143, 5),  # while it writes the last of its samples
+        ("take_written", 2, 143, 5),  # while it writes the last of its samples
         ("training_step", 6, 129, 3),  # the terminal is closed
     ],
 )
@@ -164,7 +164,7 @@ def test_a_signal_at_the_last_step_and_while_scores_are_made(
     num_micro_batches = -(-json.loads(untouched["position"])["num_trained_rows"] // 2)
     for owner, step, number, code in (
         (DescriptionModule, "training_step", num_micro_batches, 143),
-        (Scoring, "add_prompts", 2, 130),
+        (Scoring, "add_texts", 2, 130),
     ):
         happens = send(signal.SIGTERM if code == 143 else signal.SIGINT)
         with monkeypatch.context() as patch:

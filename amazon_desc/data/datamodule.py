@@ -122,16 +122,12 @@ class DescriptionData(L.LightningDataModule):
         self.generation_batch_size: int | Literal["auto"] = generation_batch_size
         self.loss_on: LossOn = loss_on
         self.num_workers = num_workers
-        self.corpora = corpora
-        self.prepare_workers = prepare_workers
+        self.corpora, self.prepare_workers = corpora, prepare_workers
         self.verify: Verify = verify
-        self.num_epochs = num_epochs
-        self.max_rows = max_rows
+        self.num_epochs, self.max_rows = num_epochs, max_rows
         self.seed = seed
-        self.backbone = backbone
-        self.revision = revision
-        self.max_seq_length = max_seq_length
-        self.row_tokens = row_tokens
+        self.backbone, self.revision = backbone, revision
+        self.max_seq_length, self.row_tokens = max_seq_length, row_tokens
         self.settings = CorpusSettings(
             sources=ProductFiles.named(
                 train_file, test_file, title_column, description_column, max_bad_records
@@ -148,7 +144,8 @@ class DescriptionData(L.LightningDataModule):
         self.corpus: Corpus | None = None
         self.frame: Frame | None = None  # of weights that are there, set before `encoder` is asked
         self.num_trained_rows = 0
-        self.num_predicted, self.titles_at_a_time = 0, 128  # titles that have their description
+        self.num_predicted = 0  # titles that have their description already
+        self.titles_at_a_time = 32 if generation_batch_size == "auto" else generation_batch_size
 
     # What is read
 

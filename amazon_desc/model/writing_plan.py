@@ -77,7 +77,7 @@ class WritingPlan(NamedTuple):
     @property
     def titles_at_a_time(self) -> int:
         """Titles that are handed out together, when the last of them is there."""
-        return HANDED_OUT if self.engine == "fused" else BATCHES_SORTED * self.at_a_time
+        return HANDED_OUT if self.engine == "fused" else max(self.at_a_time, self.titles_together)
 
     def __str__(self) -> str:
         weights = "merged" if self.is_merged else "unpacked for each product"

@@ -89,7 +89,8 @@ def test_titles_are_written_together_where_neighbours_change_a_text():
     """In half precision by the plain engine; not in float32, nor in slots."""
     plain = WritingPlan("plain", "", 32, is_merged=True, is_exact=False)
     assert (plain.titles_together, plain.titles_at_a_time) == (128, 128)
-    assert plain._replace(is_exact=True).titles_together == 1
+    exact = plain._replace(is_exact=True)
+    assert (exact.titles_together, exact.titles_at_a_time) == (1, 32)
     fused = plain._replace(engine="fused", at_a_time=1024)
     assert (fused.titles_together, fused.titles_at_a_time) == (1, 128)
 
