@@ -41,7 +41,8 @@ ORDER = """
     generation.plain.merged generation.plain.attention generation.plain.cache
     generation.plain.batch generation.plain.generating generation.plain.writer
     generation.engine.merged generation.engine.cache generation.engine.passes
-    generation.engine.drawing generation.engine.slots generation.engine.queue
+    generation.engine.ngrams generation.engine.drawing generation.engine.slots
+    generation.engine.queue
     generation.writing
     evaluation.metrics evaluation.repetition evaluation.summary
     evaluation.description_scores.description_scores

@@ -484,6 +484,20 @@ def test_a_loader_process_that_dies_or_hangs_ends_the_run_within_seconds(
     finish_and_compare(call, place, name, untouched)
 
 
+@pytest.mark.parametrize(
+    ("module", "is_told"), [("torch.utils.data.dataloader", True), ("x", False)]
+)
+def test_a_loader_process_that_dies_while_it_hands_a_batch_over_is_told_too(
+    module: str, is_told: bool
+):
+    names: dict[str, Any] = {"__name__": module}
+    exec("def get(): raise ConnectionResetError(104, 'Connection reset by peer')", names)
+    with pytest.raises(ConnectionResetError) as found:
+        names["get"]()
+    error = as_user_error(found.value, ["fit"])
+    assert ("a process that loads batches died" in str(error)) is is_told
+
+
 # The disk
 
 

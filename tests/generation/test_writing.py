@@ -27,9 +27,9 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model():
+    torch.manual_seed(0)
     base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
     tuned = adapter.attach(base, adapter.LoraSettings())
-    torch.manual_seed(0)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.03)

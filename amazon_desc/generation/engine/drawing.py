@@ -14,21 +14,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from amazon_desc.generation.choosing import GAMMA, MULTIPLIERS, NOTHING, WEIGHT_BITS
+from amazon_desc.generation.choosing import GAMMA, MULTIPLIERS, WEIGHT_BITS
 from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.engine.ngrams import BANNED, ban
 from amazon_desc.model.kernels.compiling import Kernel
 
 BLOCK = 4096  # logits at a time
 
-# Beside how often a text has a token: it may not follow. No text is as long.
-_BANNED = tl.constexpr(1 << 14)
-
+_BANNED = tl.constexpr(BANNED)
 _GAMMA = tl.constexpr(GAMMA)
 _FIRST, _SECOND = (tl.constexpr(multiplier) for multiplier in MULTIPLIERS)
 _WEIGHT = tl.constexpr(2.0**WEIGHT_BITS)
 _WHOLE = tl.constexpr(2.0**23)
 _LAST_KEY = tl.constexpr(0x7F7FFFFF)  # of what has a probability at all
-_NOTHING = tl.constexpr(NOTHING)
 
 
 @triton.jit
@@ -202,30 +200,6 @@ def _choose(
         tl.store(counts + chosen, number + 1, mask=is_open)
 
 
-@Kernel
-@triton.jit
-def _ban(
-    written, places, counts, length, counts_stride,
-    SIZE: tl.constexpr, IS_ON: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Marks, or unmarks, what would end a run of SIZE tokens that a text has."""
-    slot = tl.program_id(0).to(tl.int64)
-    written += slot * length
-    place = tl.load(places + slot)
-    start = tl.arange(0, BLOCK)
-    ends = start + SIZE - 1
-    id_ = tl.load(written + ends, mask=ends < length, other=_NOTHING)
-    is_run = (id_ != _NOTHING) & (place >= SIZE - 1)
-    for index in range(SIZE - 1):
-        mine = tl.load(written + place - (SIZE - 1) + index, mask=place >= SIZE - 1, other=0)
-        theirs = tl.load(written + start + index, mask=ends < length, other=_NOTHING)
-        is_run = is_run & (mine == theirs)
-    mark = counts + slot * counts_stride + id_
-    number = tl.load(mark, mask=is_run, other=0).to(tl.int32)
-    number = number | _BANNED if IS_ON else number & (_BANNED - 1)
-    tl.store(mark, number.to(counts.dtype.element_ty), mask=is_run)
-
-
 class Chooser:
     """Chooses for all slots, and keeps what is written by token.
 
@@ -295,7 +269,4 @@ class Chooser:
     def ban(self, written: Tensor, places: Tensor, is_on: bool) -> None:
         size = self.settings.no_repeat_ngram_size
         if 0 < size <= written.shape[1]:
-            _ban[(len(written),)](
-                written, places, self.counts, written.shape[1], self.counts.stride(0),
-                SIZE=size, IS_ON=is_on, BLOCK=triton.next_power_of_2(written.shape[1]),
-            )  # fmt: skip
+            ban(self.counts, written, places, size, is_on)

@@ -40,9 +40,9 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model():
+    torch.manual_seed(0)
     base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
     tuned = adapter.attach(base, adapter.LoraSettings(dropout=0.5))
-    torch.manual_seed(0)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.03)
@@ -140,7 +140,12 @@ def test_the_titles_words_are_not_penalised_before_they_are_written(model, token
     title = "The shelf in the kitchen. The shelf in the kitchen. The shelf in the"
     ids = tokenizer(title, return_tensors="pt")["input_ids"]
     settings = replace(SETTINGS, repetition_penalty=3.0, max_new_tokens=12)
-    penalty = {"repetition_penalty": 3.0, "max_new_tokens": 12, "pad_token_id": END_ID}
+    penalty = {
+        "repetition_penalty": 3.0,
+        "max_new_tokens": 12,
+        "pad_token_id": END_ID,
+        "eos_token_id": END_ID,
+    }
     model.eval()
     ours = generate(model, prompts_of([title], tokenizer), [END_ID], settings)
     of_written = RepetitionPenaltyLogitsProcessor(3.0, prompt_ignore_length=ids.shape[1])
@@ -159,7 +164,9 @@ def test_beams_are_those_of_transformers(model, tokenizer):
     model.eval()
     ours = generate(model, prompts_of(TITLES[4:], tokenizer), [END_ID], settings)
     options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 24}
-    expected = model.generate(ids, do_sample=False, pad_token_id=END_ID, **options)
+    expected = model.generate(
+        ids, do_sample=False, pad_token_id=END_ID, eos_token_id=END_ID, **options
+    )
     model.train()
     assert torch.equal(ours, expected[:, ids.shape[1] :])
     assert texts(model, tokenizer, TITLES, settings) != texts(model, tokenizer, TITLES)
@@ -213,6 +220,7 @@ def test_texts_equal_transformers_own_greedy_ones_without_padding(model, tokeniz
         max_new_tokens=24,
         do_sample=False,
         pad_token_id=END_ID,
+        eos_token_id=END_ID,
     )
     model.train()
     text = tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True).strip()
