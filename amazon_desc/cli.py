@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,13 +21,13 @@ from lightning.pytorch.trainer import Trainer
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.markers import warn_of_markers
 from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
 from amazon_desc.run import terminal
-from amazon_desc.run.callbacks.predictions import PredictionFiles, prediction_settings
 from amazon_desc.run.callbacks.reporting import with_ours
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
 from amazon_desc.run.callbacks.run_files import SaveRunConfig
-from amazon_desc.run.checkpoints import SealedCheckpointIO, chosen_checkpoint
+from amazon_desc.run.checkpoints import CKPT_PATH_HELP, SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import step_of
 from amazon_desc.run.logger import RunLogger
@@ -41,6 +42,7 @@ from amazon_desc.run.options.checks import (
     refuse_optimizer,
     run_folder_of,
 )
+from amazon_desc.run.options.former_names import take_former_names
 from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
 from amazon_desc.run.options.paths import expand_home
 from amazon_desc.run.options.refusals import refuse_options, refuse_several_devices, seed
@@ -53,6 +55,7 @@ from amazon_desc.run.options.trainer_options import (
     num_epochs,
     val_check_interval,
 )
+from amazon_desc.run.prediction_files import PredictionFiles, choose_way, prediction_settings
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.printing import say
 from amazon_desc.support.secrets import masked, remember_arguments, remember_options
@@ -61,11 +64,6 @@ from amazon_desc.training.lightning_internals import OptionsOnlyCLI
 from amazon_desc.training.module import DescriptionModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
-
-CKPT_PATH_HELP = (
-    "checkpoint to read instead of the run's own choice: fit resumes from it, the others use its "
-    "weights; `last`: the newest of the run"
-)
 
 
 class DescriptionCLI(OptionsOnlyCLI):
@@ -117,6 +115,10 @@ class DescriptionCLI(OptionsOnlyCLI):
             for name in DescriptionCLI.commands
         }
 
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        self.arguments: list[str] = list(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, args)
+
     def options(self, of: Any) -> Any:
         """Returns the options of the command that is run; without one, they are all there are."""
         return of if self.subcommand is None else of[self.subcommand]
@@ -126,8 +128,11 @@ class DescriptionCLI(OptionsOnlyCLI):
         remember_options(options.as_dict())
         expand_home(options)
         prompt, trainer = options.data.prompt, options.trainer
-        for name, value in vars(PromptSettings(**vars(prompt))).items():
-            prompt[name] = value  # as it is recorded, however it was typed
+        take_former_names(options, self.arguments, self.subcommand == "fit")
+        decoding = options.model.decoding
+        for group, made in ((prompt, PromptSettings), (decoding, DecodingSettings)):
+            for name, value in vars(made(**vars(group))).items():
+                group[name] = value  # as it is recorded, however it was typed
         refuse_options(self.subcommand, options)
         self.run = run_folder_of(options)
         if self.subcommand == "fit":
@@ -244,20 +249,20 @@ class DescriptionCLI(OptionsOnlyCLI):
         data = self.datamodule
         assert isinstance(data, DescriptionData)
         self.prepare(model, data)
-        num_titles = len(data.product_titles)
-        weights = self.use_weights(model, data)
+        titles, weights = data.product_titles, self.use_weights(model, data)
         files = PredictionFiles.of(self.run, data.titles_file)
         self.held.enter_context(files.alone())
-        settings = prediction_settings(model, data, self.trainer.precision, weights)
-        size = data.generation_batch_size
-        num_done = 0 if self.is_trial else files.begin(settings, size, data.product_titles)
-        if num_done is None:
-            say(f"{num_titles} descriptions are in {files.path} already")
+        precision = self.trainer.precision
+        settings = prediction_settings(model, data, precision, weights)
+        choose = partial(choose_way, model, data, self.options(self.config_init).trainer, precision)
+        if self.is_trial:
+            choose(None)
+        elif (num_done := files.begin(settings, titles, choose)) is None:
             return
-        if num_done:
-            say(f"Resuming after title {num_done} of {num_titles} in {files.partial}")
+        else:
+            data.num_predicted = num_done
         warn_of_markers(data.encoder)
-        data.num_predicted = num_done
+        say(str(model.writing_plan))
         chosen = {"ckpt_path": self.checkpoint, "weights_only": True}
         self.trainer.predict(model, data, return_predictions=False, **chosen)
 

@@ -44,7 +44,7 @@ OPTIONS = [
     *("--data.num_products=160", "--data.row_tokens=256", "--data.num_scored=6"),
     *("--data.validation_fraction=0.1", "--data.test_fraction=0"),
     *("--data.rows_per_step=4", "--data.batch_size=2", "--trainer.val_check_interval=5"),
-    *("--data.generation_batch_size=2", "--model.max_new_tokens=6", "--model.lora.r=4"),
+    *("--data.generation_batch_size=2", "--model.decoding.max_new_tokens=6", "--model.lora.r=4"),
     *("--model.lora.dropout=0.1", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"),
     *("--checkpoint.every_n_steps=2",),
 ]

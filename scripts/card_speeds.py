@@ -13,6 +13,7 @@ from amazon_desc.model.cost.memory import NF4_BYTES, activation_bytes
 from amazon_desc.model.cost.shape import shape_of
 from amazon_desc.model.plan import Task
 from amazon_desc.model.recomputation import Recompute
+from amazon_desc.model.writing_plan import Engine
 
 
 class Card(NamedTuple):
@@ -54,11 +55,13 @@ LAYER_SECONDS = 1e-4  # until kernels have begun and ended
 PLAIN_LAYER_SECONDS = 0.0145
 PLAIN_PASSES = 30  # not measured
 PLAIN_SHARE = 0.8  # neither
-# Scores and texts wait for launches as well: a forward pass, and a token that is written for 32
-# titles, by TinyLlama's shape and Gemma 3 4B's on an H100's host.
+# Scores wait for launches as well: a forward pass, by TinyLlama's shape and Gemma 3 4B's on an
+# H100's host.
 FUSED_SCORED_LAYER_SECONDS = 0.0009
 PLAIN_SCORED_LAYER_SECONDS = 0.0031
-WRITTEN_LAYER_SECONDS = 0.0024
+# A token of all texts that are written at a time, by TinyLlama's shape on an H200: of up to 1,024
+# in one graph; of up to 256, whose layers the host launches.
+WRITTEN_LAYER_SECONDS: dict[Engine, float] = {"fused": 0.0002, "plain": 0.0008}
 
 
 class Work(NamedTuple):

@@ -33,12 +33,14 @@ from amazon_desc.model.cost.memory import CONTEXT_BYTES, GIB, Memory
 from amazon_desc.model.cost.shape import shape_of
 from amazon_desc.model.machine import Machine
 from amazon_desc.model.plan import Plan, Task, plan, plan_rows
+from amazon_desc.model.writing_plan import Engine, Texts, plan_writing
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.options.checks import refuse_overflow
 from amazon_desc.run.options.micro_batch import task_of_options
 from amazon_desc.support.files import write_text
 from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
+from amazon_desc.training.writing import texts_of
 
 # What is recomputed, as short as a column wants it.
 SHORT = {"none": "kept", "parts": "parts", "mlp": "mlp", "layers": "layers"}
@@ -57,7 +59,8 @@ class Run(NamedTuple):
     max_rows: int | None
     val_check_interval: int | float | None
     max_new_tokens: int
-    generation_batch_size: int
+    texts: Texts
+    """of all scored titles"""
     rows: Rows
 
 
@@ -97,8 +100,8 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
         num_epochs=data.num_epochs,
         max_rows=data.max_rows,
         val_check_interval=trainer["val_check_interval"],
-        max_new_tokens=model.max_new_tokens,
-        generation_batch_size=data.generation_batch_size,
+        max_new_tokens=model.decoding.max_new_tokens,
+        texts=texts_of(model.decoding, model.engine, data, data.num_scored),
         rows=rows_of(data, num_rows),
     )
 
@@ -177,14 +180,24 @@ def scoring_seconds(run: Run, work: Work, card: Card, num_steps: int, is_fused: 
     fit_losses, losses = (
         num_batches * scored_seconds(run.task, work, card, path) for path in (is_fused, False)
     )
-    num_layers = shape_of(run.task.config).num_layers
-    texts = run.max_new_tokens * num_layers * WRITTEN_LAYER_SECONDS
+    few, many = (
+        written_seconds(run, card, is_fused, num) for num in (NUM_TEXT_SAMPLES, run.rows.num_scored)
+    )
     interval = run.val_check_interval or num_steps
     between = interval if isinstance(interval, int) else max(1, round(interval * num_steps))
     num_validations = math.ceil(num_steps / between)
-    few = math.ceil(NUM_TEXT_SAMPLES / run.generation_batch_size)
-    many = math.ceil(run.rows.num_scored / run.generation_batch_size)
-    return num_validations * (fit_losses + few * texts) + 2 * (losses + many * texts)
+    return num_validations * (fit_losses + few) + 2 * (losses + many)
+
+
+def written_seconds(run: Run, card: Card, is_fused: bool, num_titles: int) -> float:
+    """Returns the time of the texts for so many titles, each of them as long as it may be."""
+    engine: Engine = "fused" if is_fused and not run.texts.has_beams else "plain"
+    asked = run.texts._replace(num_texts=max(1, num_titles), engine=engine)
+    machine = machine_of(card, run.task.dtype)._replace(obstacle=None)
+    plan = plan_writing(run.task._replace(obstacle=None), machine, asked)
+    num_texts = num_titles * (asked.num_copies if engine == "fused" else 1)
+    num_steps = math.ceil(num_texts / plan.at_a_time) * run.max_new_tokens
+    return num_steps * shape_of(run.task.config).num_layers * WRITTEN_LAYER_SECONDS[engine]
 
 
 # What is said

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 
+from tests.processes import pytest_cmdline_main  # noqa: F401 (pytest calls it)
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 

@@ -25,9 +25,10 @@ import amazon_desc.model.backbone
 from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
-from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
+from amazon_desc.support.resources import SAMPLE_PRODUCTS
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, exit_code, load_script, slow_case
+from tests.shallow_base import shallow_base
 
 bench = load_script("bench_resume")
 
@@ -36,7 +37,9 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "40", "--data.row_tokens", "256", "--data.num_scored", "4"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--data.batch_size", "2"),
-    *("--data.generation_batch_size", "2", "--model.max_new_tokens", "4", "--model.lora.r", "4"),
+    *("--data.generation_batch_size", "2"),
+    *("--model.decoding.max_new_tokens", "4"),
+    *("--model.lora.r", "4"),
     *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2"),
     *("--data.rows_per_step", "4", "--trainer.val_check_interval", "4"),
     *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "2"),
@@ -49,12 +52,13 @@ Files = dict[Path, tuple[int, bytes]]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the runs, titles, a file of products and, with one other weight, the tiny base."""
+    """Holds the runs, titles, a file of products, a base, and that with one other weight."""
     place = tmp_path_factory.mktemp("changed")
     (place / "titles.txt").write_text("Red Mug\nTeal Lamp\nOak Desk\nWool Hat\nTin Box\n")
     shutil.copy(SAMPLE_PRODUCTS, place / "products.json.gz")
-    shutil.copytree(TINY_BASE, place / "moved_base")
-    shutil.copytree(TINY_BASE, place / "other_base")
+    base = shallow_base(place / "base")
+    shutil.copytree(base, place / "moved_base")
+    shutil.copytree(base, place / "other_base")
     weights = load_file(place / "other_base/model.safetensors")
     next(iter(weights.values())).view(-1)[0] += 1
     save_file(weights, place / "other_base/model.safetensors", metadata={"format": "pt"})
@@ -63,7 +67,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, [*SMALL, "--data.train_file", str(place / "products.json.gz")])
+    files = ["--data.train_file", str(place / "products.json.gz")]
+    return commands_in(place, [*SMALL, *files, "--model.backbone", str(place / "base")])
 
 
 def stop_at(patch: pytest.MonkeyPatch, number: int) -> None:
@@ -149,7 +154,7 @@ IDENTITY = [
     ("--model.quantization none", "nf4", "none"),
     ("--data.prompt.template {title}:", "Write a description", "{title}:"),
     ("--model.lora.r 8", "--model.lora.r: 4", ", now 8"),
-    ("--model.backbone PLACE/other_base", "tiny (sha256 ", "/other_base (sha256 "),
+    ("--model.backbone PLACE/other_base", "/base (sha256 ", "/other_base (sha256 "),
 ]
 
 
@@ -389,6 +394,39 @@ def test_the_config_of_a_run_from_before_is_refused_by_fit_alone_with_what_to_se
     assert exit_code(["validate", *given]) == 0
     (run.predictions / "titles.jsonl").unlink()
     assert exit_code(["predict", *given]) == 0
+
+
+def test_the_config_of_a_run_from_before_decoding_was_a_group_still_writes(
+    finished: RunFolder,
+    copied: Callable[..., str],
+    place: Path,
+    capfd: pytest.CaptureFixture[str],
+):
+    """As it was; who types the option, or trains with it, is told its name of now."""
+    run = RunFolder(place / copied(finished))
+    config = yaml.safe_load(run.config.read_text())
+    assert config["model"].pop("decoding")["max_new_tokens"] == 4
+    config["model"]["max_new_tokens"] = 4
+    config["trainer"]["default_root_dir"] = str(run.path)
+    config["data"]["titles"] = str(place / "titles.txt")
+    (place / "decoding before.yaml").write_text(yaml.safe_dump(config))
+    given = ["--config", str(place / "decoding before.yaml")]
+    written = run.predictions / "titles.jsonl"
+    expected = written.read_bytes()
+    written.unlink()
+    assert exit_code(["predict", *given]) == 0
+    assert written.read_bytes() == expected
+    capfd.readouterr()
+    assert exit_code(["predict", *given, "--model.decoding.max_new_tokens", "128"]) == 2
+    assert "--model.decoding.max_new_tokens: 4, now 128" in capfd.readouterr().err
+    wanted = "--model.max_new_tokens 4: wanted its name of now, --model.decoding.max_new_tokens."
+    assert exit_code(["predict", *given, "--model.max_new_tokens", "4"]) == 2
+    assert wanted in capfd.readouterr().err
+    assert exit_code(["fit", *given]) == 2
+    assert wanted in capfd.readouterr().err
+    new = ["--model.max_new_tokens", "null", "--model.decoding.max_new_tokens", "4"]
+    assert exit_code(["fit", *given, *new]) == 0
+    assert "This run is finished" in capfd.readouterr().out
 
 
 # Taken: how, where and how fast
@@ -670,11 +708,11 @@ def test_other_training_options_do_not_matter_to_scores(
     record = (place / name / "run.json").read_bytes()
     assert call("validate", name, *TRAINING, *LONGER_ROWS) == 0
     expected, found = scores_of(finished.path, "validate"), scores_of(place / name, "validate")
-    assert set(found) == {"base", "tuned"}
+    assert set(found) == {"base", "tuned", "decoding"}
     for weights, scores in found.items():
         assert scores == pytest.approx(expected[weights], rel=1e-5)
     assert call("test", name, *TRAINING, *LONGER_ROWS) == 0
-    assert set(scores_of(place / name, "test")) == {"base", "tuned"}
+    assert set(scores_of(place / name, "test")) == {"base", "tuned", "decoding"}
     assert scores_of(place / name, "validate") == found
     assert (place / name / "run.json").read_bytes() == record
 

@@ -93,7 +93,8 @@ def test_a_misspelt_key_in_a_config_is_refused_by_name(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     options = yaml.safe_load(config.read_text("utf-8"))
-    options["model"]["max_new_tokenz"] = options["model"].pop("max_new_tokens", 128)
+    decoding = options["model"]["decoding"]
+    decoding["max_new_tokenz"] = decoding.pop("max_new_tokens")
     misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text(yaml.safe_dump(options), "utf-8")
 
@@ -111,7 +112,7 @@ def test_a_misspelt_key_in_a_config_is_refused_by_name(
         ("--data.test_fraction", "-0.1"),
         ("--model.lora.r", "-1"),
         ("--model.lora.alpha", "0"),
-        ("--model.max_new_tokens", "0"),
+        ("--model.decoding.max_new_tokens", "0"),
         ("--model.schedule", "exponential"),
         ("--model.warmup_steps", "-1"),
         ("--model.lora.use_dora", "maybe"),

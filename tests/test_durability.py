@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from amazon_desc.evaluation.summary import write_metrics
-from amazon_desc.generation.describe import Description
-from amazon_desc.run.callbacks import predictions as predictions_module
-from amazon_desc.run.callbacks.predictions import WEIGHTS, PredictionFile, PredictionFiles
+from amazon_desc.generation.texts import Description
+from amazon_desc.generation.writing import Prediction
+from amazon_desc.run import prediction_files
+from amazon_desc.run.callbacks.predictions import PredictionFile
 from amazon_desc.run.checkpoints import SealedCheckpointIO
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import content
+from amazon_desc.run.prediction_files import WEIGHTS, PredictionFiles, Way
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.files import read_json, replacing_file, replacing_folder
-from amazon_desc.training.module import Prediction
 from tests.conftest import exit_code
 from tests.durability import Disk
 
@@ -116,8 +117,12 @@ def a_checkpoint(root: Path) -> str:
 
 
 def metrics(root: Path) -> str:
-    write_metrics(root / "metrics.json", "validate", {"loss": 2.0}, {"loss": 1.0})
+    write_metrics(root / "metrics.json", "validate", {"loss": 2.0}, {"loss": 1.0}, {"seed": 0})
     return "metrics.json"
+
+
+def one_at_a_time(before: Way | None) -> Way:
+    return Way("plain", 1, 1)
 
 
 def predictions(root: Path) -> str:
@@ -129,7 +134,7 @@ def predictions(root: Path) -> str:
     data = SimpleNamespace(titles_file=Path("titles.txt"), product_titles=titles, num_predicted=0)
     trainer: Any = SimpleNamespace(default_root_dir=str(root), datamodule=data, fast_dev_run=False)
     callback, module = PredictionFile(), SimpleNamespace()
-    files.begin(settings, 1, titles)
+    files.begin(settings, titles, one_at_a_time)
     callback.setup(trainer, module, "predict")  # pyright: ignore
     callback.on_predict_start(trainer, module)  # pyright: ignore
     callback.on_predict_batch_end(trainer, module, written, None, 0)  # pyright: ignore
@@ -157,15 +162,15 @@ def test_what_is_cut_off_predictions_is_gone_before_it_is_noted_that_it_is(
     with files.partial.open("ab") as file:
         file.write(b'{"title": "torn')
     noted: list[bool] = []
-    note = predictions_module.write_text
+    note = prediction_files.write_text
 
     def noting(path: Path, text: str) -> None:
         noted.append(disk.has(files.partial))
         note(path, text)
 
-    monkeypatch.setattr(predictions_module, "write_text", noting)
+    monkeypatch.setattr(prediction_files, "write_text", noting)
     settings = read_json(files.settings)["settings"]
-    assert files.begin(settings, 1, ["Blue Mug", "Red Mug"]) == 1
+    assert files.begin(settings, ["Blue Mug", "Red Mug"], one_at_a_time) == 1
     assert noted == [True]
 
 
@@ -175,8 +180,9 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "40", "--data.row_tokens", "256", "--data.num_scored", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0", "--trainer.max_steps", "2"),
-    *("--trainer.val_check_interval", "1", "--model.max_new_tokens", "2", "--trainer.logger"),
-    *("false", "--checkpoint.every_n_steps", "1"),
+    *("--trainer.val_check_interval", "1"),
+    *("--model.decoding.max_new_tokens", "2"),
+    *("--trainer.logger", "false", "--checkpoint.every_n_steps", "1"),
 ]
 
 

@@ -22,6 +22,7 @@ from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, load_script, slow_case
+from tests.shallow_base import shallow_base
 
 ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
@@ -31,7 +32,7 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "40", "--data.row_tokens", "256", "--data.num_scored", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0", "--data.batch_size", "2"),
-    *("--data.rows_per_step", "4", "--model.max_new_tokens", "2", "--model.lora.r", "4"),
+    *("--data.rows_per_step", "4", "--model.decoding.max_new_tokens", "2", "--model.lora.r", "4"),
     *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "9", "--trainer.max_steps", "20"),
     *("--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"),
     *("--checkpoint.every_n_steps", "3"),
@@ -55,7 +56,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, SMALL)
+    base = shallow_base(place / "base")
+    return commands_in(place, [*SMALL, "--model.backbone", str(base)])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def early_stopping_in(run: RunFolder) -> dict[str, Any]:
 def test_a_run_that_is_stopped_early_is_finished_as_any_other(stopped: RunFolder):
     record = stopped.read_record()
     assert (stopped.is_finished(), record["num_steps"]) == (True, LAST)
-    assert set(json.loads(stopped.metrics.read_text())["validate"]) == {"base", "tuned"}
+    assert set(json.loads(stopped.metrics.read_text())["validate"]) == {"base", "tuned", "decoding"}
     assert (stopped.adapter / "adapter_model.safetensors").is_file()
     assert len((stopped.predictions / "titles.jsonl").read_text().splitlines()) == 2
     assert stopped.checkpoint_files()[0].name == f"step={LAST:08d}.ckpt"

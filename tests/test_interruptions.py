@@ -31,6 +31,7 @@ from amazon_desc.support.locks import alone
 from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.scoring import Scoring
 from tests.conftest import commands_in, load_script
+from tests.shallow_base import shallow_base
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,9 @@ SMALL = [
     *("--data.num_products", "22", "--data.row_tokens", "128", "--data.max_seq_length", "128"),
     *("--data.validation_fraction", "0.2", "--data.test_fraction", "0", "--data.num_scored", "4"),
     *("--data.batch_size", "2"),
-    *("--data.generation_batch_size", "2", "--model.max_new_tokens", "4", "--model.lora.r", "4"),
+    *("--data.generation_batch_size", "2"),
+    *("--model.decoding.max_new_tokens", "4"),
+    *("--model.lora.r", "4"),
     *("--model.lora.dropout", "0.1", "--trainer.max_epochs", "2"),
     *("--data.rows_per_step", "4", "--trainer.val_check_interval", "5"),
     *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "2"),
@@ -61,7 +64,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, SMALL)
+    base = shallow_base(place / "base")
+    return commands_in(place, [*SMALL, "--model.backbone", str(base)])
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +127,7 @@ def send(number: signal.Signals) -> Callable[[], None]:
         ("training_step", 6, 130, 3),  # the second of the third
         ("training_step", 9, 143, 5),  # in a step that is validated
         ("validation_step", 1, 130, 5),  # in its validation
-        ("describe", 2, 143, 5),  # while it writes the last of its samples
+        ("take_written", 2, 143, 5),  # while it writes the last of its samples
         ("training_step", 6, 129, 3),  # the terminal is closed
     ],
 )
@@ -160,7 +164,7 @@ def test_a_signal_at_the_last_step_and_while_scores_are_made(
     num_micro_batches = -(-json.loads(untouched["position"])["num_trained_rows"] // 2)
     for owner, step, number, code in (
         (DescriptionModule, "training_step", num_micro_batches, 143),
-        (Scoring, "add_prompts", 2, 130),
+        (Scoring, "add_texts", 2, 130),
     ):
         happens = send(signal.SIGTERM if code == 143 else signal.SIGINT)
         with monkeypatch.context() as patch:
@@ -267,10 +271,9 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
     whole = file.read_bytes()
     metrics = (place / "untouched/metrics.json").read_bytes()
     file.unlink()
-    for command in ("validate", "predict"):
+    for command, function in (("validate", "take_written"), ("predict", "take_written")):
         with monkeypatch.context() as patch:
-            describe = at_call(2, send(number), DescriptionModule.describe)
-            patch.setattr(DescriptionModule, "describe", describe)
+            patch.setattr(DescriptionModule, function, at_call(2, send(number), original(function)))
             assert call(command, "untouched") == code
     assert (place / "untouched/metrics.json").read_bytes() == metrics
     partial = place / "untouched/predictions/titles.jsonl.partial"
@@ -413,7 +416,7 @@ def test_out_of_memory_says_what_to_lower(
     capfd: pytest.CaptureFixture[str],
 ):
     wanted = {"fit": "Lower --data.batch_size", "predict": "Lower --data.generation_batch_size"}
-    for command, function in (("fit", "training_step"), ("predict", "describe")):
+    for command, function in (("fit", "training_step"), ("predict", "take_written")):
         with monkeypatch.context() as patch:
             broken = at_call(5 if command == "fit" else 2, run_out_of_memory, original(function))
             patch.setattr(DescriptionModule, function, broken)
@@ -479,6 +482,20 @@ def test_a_loader_process_that_dies_or_hangs_ends_the_run_within_seconds(
     ).stdout.splitlines()
     assert [child for child in children if "ps --ppid" not in child] == []
     finish_and_compare(call, place, name, untouched)
+
+
+@pytest.mark.parametrize(
+    ("module", "is_told"), [("torch.utils.data.dataloader", True), ("x", False)]
+)
+def test_a_loader_process_that_dies_while_it_hands_a_batch_over_is_told_too(
+    module: str, is_told: bool
+):
+    names: dict[str, Any] = {"__name__": module}
+    exec("def get(): raise ConnectionResetError(104, 'Connection reset by peer')", names)
+    with pytest.raises(ConnectionResetError) as found:
+        names["get"]()
+    error = as_user_error(found.value, ["fit"])
+    assert ("a process that loads batches died" in str(error)) is is_told
 
 
 # The disk
@@ -590,8 +607,8 @@ def test_a_disk_that_is_full_while_predicting_keeps_what_is_written(
     whole = file.read_bytes()
     file.unlink()
     with monkeypatch.context() as patch:
-        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.describe)
-        patch.setattr(DescriptionModule, "describe", full)
+        full = at_call(2, fill_disk_of(".partial"), DescriptionModule.take_written)
+        patch.setattr(DescriptionModule, "take_written", full)
         assert call("predict", "untouched") == 7
     assert "predictions cannot be written: No space left on device" in capfd.readouterr().err
     assert call("predict", "untouched") == 0

@@ -144,6 +144,8 @@ def test_library_the_project_is_built_on_is_a_dependency_and_used(package: str):
 def test_every_import_of_the_package_is_a_declared_dependency():
     third_party = imported_packages(ROOT / "amazon_desc") - sys.stdlib_module_names
     third_party.remove("amazon_desc")
+    third_party.remove("yaml")  # of the package PyYAML
+    assert "pyyaml" in set(map(name_of, DEPENDENCIES))
     assert {"torch", "lightning", "peft"} <= third_party
     # What only an option needs is in an extra, which the option's refusal names.
     declared = set(map(name_of, [*DEPENDENCIES, *EXTRAS["language"]]))

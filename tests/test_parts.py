@@ -8,6 +8,7 @@ import pytest
 
 from amazon_desc.run.folder import RunFolder
 from tests.conftest import commands_in, load_script
+from tests.shallow_base import shallow_base
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,8 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.row_tokens", "256", "--data.num_scored", "6"),
     *("--data.validation_fraction", "0.2", "--data.test_fraction", "0.2"),
-    *("--model.max_new_tokens", "4", "--model.lora.r", "4", "--data.generation_batch_size", "2"),
+    *("--model.decoding.max_new_tokens", "4", "--model.lora.r", "4"),
+    *("--data.generation_batch_size", "2"),
     *("--data.rows_per_step", "2", "--data.batch_size", "1", "--trainer.log_every_n_steps", "1"),
     *("--trainer.val_check_interval", "3"),
 ]
@@ -36,7 +38,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, SMALL)
+    base = shallow_base(place / "base")
+    return commands_in(place, [*SMALL, "--model.backbone", str(base)])
 
 
 @pytest.fixture(scope="module")

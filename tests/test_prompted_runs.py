@@ -7,7 +7,7 @@ settings decide what is written.
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,23 +18,25 @@ import torch
 import yaml
 
 from amazon_desc.cli import main
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.markers import TITLE_SHOWN
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model.identity import Identity, read_record
 from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.model_card import fenced, literal, model_card
 from amazon_desc.support.resources import TINY_BASE
-from amazon_desc.training.module import DescriptionModule
 
 SMALL = [
     *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.num_scored", "2", "--trainer.max_steps", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--model.lora.r", "4"),
-    *("--model.max_new_tokens", "12", "--trainer.accelerator", "cpu"),
-    *("--trainer.precision", "32-true"),
+    *("--model.decoding.max_new_tokens", "12", "--trainer.accelerator", "cpu"),
+    *("--trainer.precision", "32-true", "--data.row_tokens", "256", "--data.batch_size", "2"),
 ]
 
 # "<|im_start|>" is plain text for the tiny base, and warned of.
@@ -174,6 +176,8 @@ RUNS = {
     "none": ["--model.quantization", "none"],
     "chat": ["--data.prompt.system", 'You are\na "mug".', "--data.prompt.template", ODD],
     "chat control": ["--data.prompt.template", "</s>Title: {title}</s></s>\nText:"],
+    "penalised": ["--model.decoding.repetition_penalty", "2.5"],
+    "beams": ["--model.decoding.num_beams", "3", "--model.decoding.min_new_tokens", "11"],
 }
 
 
@@ -251,7 +255,7 @@ def test_the_readme_of_runs_has_the_lines_of_the_reference_runs_card():
         compute_dtype=torch.bfloat16,
         data=SimpleNamespace(encoder=encoder),
         end_ids=lambda: [2],
-        max_new_tokens=config["model"]["max_new_tokens"],
+        decoding=DecodingSettings(**config["model"]["decoding"]),
     )
     identity = Identity(
         backbone=config["model"]["backbone"],
@@ -321,13 +325,14 @@ def test_a_run_keeps_the_date_that_its_chat_template_wrote_when_it_began(
     assert (read_record(run.adapter) or {})["frame"] == record["frame"]
 
     prompts = []
-    describe = DescriptionModule.describe
+    prompts_of = DescriptionData.prompts
 
-    def recorded(self: DescriptionModule, batch: Any) -> Any:
-        prompts.extend(self.data.tokenizer.batch_decode(batch.input_ids))
-        return describe(self, batch)
+    def recorded(self: DescriptionData, *some: int) -> Iterator[Prompt]:
+        for prompt in prompts_of(self, *some):
+            prompts.append(self.tokenizer.decode(prompt.ids))
+            yield prompt
 
-    monkeypatch.setattr(DescriptionModule, "describe", recorded)
+    monkeypatch.setattr(DescriptionData, "prompts", recorded)
     call("predict", "dated", *base)
     assert len(prompts) == 1
     assert "Today is 07 March 2026." in prompts[0]

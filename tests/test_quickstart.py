@@ -14,16 +14,19 @@ from amazon_desc.data.corpus.splits import split_at, text_hash
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
-from amazon_desc.data.loading.batches import collate_prompts
+from amazon_desc.data.loading.prompts import prompts_of
 from amazon_desc.data.reading.records import Product, read_products
 from amazon_desc.evaluation.metrics import score_texts
-from amazon_desc.generation.describe import describe
+from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.plain.merged import merged
+from amazon_desc.generation.plain.writer import write
+from amazon_desc.generation.texts import read
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.resources import SAMPLE_PRODUCTS, TINY_BASE
-from tests.conftest import load_script
+from tests.conftest import exit_code, load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_HELD_OUT = 200
@@ -72,7 +75,8 @@ def texts(quickstart, products, tmp_path_factory) -> dict[str, list[str]]:
     file = tmp_path_factory.mktemp("titles") / "held_out.txt"
     file.write_text("".join(title + "\n" for title in titles), encoding="utf-8")
     folder = ("--trainer.default_root_dir", str(run.path))
-    command("predict", "--config", str(run.config), *folder, "--data.titles", str(file))
+    options = ["--config", str(run.config), *folder, "--data.titles", str(file)]
+    assert exit_code(["predict", *options]) == 0
     lines = (run.predictions / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
     return {
         "base": base_texts(titles),
@@ -85,8 +89,10 @@ def base_texts(titles: list[str]) -> list[str]:
     encoder = Encoder(tokenizer, PromptSettings(), max_seq_length=256)
     base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
     model = adapter.attach(base, adapter.LoraSettings())
-    batch = collate_prompts(titles, titles, encoder.prompts(titles), encoder.pad_id)
-    return [d.text for d in describe(model, tokenizer, batch, [encoder.end_id], 96)]
+    settings = DecodingSettings(max_new_tokens=96)
+    prompts = prompts_of([(title, "") for title in titles], encoder, str, 0)
+    texts = write(merged(model, has_lora=False), prompts, settings, [encoder.end_id], 32)
+    return [read(text, tokenizer).text for (text,) in texts]
 
 
 def share_naming_the_item(texts: list[str], titles: list[str]) -> float:

@@ -53,7 +53,7 @@ def options(real_dir: Path, random_llama: Path, tmp_path_factory) -> Callable[..
             *("--data.prompt.chat", "false", "--trainer.default_root_dir", str(folder / name)),
             *("--trainer.max_steps", "6", "--trainer.val_check_interval", "3"),
             *("--data.validation_fraction", "0.05", "--data.test_fraction", "0.05"),
-            *("--data.num_scored", "8", "--model.max_new_tokens", "6"),
+            *("--data.num_scored", "8", "--model.decoding.max_new_tokens", "6"),
             *("--checkpoint.every_n_steps", "2", "--trainer.accelerator", "cpu"),
             *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"),
         ]
@@ -126,7 +126,8 @@ def test_a_real_pretrained_model_learns_the_real_rows(
     main(
         [
             *("fit", "--config", "configs/quickstart.yaml", "--trainer.max_steps", "30"),
-            *("--model.backbone", str(real_dir / "stories260k"), "--model.max_new_tokens", "16"),
+            *("--model.backbone", str(real_dir / "stories260k")),
+            *("--model.decoding.max_new_tokens", "16"),
             *("--data.train_file", str(real_dir / "trn.json.gz"), "--data.num_products", "1500"),
             *("--data.num_scored", "24", "--trainer.enable_progress_bar", "false"),
             *("--trainer.default_root_dir", str(run.path), "--trainer.val_check_interval", "15"),

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amazon_desc.cli import main
-from amazon_desc.data.loading.batches import collate_prompts
+from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.generation.plain.generating import padded
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
@@ -29,7 +30,7 @@ SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "300", "--data.row_tokens", "256", "--data.num_scored", "6"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1"),
-    *("--model.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
+    *("--model.decoding.max_new_tokens", "8", "--model.lora.r", "4", "--trainer.max_epochs", "1"),
     *("--data.rows_per_step", "2", "--data.batch_size", "2", "--trainer.log_every_n_steps", "1"),
 ]
 FINISHED = [
@@ -224,8 +225,10 @@ def test_a_shop_with_40_products_can_train_and_is_scored(
 def test_validate_writes_the_scores_that_fit_ended_with(run: RunFolder, call) -> None:
     expected = json.loads(run.metrics.read_text())
     assert set(expected) == {"validate"}
-    assert set(expected["validate"]) == {"base", "tuned"}
-    for scores in expected["validate"].values():
+    assert set(expected["validate"]) == {"base", "tuned", "decoding"}
+    assert expected["validate"]["decoding"]["max_new_tokens"] == 8
+    for weights in ("base", "tuned"):
+        scores = expected["validate"][weights]
         assert set(scores) == {"loss", "perplexity", "rouge1", "rougeL", "bleu"}
     run.metrics.unlink()
     call("validate", "run")
@@ -375,9 +378,8 @@ def test_the_lines_of_the_model_card_load_the_adapter_with_our_logits(
         run.adapter,
         dropout=0.0,
     ).eval()
-    prompts = [names["tokenizer"](title)["input_ids"] for title in TITLES]
-    batch = collate_prompts(TITLES, TITLES, prompts, pad_id=2)
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    prompts = [Prompt(0, names["tokenizer"](title)["input_ids"]) for title in TITLES]
+    inputs = dict(zip(("input_ids", "attention_mask"), padded(prompts, pad_id=2), strict=True))
     with torch.no_grad():
         theirs = names["model"].eval()(**inputs).logits
         torch.testing.assert_close(ours(**inputs).logits, theirs, rtol=0, atol=1e-5)

@@ -62,7 +62,7 @@ SMALL = [
     *("--data.row_tokens", "256", "--data.validation_fraction", "0.2", "--data.test_fraction", "0"),
     *("--data.rows_per_step", "2", "--data.batch_size", "2", "--data.num_scored", "4"),
     *("--model.lora.r", "4"),
-    *("--data.generation_batch_size", "12", "--model.max_new_tokens", "4"),
+    *("--data.generation_batch_size", "12", "--model.decoding.max_new_tokens", "4"),
     *("--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "5"),
     *("--checkpoint.every_n_steps", "2", "--checkpoint.keep", "9"),
 ]

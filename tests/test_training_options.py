@@ -30,7 +30,7 @@ SMALL = [
     *("--data.num_products", "200", "--data.row_tokens", "256", "--data.num_scored", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1"),
     *("--data.rows_per_step", "2", "--data.batch_size", "2"),
-    *("--model.max_new_tokens", "4", "--trainer.max_steps", "6", "--model.lora.r", "4"),
+    *("--model.decoding.max_new_tokens", "4", "--trainer.max_steps", "6", "--model.lora.r", "4"),
     *("--trainer.val_check_interval", "3", "--trainer.log_every_n_steps", "1"),
 ]
 KINDS = {

@@ -30,12 +30,14 @@ from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.support.resources import TINY_BASE
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import exit_code, slow_case
+from tests.shallow_base import shallow_base
 
 # 6 optimizer steps of 2 micro-batches of 2 rows, with dropout; validated after 4, and at the end.
 SMALL = [
     *("--config", "configs/quickstart.yaml", "--data.num_products", "40"),
     *("--data.row_tokens", "256", "--data.num_scored", "2", "--data.validation_fraction", "0.1"),
-    *("--data.test_fraction", "0", "--data.batch_size", "2", "--model.max_new_tokens", "2"),
+    *("--data.test_fraction", "0", "--data.batch_size", "2"),
+    *("--model.decoding.max_new_tokens", "2"),
     *("--data.rows_per_step", "4", "--trainer.max_steps", "6"),
     *("--model.lora.r", "4", "--model.lora.dropout", "0.1", "--trainer.val_check_interval", "4"),
     *("--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "3"),
@@ -62,6 +64,7 @@ Fit = Callable[..., Ended]
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     folder = tmp_path_factory.mktemp("state")
+    base = shallow_base(folder / "base")
 
     def fit(name: str, without: Callable[[str], bool], code: int = 0) -> Ended:
         """Trains without those of our callbacks; scores need an adapter, and are left out."""
@@ -81,6 +84,7 @@ def fit(tmp_path_factory: pytest.TempPathFactory) -> Fit:
             patch.setattr(DescriptionCLI, "instantiate_trainer", instantiate_trainer)
             patch.setattr(DescriptionCLI, "finish", lambda self, model: None)
             where = ["--trainer.default_root_dir", str(folder / name)]
+            where += ["--model.backbone", str(base)]
             assert exit_code(["fit", *SMALL, *where]) == code
         assert module is not None
         weights = {key: tensor.clone() for key, tensor in module.state_dict().items()}
@@ -96,7 +100,7 @@ def whole(fit: Fit) -> Ended:
 
 
 def assert_equal(found: Weights, wanted: Weights) -> None:
-    assert len(found) == len(wanted) == 56
+    assert len(found) == len(wanted) == 28
     for name, tensor in found.items():
         assert torch.equal(tensor, wanted[name]), name
 
@@ -301,7 +305,8 @@ def test_files_of_the_base_that_are_replaced_in_a_fit_change_nothing_of_what_is_
 
 
 def test_trained_weights_are_found_and_the_model_stays_as_it_was(whole: Ended):
-    model, data = DescriptionModule(lora=LoraSettings(r=4)), DescriptionData()
+    base = str(whole.run.path.with_name("base"))
+    model, data = DescriptionModule(backbone=base, lora=LoraSettings(r=4)), DescriptionData()
     adapter, checkpoint = whole.run.adapter, whole.run.checkpoint_files()[0]
     found = find_weights(whole.run, None, model, data)
     assert found == (adapter / ADAPTER_WEIGHTS, str(adapter))

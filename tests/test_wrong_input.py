@@ -29,7 +29,8 @@ from tests.conftest import slow_case
 LOAD_BACKBONE = amazon_desc.model.backbone.load_backbone
 SECRET = "hf_neverToBeShown0123456789"
 SMALL = (
-    *("--data.num_products", "100", "--data.num_scored", "4", "--model.max_new_tokens", "4"),
+    *("--data.num_products", "100", "--data.num_scored", "4"),
+    *("--model.decoding.max_new_tokens", "4"),
     *("--trainer.max_epochs", "1", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
     *("--checkpoint.every_n_steps", "2", "--trainer.enable_progress_bar", "false"),
 )

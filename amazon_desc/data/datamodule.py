@@ -9,7 +9,7 @@ module that trains moves it on.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,18 +22,13 @@ from amazon_desc.data.corpus.packing import Row
 from amazon_desc.data.corpus.preparing import CorpusSettings
 from amazon_desc.data.corpus.product_files import ProductFiles, source_path, usable_titles_of
 from amazon_desc.data.corpus.selection import RepeatedTitles
-from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS, Encoder
 from amazon_desc.data.encoding.prompts import Frame, PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
-from amazon_desc.data.loading.batches import (
-    LossOn,
-    PromptBatch,
-    RowBatch,
-    collate_prompts,
-    collate_rows,
-)
+from amazon_desc.data.loading.batches import LossOn, RowBatch, collate_rows
 from amazon_desc.data.loading.loaders import end_loader_processes, fixed_loader, ordered_loader
 from amazon_desc.data.loading.order import RowOrder
+from amazon_desc.data.loading.prompts import Pairs, Prompt, prompts_of
 from amazon_desc.support.digests import Verify
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, find_backbone
@@ -42,9 +37,8 @@ from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Pairs = list[tuple[str, str]]  # titles and descriptions
-# Loaders of validation and test, in this order.
-ROWS, PROMPTS = 0, 1
+# The loader of validation and test that serves rows; those after it serve titles.
+ROWS = 0
 # Written for at each validation during training, so that progress can be read as text.
 NUM_TEXT_SAMPLES = 3
 
@@ -73,7 +67,8 @@ class DescriptionData(L.LightningDataModule):
         rows_per_step: rows of an optimizer step
         batch_size: of them, rows that are trained on at a time (a micro-batch): a divisor; `auto`:
             as many as fit into the memory
-        generation_batch_size: titles that are written for at a time
+        generation_batch_size: titles that are written for at a time; `auto`: as many as the memory
+            allows, where more are faster
         loss_on: what is learnt: description and end (`completion`), or the prompt too (`all`)
         num_workers: processes that load batches; 0: the main process does
         corpora: folder that keeps prepared data; null: `corpora` beside the run folder
@@ -107,7 +102,7 @@ class DescriptionData(L.LightningDataModule):
         row_tokens: PositiveInt = 2048,
         rows_per_step: PositiveInt = 1,
         batch_size: PositiveInt | Literal["auto"] = "auto",
-        generation_batch_size: PositiveInt = 32,
+        generation_batch_size: PositiveInt | Literal["auto"] = "auto",
         loss_on: LossOn = "completion",
         num_workers: NonNegativeInt = 0,
         corpora: str | None = None,
@@ -124,19 +119,15 @@ class DescriptionData(L.LightningDataModule):
         self.num_scored = num_scored
         self.rows_per_step = rows_per_step
         self.batch_size: int = 1 if batch_size == "auto" else batch_size  # `auto`: for now
-        self.generation_batch_size = generation_batch_size
+        self.generation_batch_size: int | Literal["auto"] = generation_batch_size
         self.loss_on: LossOn = loss_on
         self.num_workers = num_workers
-        self.corpora = corpora
-        self.prepare_workers = prepare_workers
+        self.corpora, self.prepare_workers = corpora, prepare_workers
         self.verify: Verify = verify
-        self.num_epochs = num_epochs
-        self.max_rows = max_rows
+        self.num_epochs, self.max_rows = num_epochs, max_rows
         self.seed = seed
-        self.backbone = backbone
-        self.revision = revision
-        self.max_seq_length = max_seq_length
-        self.row_tokens = row_tokens
+        self.backbone, self.revision = backbone, revision
+        self.max_seq_length, self.row_tokens = max_seq_length, row_tokens
         self.settings = CorpusSettings(
             sources=ProductFiles.named(
                 train_file, test_file, title_column, description_column, max_bad_records
@@ -154,6 +145,7 @@ class DescriptionData(L.LightningDataModule):
         self.frame: Frame | None = None  # of weights that are there, set before `encoder` is asked
         self.num_trained_rows = 0
         self.num_predicted = 0  # titles that have their description already
+        self.titles_at_a_time = 32 if generation_batch_size == "auto" else generation_batch_size
 
     # What is read
 
@@ -233,32 +225,41 @@ class DescriptionData(L.LightningDataModule):
         return RowOrder(num_rows, self.batch_size, *settings)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        num_prompts = NUM_TEXT_SAMPLES if self.stage == "fit" else self.num_scored
-        return self.scoring_loaders("validation", num_prompts)
+        """Returns the loader of packed rows, and one for the texts of each side that is scored."""
+        rows = fixed_loader(self.scored[0], self.batch_size, self.collate_rows, self.seed)
+        num_sides = 1 if self.stage == "fit" else 2
+        return [rows, *(self.title_loader(len(self.pairs())) for _ in range(num_sides))]
 
-    def test_dataloader(self) -> list[DataLoader[Any]]:
-        return self.scoring_loaders("test", self.num_scored)
+    test_dataloader = val_dataloader
 
-    def predict_dataloader(self) -> DataLoader[PromptBatch]:
-        pairs = [(title, "") for title in self.product_titles[self.num_predicted :]]
-        return self.prompt_loader(pairs, Cleaner(self.settings.cleaning).text)
+    def predict_dataloader(self) -> DataLoader[list[int]]:
+        return self.title_loader(len(self.product_titles), self.num_predicted)
 
-    def scoring_loaders(
-        self, split: Literal["validation", "test"], num_prompts: int
-    ) -> list[DataLoader[Any]]:
-        """Returns the loader of packed rows and that of prompts, over the same fixed examples."""
-        rows, pairs = self.opened.scored(split, self.num_scored)
-        row_loader = fixed_loader(rows, self.batch_size, self.collate_rows, self.seed)
-        return [row_loader, self.prompt_loader(pairs[:num_prompts])]
+    def title_loader(self, num_titles: int, first: int = 0) -> DataLoader[list[int]]:
+        """Returns the loader of titles' numbers: whoever writes reads their prompts ahead."""
+        return fixed_loader(range(first, num_titles), self.titles_at_a_time, list, self.seed)
 
-    def prompt_loader(self, pairs: Pairs, clean: Callable[[str], str] = str) -> DataLoader[Any]:
-        # Titles of a corpus are not cleaned again: `<b>` in one may be text.
-        def collate(pairs: Pairs) -> PromptBatch:
-            titles, references = map(list, zip(*pairs, strict=True))
-            prompts = self.encoder.prompts(list(map(clean, titles)))
-            return collate_prompts(titles, references, prompts, self.encoder.pad_id)
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that no prompt exceeds."""
+        return self.max_seq_length - MIN_DESCRIPTION_TOKENS
 
-        return fixed_loader(pairs, self.generation_batch_size, collate, self.seed)
+    @property
+    def scored(self) -> tuple[Any, Pairs]:
+        """The examples that are scored: packed rows, and titles with descriptions."""
+        return self.opened.scored("test" if self.stage == "test" else "validation", self.num_scored)
+
+    def pairs(self) -> Pairs:
+        """Returns what texts are written for in this stage."""
+        if self.stage == "predict":
+            return [(title, "") for title in self.product_titles]
+        return self.scored[1][: NUM_TEXT_SAMPLES if self.stage == "fit" else None]
+
+    def prompts(self, first: int = 0, most: int | None = None) -> Iterator[Prompt]:
+        """Yields the prompts of this stage's titles, from the `first` on."""
+        # those of a corpus are not cleaned again: `<b>` in one may be text
+        clean = Cleaner(self.settings.cleaning).text if self.stage == "predict" else str
+        return prompts_of(self.pairs()[first:][:most], self.encoder, clean, first)
 
     @property
     def opened(self) -> Corpus:

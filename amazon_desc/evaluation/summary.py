@@ -102,15 +102,18 @@ def write_metrics(
     stage: Literal["validate", "test"],
     base: Mapping[str, float],
     tuned: Mapping[str, float],
+    decoding: Mapping[str, Any],
 ) -> None:
-    """Writes `{stage: {"base": {...}, "tuned": {...}}}` into the JSON file `path`.
+    """Writes `{stage: {"base": {...}, "tuned": {...}, "decoding": {...}}}` into the file `path`.
+
+    `decoding` is how the texts of both were written, without which their scores mean nothing.
 
     What the file holds of other stages stays, what it holds of this one goes. The file is written
     whole or not at all; one that cannot be read as a JSON object is replaced. JSON knows no NaN and
     no infinity: both become `null`, so that every parser reads the file and no number is made up.
     """
     metrics = _read_metrics(path)
-    metrics[stage] = {"base": dict(base), "tuned": dict(tuned)}
+    metrics[stage] = {"base": dict(base), "tuned": dict(tuned), "decoding": dict(decoding)}
     text = json.dumps(_finite(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 

@@ -35,6 +35,10 @@ class Machine(NamedTuple):
     def room(self) -> float:
         return self.share * self.free
 
+    @property
+    def has_card(self) -> bool:
+        return self.most_tokens is None
+
 
 def machine_of(device: torch.device, dtype: torch.dtype, loaded: int = 0) -> Machine:
     """Returns what a card has, or, without one, this machine.
@@ -45,7 +49,10 @@ def machine_of(device: torch.device, dtype: torch.dtype, loaded: int = 0) -> Mac
     """
     obstacle = device_obstacle(device, dtype)
     if device.type == "cuda":
-        return Machine(torch.cuda.mem_get_info(device)[0] + loaded, obstacle=obstacle)
+        # what torch holds and no tensor takes is free too
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + held
+        return Machine(free + loaded, obstacle=obstacle)
     free = free_machine_memory() + loaded
     return Machine(free, SHARE_OF_MACHINE, MOST_TOKENS_WITHOUT_CARD, obstacle)
 

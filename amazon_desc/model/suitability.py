@@ -103,8 +103,8 @@ def refuse_too_long(
             f"none beyond them. Lower --data.max_seq_length to {limit} or less."
         )
     raise UserError(
-        f"--model.max_new_tokens: after the longest prompt of --data.max_seq_length "
+        f"--model.decoding.max_new_tokens: after the longest prompt of --data.max_seq_length "
         f"{max_seq_length} a text would end at position {most_written}, and {option} has learnt "
         f"{limit}. Lower --data.max_seq_length by {most_written - limit}, or "
-        f"--model.max_new_tokens."
+        f"--model.decoding.max_new_tokens."
     )

@@ -37,6 +37,11 @@ BLOCK_BYTES = 2**20
 # What torch raises for a file that holds more than tensors and plain values.
 UNREADABLE = (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError)
 
+CKPT_PATH_HELP = (
+    "checkpoint to read instead of the run's own choice: fit resumes from it, the others use its "
+    "weights; `last`: the newest of the run"
+)
+
 
 class SealedCheckpointIO(CheckpointIO):
     """Lightning's way to the functions below; writes in the background, one after the other."""

@@ -13,6 +13,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -33,6 +34,8 @@ CLASS_NOT_MADE = (
     re.compile(r"Problem with given class_path '(?P<name>[^']+)':\s*(?P<reason>.+)"),
     re.compile(r"Union subtypes.*?- (?P<reason>.+?)\n.*class_path='(?P<name>[^']+)'", re.DOTALL),
 )
+
+LOADERS = "torch.utils.data.dataloader"
 
 SCORES_NEED_LESS = "Lower --data.batch_size, or --data.generation_batch_size if texts are written."
 LESS_MEMORY = {
@@ -95,7 +98,7 @@ def as_user_error(error: BaseException, arguments: list[str]) -> UserError | Non
     if is_out_of_memory(error):
         command = next((name for name in LESS_MEMORY if name in arguments[:1]), "predict")
         return OutOfMemoryError(f"out of memory ({first_words(text)}). {LESS_MEMORY[command]}")
-    if text.startswith("DataLoader worker"):
+    if text.startswith("DataLoader worker") or is_from_dead_loader(error):
         return OutOfMemoryError(
             f"a process that loads batches died ({first_words(text)}), most likely for lack of "
             f"memory. Lower --data.num_workers; the same command resumes from the last checkpoint."
@@ -139,6 +142,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def is_from_dead_loader(error: BaseException) -> bool:
+    """Whether a process that loads batches died while one was being handed over."""
+    if not isinstance(error, (ConnectionError, EOFError)):
+        return False
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == LOADERS for frame in frames)
 
 
 def first_words(text: str) -> str:

@@ -2,14 +2,17 @@
 
 In come what the adapter belongs to and the module that was trained, out goes Markdown with one
 block of Python, which needs no more than torch, transformers, peft and bitsandbytes, and writes
-what `predict` writes. Any text may be in it: a template's quotes, braces and line ends stay text.
+what `predict` writes, or says where transformers cannot. Any text may be in it: a template's
+quotes, braces and line ends stay text.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from amazon_desc.data.encoding.markers import TITLE_SHOWN
 from amazon_desc.data.encoding.prompts import TITLE
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model.identity import Identity
 from amazon_desc.training.module import DescriptionModule
 
@@ -34,11 +37,18 @@ def model_card(identity: Identity, module: DescriptionModule, folder: Path) -> s
         system=SYSTEM.format(text=fenced(identity.system)) if identity.system else "",
         quantization=quantization,
         options="\n".join(options),
-        imports=", BitsAndBytesConfig" if quantization else "",
+        imports=imports(bool(quantization), module.decoding),
         folder=literal(str(folder)),
         title=literal(TITLE_SHOWN),
         writing=lines_that_write(module),
     )
+
+
+def imports(is_quantized: bool, settings: DecodingSettings) -> str:
+    """Returns what the lines need of transformers beside AutoTokenizer."""
+    names = ["BitsAndBytesConfig"] * is_quantized
+    names += ["RepetitionPenaltyLogitsProcessor"] * (settings.repetition_penalty != 1)
+    return "".join(f", {name}" for name in names)
 
 
 def lines_that_write(module: DescriptionModule) -> str:
@@ -62,10 +72,47 @@ def lines_that_write(module: DescriptionModule) -> str:
         comment="  # in the chat template" if encoder.prompter.is_chat else "",
         prompt=source,
         ids=ids,
-        max_new_tokens=module.max_new_tokens,
+        note=note_on(module.decoding),
+        options="".join(f"    {line},\n" for line in options_of_generate(module.decoding)),
         end_ids=end_ids,
         pad_id=end_ids[0],
     )
+
+
+def options_of_generate(settings: DecodingSettings) -> Iterator[str]:
+    """Yields what transformers is asked for, as far as it can; the rest is in note_on."""
+    yield f"max_new_tokens={settings.max_new_tokens}"
+    if settings.min_new_tokens:
+        yield f"min_new_tokens={settings.min_new_tokens}"
+    yield f"do_sample={settings.is_sampled}"
+    if settings.is_sampled:  # what is left open would be filled from the base's own file
+        for name in ("temperature", "top_k", "top_p", "min_p"):
+            yield f"{name}={getattr(settings, name)}"
+    yield f"num_beams={settings.num_beams}"
+    if settings.num_beams > 1:
+        yield from ("early_stopping=False", "length_penalty=1.0")
+    yield "repetition_penalty=1.0"
+    yield f"no_repeat_ngram_size={settings.no_repeat_ngram_size}"
+    if settings.repetition_penalty != 1:
+        penalty = f"RepetitionPenaltyLogitsProcessor({float(settings.repetition_penalty)}, "
+        yield f"logits_processor=[{penalty}ids.shape[1])]"
+
+
+def note_on(settings: DecodingSettings) -> str:
+    """Returns a comment on what `predict` does and transformers cannot."""
+    notes = []
+    if settings.is_sampled:
+        notes.append("draws with numbers of its own, so with the same settings other texts")
+    if settings.presence_penalty or settings.frequency_penalty:
+        notes.append(
+            f"has a presence penalty of {settings.presence_penalty} and a frequency penalty of "
+            f"{settings.frequency_penalty} too"
+        )
+    if settings.no_repeat_ngram_size:
+        notes.append("looks for repeats in the text alone, not in the prompt")
+    if settings.trim:
+        notes.append("ends a text that reached its limit at its last whole sentence")
+    return "".join(f"# predict {note}.\n" for note in notes)
 
 
 def literal(text: str) -> str:
@@ -152,19 +199,14 @@ prompt = {prompt}
 prompt = prompt.replace("{{title}}", title){comment}
 {ids}
 ids = torch.tensor([ids], device=model.device)
-written = model.generate(
+{note}written = model.generate(
     input_ids=ids,
     attention_mask=torch.ones_like(ids),
-    max_new_tokens={max_new_tokens},
-    do_sample=False,
-    num_beams=1,
-    repetition_penalty=1.0,
-    no_repeat_ngram_size=0,
-    use_cache=True,
+{options}    use_cache=True,
     eos_token_id={end_ids},
     pad_token_id={pad_id},
 )
 text = tokenizer.decode(
     written[0, ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
 )
-print(text.strip())"""
+print(text.rstrip("\\ufffd").strip())"""

@@ -1,26 +1,25 @@
 """What Lightning trains: a 4-bit base with LoRA, its loss and its scores.
 
 In come batches of DescriptionData, out go the loss of a step, the scores of base and tuned weights
-(loss, perplexity, ROUGE, BLEU), predictions, and what a checkpoint keeps of the model. What happens
-between backward and optimizer is in stepping.py; files, TensorBoard and the terminal are the
-callbacks' business.
+(loss, perplexity, ROUGE, BLEU), and what a checkpoint keeps of the model. What happens between
+backward and optimizer is in stepping.py, how texts are written in writing.py; files, TensorBoard
+and the terminal are the callbacks' business.
 """
 
 from __future__ import annotations
 
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from amazon_desc.data.datamodule import ROWS, DescriptionData
-from amazon_desc.data.loading.batches import PromptBatch, RowBatch
+from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.evaluation.summary import Sample
-from amazon_desc.generation.describe import Description, describe
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model import backbone as bases
 from amazon_desc.model.attention import is_packed
@@ -28,28 +27,21 @@ from amazon_desc.model.backbone import Quantization
 from amazon_desc.model.execution import execute, machine_with
 from amazon_desc.model.identity import Identity, check_identity
 from amazon_desc.model.loss import target_loss
-from amazon_desc.model.machine import dtype_of
-from amazon_desc.model.plan import Kernels, Plan, plan, task_of
+from amazon_desc.model.plan import Kernels, Plan, Task, plan, task_of
 from amazon_desc.model.recomputation import RecomputeOption
+from amazon_desc.model.writing_plan import EngineOption
 from amazon_desc.support.hub import Backbone, find_adapter, find_backbone
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 from amazon_desc.training import gradients
 from amazon_desc.training.schedule import Schedule, learning_rates, length_of_warmup
 from amazon_desc.training.scoring import BOTH, Scoring, Weights
-from amazon_desc.training.stepping import SteppingModule
+from amazon_desc.training.writing import WritingModule
 
 if TYPE_CHECKING:
     from amazon_desc.model.kernels.step import FusedStep
 
 
-class Prediction(NamedTuple):
-    """A title as it was read, and what was written for it."""
-
-    title: str
-    description: Description
-
-
-class DescriptionModule(SteppingModule):
+class DescriptionModule(WritingModule):
     """A frozen base with trainable LoRA.
 
     Args:
@@ -67,12 +59,15 @@ class DescriptionModule(SteppingModule):
         warmup_steps: the same as a number of steps, which wins over the share; null: the share
             decides. A run of fewer steps ends before the peak
         final_lr_fraction: share of the peak learning rate that it falls to at the end
-        max_new_tokens: most tokens that are written for a title
+        decoding: how texts are written
+        engine: who writes them: `fused` (our own kernels), `plain` (transformers), or `auto`: fused
+            where that is known to be right
         kernels: how training computes: `fused` (our own kernels), `plain` (transformers and PEFT),
             or `auto`: fused where they are known to be right
         recompute: what of the forward pass is recomputed to save memory: `none`, `parts` (what is
             quick to compute), `mlp` (also the MLP's first product), `layers` (the only one that
             `plain` knows), or `auto`: as little as the free memory allows
+        max_new_tokens: the name of before of decoding.max_new_tokens
     """
 
     def __init__(
@@ -89,11 +84,13 @@ class DescriptionModule(SteppingModule):
         warmup_fraction: Fraction = 0.03,
         warmup_steps: NonNegativeInt | None = None,
         final_lr_fraction: Fraction = 0.1,
-        max_new_tokens: PositiveInt = 128,
+        decoding: DecodingSettings = DecodingSettings(),  # noqa: B008 (frozen)
+        engine: EngineOption = "auto",
         kernels: Kernels = "auto",
         recompute: RecomputeOption = "auto",
+        max_new_tokens: PositiveInt | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(decoding, engine)
         self.backbone = backbone
         self.revision = revision
         self.quantization: Quantization = quantization
@@ -104,7 +101,6 @@ class DescriptionModule(SteppingModule):
         self.warmup_fraction = warmup_fraction
         self.warmup_steps = warmup_steps
         self.final_lr_fraction = final_lr_fraction
-        self.max_new_tokens = max_new_tokens
         self.kernels: Kernels = kernels
         self.recompute: RecomputeOption = recompute
         self.plan: Plan | None = None  # of a fit; made when it starts, where nobody made it before
@@ -152,10 +148,6 @@ class DescriptionModule(SteppingModule):
         """Has the next command load base and adapter from their files, as a new process would."""
         self.adapter, self.network, self.fused = str(folder), None, None
 
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        return dtype_of(self.trainer.precision)
-
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         num_steps = int(self.trainer.estimated_stepping_batches)
@@ -173,12 +165,16 @@ class DescriptionModule(SteppingModule):
     def on_fit_start(self) -> None:
         """Makes ready to train as planned: before any validation, which is scored that way too."""
         if self.plan is None:
-            data = self.data
-            unpacked_tokens = 0 if is_packed(self.network.config) else data.max_seq_length
-            options = (self.quantization, self.kernels, self.recompute, unpacked_tokens)
-            task = task_of(self.network, self.compute_dtype, data.row_tokens, *options)
-            self.plan = plan(task, machine_with(task, self.device), data.batch_size)
+            task = self.task
+            self.plan = plan(task, machine_with(task, self.device), self.data.batch_size)
         self.fused = execute(self.plan, self.network, self.data.max_seq_length)
+
+    @property
+    def task(self) -> Task:
+        data = self.data
+        unpacked_tokens = 0 if is_packed(self.network.config) else data.max_seq_length
+        options = (self.quantization, self.kernels, self.recompute, unpacked_tokens)
+        return task_of(self.network, self.compute_dtype, data.row_tokens, *options)
 
     def training_step(self, batch: RowBatch, batch_idx: int) -> Tensor:
         """Returns the summed loss over a constant; the optimizer step divides by the targets.
@@ -208,25 +204,35 @@ class DescriptionModule(SteppingModule):
 
     # Scoring: the same steps for validation and test
 
+    @property
+    def sides(self) -> tuple[Weights, ...]:
+        """What is scored: while training the tuned weights only, for the base does not change."""
+        return ("tuned",) if self.trainer.state.fn == "fit" else BOTH
+
     def on_validation_epoch_start(self) -> None:
         if self.fused is not None:
             self.fused.release()  # scores need memory too
         self.scoring.reset()
+        self.writing_plan = None  # the same for base and tuned weights
 
     def validation_step(
-        self, batch: RowBatch | PromptBatch, batch_idx: int, dataloader_idx: int = ROWS
+        self, batch: RowBatch | list[int], batch_idx: int, dataloader_idx: int = ROWS
     ) -> None:
-        # while training only the tuned weights are measured: the base does not change
-        is_fit = self.trainer.state.fn == "fit"
-        sides: tuple[Weights, ...] = ("tuned",) if is_fit else BOTH
         if isinstance(batch, RowBatch):
-            fused = self.fused if is_fit else None  # which knows nothing of weights without LoRA
+            # the fused step knows nothing of weights without LoRA
+            fused = self.fused if self.trainer.state.fn == "fit" else None
             loss = partial(target_loss, self.network) if fused is None else fused.score
-            self.scoring.add_rows(self.network, batch, sides, loss)
-        else:
-            self.scoring.add_prompts(self.network, batch, sides, self.describe)
+            self.scoring.add_rows(self.network, batch, self.sides, loss)
+            return
+        weights = self.sides[dataloader_idx - 1]
+        if batch_idx == 0:
+            is_test = self.trainer.state.fn == "test"
+            limits = self.trainer.num_test_batches if is_test else self.trainer.num_val_batches
+            self.begin_writing(int(limits[dataloader_idx]), has_lora=weights == "tuned")
+        self.scoring.add_texts(weights, self.take_written(len(batch)))
 
     def on_validation_epoch_end(self) -> None:
+        self.end_writing()
         if self.trainer.state.fn == "fit":
             scores = self.scoring.loss("tuned")
             self.log("epoch", self.data.epoch)
@@ -237,9 +243,12 @@ class DescriptionModule(SteppingModule):
         self.on_validation_epoch_start()
 
     def test_step(
-        self, batch: RowBatch | PromptBatch, batch_idx: int, dataloader_idx: int = ROWS
+        self, batch: RowBatch | list[int], batch_idx: int, dataloader_idx: int = ROWS
     ) -> None:
         self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.end_writing()
 
     def scores(self, weights: Weights) -> dict[str, float]:
         """Returns loss (nats a target token), perplexity, ROUGE (0 to 1) and BLEU (0 to 100)."""
@@ -248,22 +257,6 @@ class DescriptionModule(SteppingModule):
     @property
     def samples(self) -> list[Sample]:
         return self.scoring.samples
-
-    # Prediction
-
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Prediction]:
-        descriptions = self.describe(batch)
-        return [Prediction(*pair) for pair in zip(batch.titles, descriptions, strict=True)]
-
-    def describe(self, batch: PromptBatch) -> list[Description]:
-        return describe(
-            self.network, self.data.tokenizer, batch, self.end_ids(), self.max_new_tokens
-        )
-
-    def end_ids(self) -> list[int]:
-        """Returns the tokens that end a description: the one that is trained first."""
-        encoder = self.data.encoder
-        return list(dict.fromkeys([encoder.end_id, encoder.eos_id]))
 
     # What a checkpoint keeps
 

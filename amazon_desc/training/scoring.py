@@ -1,22 +1,23 @@
 """The scores of base and tuned weights, found in the same way for both.
 
-In come a model and batches of packed rows or of prompts, out go loss, perplexity, ROUGE and BLEU of
-either side, and the samples that were generated for. The base is the same model with LoRA switched
-off. What becomes of the scores is not known here.
+In come a model with batches of packed rows, and what either side has written; out go loss,
+perplexity, ROUGE and BLEU of either side, and the samples. The base is the same model with LoRA
+switched off. What becomes of the scores is not known here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from amazon_desc.data.loading.batches import PromptBatch, RowBatch
+from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.evaluation.metrics import TargetLoss, TextScores
 from amazon_desc.evaluation.summary import Sample
-from amazon_desc.generation.describe import Description
+from amazon_desc.generation.writing import Prediction
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,12 +33,12 @@ class Scoring(nn.Module):
         super().__init__()
         self.losses: Any = nn.ModuleDict({weights: TargetLoss() for weights in BOTH})
         self.texts: Any = nn.ModuleDict({weights: TextScores() for weights in BOTH})
-        self.samples: list[Sample] = []
+        self.predictions: dict[Weights, list[Prediction]] = {weights: [] for weights in BOTH}
 
     def reset(self) -> None:
         for metric in (*self.losses.values(), *self.texts.values()):
             metric.reset()
-        self.samples = []
+        self.predictions = {weights: [] for weights in BOTH}
 
     def add_rows(
         self,
@@ -51,24 +52,20 @@ class Scoring(nn.Module):
             with using(model, weights):
                 self.losses[weights].update(*loss(batch))
 
-    def add_prompts(
-        self,
-        model: PeftModel,
-        batch: PromptBatch,
-        sides: Iterable[Weights],
-        write: Callable[[PromptBatch], list[Description]],
-    ) -> None:
-        """Has `write` describe the titles with the weights of each side."""
-        texts: dict[str, list[str]] = {"base": [""] * len(batch.titles)}
-        for weights in sides:
-            with using(model, weights):
-                texts[weights] = [description.text for description in write(batch)]
-            self.texts[weights].update(texts[weights], batch.references)
-        self.samples += [
-            Sample(*sample)
-            for sample in zip(
-                batch.titles, batch.references, texts["base"], texts["tuned"], strict=True
-            )
+    def add_texts(self, weights: Weights, predictions: list[Prediction]) -> None:
+        """Takes what the weights of a side have written."""
+        texts = [prediction.description.text for prediction in predictions]
+        self.texts[weights].update(texts, [prediction.reference for prediction in predictions])
+        self.predictions[weights] += predictions
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Titles and references with the texts of both sides; the base's are empty in a fit."""
+        base = [prediction.description.text for prediction in self.predictions["base"]]
+        return [
+            Sample(tuned.title, tuned.reference, text, tuned.description.text)
+            for tuned, text in zip_longest(self.predictions["tuned"], base, fillvalue="")
+            if isinstance(tuned, Prediction)
         ]
 
     def loss(self, weights: Weights) -> dict[str, float]:

@@ -8,7 +8,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 
 from amazon_desc.data.corpus.packing import Row
 from amazon_desc.data.loading import batches
-from amazon_desc.data.loading.batches import collate_prompts, collate_rows
+from amazon_desc.data.loading.batches import collate_rows
 
 WORKED: Row = {
     "input_ids": [1, 7, 8, 4, 2, 1, 5, 2],
@@ -107,25 +107,3 @@ def test_lightning_moves_a_batch_by_its_own_method():
     assert isinstance(moved, batches.RowBatch)
     assert {tensor.device.type for tensor in moved[:-1]} == {"meta"}
     assert moved.num_tokens == 8
-
-
-def test_the_worked_example_of_prompts(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batches, "PROMPT_WIDTH_STEP", 4)
-    batch = collate_prompts(["a", "b"], ["x", ""], [[1, 7], [1, 5, 6, 8]], pad_id=0)
-    assert batch.input_ids.tolist() == [[0, 0, 1, 7], [1, 5, 6, 8]]
-    assert batch.attention_mask.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    assert (batch.titles, batch.references) == (["a", "b"], ["x", ""])
-
-
-@pytest.mark.parametrize(("longest", "width"), [(1, 32), (31, 32), (32, 32), (33, 64), (65, 96)])
-def test_prompts_of_similar_length_share_a_width(longest: int, width: int):
-    batch = collate_prompts(["a", "b"], ["", ""], [[1], [9] * longest], pad_id=0)
-    assert batch.input_ids.shape == batch.attention_mask.shape == (2, width)
-    assert batch.attention_mask.sum(dim=1).tolist() == [1, longest]
-
-
-def test_a_pad_id_inside_a_prompt_is_attended_to():
-    """TinyLlama pads with its end token, which its chat template also writes into prompts."""
-    batch = collate_prompts(["a"], [""], [[1, 2, 9]], pad_id=2)
-    assert batch.input_ids[0].tolist() == [2] * 29 + [1, 2, 9]
-    assert batch.attention_mask[0].tolist() == [0] * 29 + [1, 1, 1]

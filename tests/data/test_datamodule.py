@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from amazon_desc.data.corpus.corpus import identity_of, name_of
-from amazon_desc.data.datamodule import PROMPTS, ROWS, DescriptionData
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.prompts import PromptSettings
-from amazon_desc.data.loading.batches import PromptBatch, RowBatch
+from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.support.errors import DataError, UserError
 
 
@@ -99,11 +99,12 @@ def test_the_state_of_other_data_is_refused_with_both_values(options: dict[str, 
 
 
 def scored(data: DescriptionData, loader: str = "val_dataloader") -> tuple[list[str], list[Any]]:
-    loaders = getattr(data, loader)()
-    prompts = list(loaders[PROMPTS])
-    assert all(isinstance(batch, PromptBatch) for batch in prompts)
-    titles = [title for batch in prompts for title in batch.titles]
-    return titles, [batch.input_ids.tolist() for batch in loaders[ROWS]]
+    rows, *of_titles = getattr(data, loader)()
+    titles = [prompt.title for prompt in data.prompts()]
+    assert len(of_titles) == (1 if data.stage == "fit" else 2), "one for each side"
+    for loader_of_titles in of_titles:
+        assert [n for batch in loader_of_titles for n in batch] == list(range(len(titles)))
+    return titles, [batch.input_ids.tolist() for batch in rows]
 
 
 def test_the_scored_examples_are_always_the_same(options: dict[str, Any]):
@@ -127,20 +128,17 @@ def test_training_data_beyond_the_held_out_does_not_change_what_is_scored(
 
 def test_loss_and_texts_are_measured_on_the_same_examples(options: dict[str, Any]):
     data = opened(options, "validate")
-    rows, prompts = data.val_dataloader()
+    rows, *_ = data.val_dataloader()
     num_examples = sum(int((batch.input_ids == 1).sum()) for batch in rows)  # <s> begins each
     assert num_examples == 20
-    batches = list(prompts)
-    assert [len(batch.titles) for batch in batches] == [8, 8, 4]
-    table = data.opened.held_out("validation")
-    for batch, start in zip(batches, (0, 8, 16), strict=True):
-        stop = start + len(batch.titles)
-        assert batch.titles == table["title"][start:stop]
-        assert batch.references == table["description"][start:stop]
-        assert all(reference.startswith("A mug. A mug.") for reference in batch.references)
-        for index, example in enumerate(table.select(range(start, stop))):
-            prompt = batch.input_ids[index][batch.attention_mask[index].bool()].tolist()
-            assert prompt == example["input_ids"][: example["num_prompt_tokens"]]
+    prompts = list(data.prompts())
+    table = data.opened.held_out("validation").select(range(20)).to_list()
+    assert [prompt.row for prompt in prompts] == list(range(20))
+    for prompt, example in zip(prompts, table, strict=True):
+        assert prompt.title == example["title"]
+        assert prompt.reference == example["description"]
+        assert prompt.reference.startswith("A mug. A mug.")
+        assert prompt.ids == example["input_ids"][: example["num_prompt_tokens"]]
 
 
 def test_while_training_only_a_few_texts_are_written(options: dict[str, Any]):
@@ -189,23 +187,27 @@ def test_options_that_contradict_each_other_are_refused(
 
 
 def predicted(data: DescriptionData) -> tuple[list[str], list[list[int]]]:
-    batches = list(data.predict_dataloader())
-    assert all(set(batch.references) == {""} for batch in batches)
-    prompts = [
-        ids[mask.bool()].tolist()
-        for batch in batches
-        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
-    ]
-    return [title for batch in batches for title in batch.titles], prompts
+    prompts = list(data.prompts())
+    assert {prompt.reference for prompt in prompts} == {""}
+    return [prompt.title for prompt in prompts], [prompt.ids for prompt in prompts]
+
+
+def test_a_title_keeps_its_row_where_prediction_is_resumed(options: dict[str, Any], tmp_path: Path):
+    (tmp_path / "titles.txt").write_text("a\nb\nc\nd\ne\n")
+    data = opened(options, "predict", titles=str(tmp_path / "titles.txt"))
+    data.titles_at_a_time = 2
+    assert list(data.predict_dataloader()) == [[0, 1], [2, 3], [4]]
+    data.num_predicted = 3
+    assert list(data.predict_dataloader()) == [[3, 4]]
+    assert [(p.row, p.title) for p in data.prompts(3)] == [(3, "d"), (4, "e")]
+    assert [(p.row, p.title) for p in data.prompts(1, 2)] == [(1, "b"), (2, "c")]
 
 
 def test_titles_are_served_as_written_and_encoded_as_cleaned(
     options: dict[str, Any], tmp_path: Path
 ):
     (tmp_path / "titles.txt").write_text("red mug\n<b>red</b> &#109;ug\nmug w7\n")
-    titles, prompts = predicted(
-        opened(options, "predict", titles=str(tmp_path / "titles.txt"), generation_batch_size=2)
-    )
+    titles, prompts = predicted(opened(options, "predict", titles=str(tmp_path / "titles.txt")))
     assert titles == ["red mug", "<b>red</b> &#109;ug", "mug w7"]
     assert prompts == [[1, 10, 11, 12, 13], [1, 10, 11, 12, 13], [1, 10, 11, 13, 107]]
     assert not Path(options["corpora"]).exists()
@@ -232,11 +234,7 @@ def test_a_title_that_reads_like_markup_is_scored_as_it_was_trained_on(
     data = opened(options, "validate", train_file=str(file))
     table = data.opened.held_out("validation").select(range(5)).to_list()
     assert all("<b>" in row["title"] for row in table)
-    prompts = [
-        ids[mask.bool()].tolist()
-        for batch in data.val_dataloader()[PROMPTS]
-        for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
-    ]
+    prompts = [prompt.ids for prompt in data.prompts()]
     assert prompts[:5] == [row["input_ids"][: row["num_prompt_tokens"]] for row in table]
 
 

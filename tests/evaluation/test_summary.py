@@ -80,14 +80,17 @@ def test_letters_of_every_language_stay() -> None:
     assert "Größe 書 naïve “x” €5" in format_samples([Sample("t", "Größe 書 naïve “x” €5", "", "")])
 
 
+DECODING = {"temperature": 0.7, "trim": False}
+
+
 def test_each_stage_keeps_the_other(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "metrics.json"
-    write_metrics(path, "validate", {"loss": 9.0}, {"loss": 8.0})
-    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5})
-    write_metrics(path, "validate", {"bleu": 0.5}, {"bleu": 1.5})
+    write_metrics(path, "validate", {"loss": 9.0}, {"loss": 8.0}, DECODING)
+    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5}, DECODING)
+    write_metrics(path, "validate", {"bleu": 0.5}, {"bleu": 1.5}, DECODING)
     assert json.loads(path.read_text("utf-8")) == {
-        "validate": {"base": {"bleu": 0.5}, "tuned": {"bleu": 1.5}},
-        "test": {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}},
+        "validate": {"base": {"bleu": 0.5}, "tuned": {"bleu": 1.5}, "decoding": DECODING},
+        "test": {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}, "decoding": DECODING},
     }
     assert os.listdir(path.parent) == ["metrics.json"]
 
@@ -96,23 +99,29 @@ def test_each_stage_keeps_the_other(tmp_path: Path) -> None:
 def test_a_damaged_file_is_replaced(tmp_path: Path, damaged: bytes) -> None:
     path = tmp_path / "metrics.json"
     path.write_bytes(damaged)
-    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5})
+    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5}, DECODING)
     assert json.loads(path.read_text("utf-8")) == {
-        "test": {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}}
+        "test": {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}, "decoding": DECODING}
     }
 
 
 def test_nan_and_infinity_become_null_also_in_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text('{"test": {"base": {"loss": NaN}, "tuned": [Infinity, 1.5]}}', "utf-8")
-    write_metrics(path, "validate", {"perplexity": math.inf}, {"loss": -math.inf, "bleu": math.nan})
+    write_metrics(
+        path, "validate", {"perplexity": math.inf}, {"loss": -math.inf, "bleu": math.nan}, DECODING
+    )
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
     assert json.loads(path.read_text("utf-8"), parse_constant=refuse) == {
         "test": {"base": {"loss": None}, "tuned": [None, 1.5]},
-        "validate": {"base": {"perplexity": None}, "tuned": {"loss": None, "bleu": None}},
+        "validate": {
+            "base": {"perplexity": None},
+            "tuned": {"loss": None, "bleu": None},
+            "decoding": DECODING,
+        },
     }
 
 
@@ -120,7 +129,7 @@ def test_a_failed_write_leaves_the_old_file_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "metrics.json"
-    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5})
+    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5}, DECODING)
     before = path.read_bytes()
 
     def full(self: Path, *args: object, **kwargs: object) -> None:
@@ -130,6 +139,6 @@ def test_a_failed_write_leaves_the_old_file_whole(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="no space left"):
-        write_metrics(path, "validate", {"loss": 1.0}, {"loss": 1.0})
+        write_metrics(path, "validate", {"loss": 1.0}, {"loss": 1.0}, DECODING)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["metrics.json"]

@@ -108,9 +108,9 @@ def test_sequences_beyond_learnt_positions_are_refused_with_both_numbers(
         f"none beyond them. Lower --data.max_seq_length to 300 or less."
     )
     assert refusal(refuse_too_long, base, config, 256, 368) == (
-        f"--model.max_new_tokens: after the longest prompt of --data.max_seq_length 256 a text "
-        f"would end at position 368, and --model.backbone some/{family} has learnt 300. Lower "
-        f"--data.max_seq_length by 68, or --model.max_new_tokens."
+        f"--model.decoding.max_new_tokens: after the longest prompt of --data.max_seq_length 256 a "
+        f"text would end at position 368, and --model.backbone some/{family} has learnt 300. Lower "
+        f"--data.max_seq_length by 68, or --model.decoding.max_new_tokens."
     )
 
 

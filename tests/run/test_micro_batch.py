@@ -194,7 +194,7 @@ OPTIONS = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.row_tokens", "256", "--data.num_scored", "4"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1", "--model.lora.r", "4"),
-    *("--model.max_new_tokens", "4", "--data.rows_per_step", "4"),
+    *("--model.decoding.max_new_tokens", "4", "--data.rows_per_step", "4"),
     *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2"),
     *("--model.optimizer", "torch.optim.SGD", "--model.optimizer.init_args.lr", "0.3"),
 ]

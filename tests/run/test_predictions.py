@@ -5,19 +5,21 @@ Killed anywhere and run again, each title is there once, as in a run that nobody
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from amazon_desc.generation.describe import Description
-from amazon_desc.run.callbacks.predictions import WEIGHTS, PredictionFile, PredictionFiles, line
+from amazon_desc.generation.texts import Description
+from amazon_desc.generation.writing import Prediction
+from amazon_desc.run.callbacks.predictions import PredictionFile, line
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import content
+from amazon_desc.run.prediction_files import WEIGHTS, PredictionFiles, Way, way_of
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import InUseError, UserError
-from amazon_desc.training.module import Prediction
 from tests.conftest import slow_case
 
 
@@ -29,6 +31,17 @@ def test_a_line_is_json_with_title_description_ending_and_length():
     assert line(prediction("Blue Mug")) == (
         '{"title": "Blue Mug", "description": "A mug.", "finish_reason": "stop", "num_tokens": 3}\n'
     )
+
+
+def test_a_line_of_several_candidates_has_the_first_where_it_is_joined_and_then_all():
+    first, other = Description("A mug.", "stop", 3), Description("Holds", "length", 1)
+    assert json.loads(line(Prediction("Mug", first, [other]))) == {
+        **{"title": "Mug", "description": "A mug.", "finish_reason": "stop", "num_tokens": 3},
+        "candidates": [
+            {"description": "A mug.", "finish_reason": "stop", "num_tokens": 3},
+            {"description": "Holds", "finish_reason": "length", "num_tokens": 1},
+        ],
+    }
 
 
 @pytest.mark.parametrize(
@@ -73,7 +86,7 @@ def test_the_file_is_named_after_the_titles(titles: str, name: str, tmp_path: Pa
 # An output that is begun, interrupted, and gone on with
 
 TITLES = list("abcdefg")
-SETTINGS = {"--model.max_new_tokens": 4}
+SETTINGS = {"--model.decoding.max_new_tokens": 4}
 
 
 @pytest.fixture
@@ -86,6 +99,11 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     weights = tmp_path / "weights"
     weights.write_text("weights")
     return {**SETTINGS, WEIGHTS: content(str(weights), sha256_of(weights))}
+
+
+def together(size: int) -> Callable[[Way | None], Way]:
+    """Says that so many titles have to be written for together, as batches in half precision."""
+    return lambda before: Way("plain", size, size)
 
 
 def texts_of(batch: list[str]) -> list[Prediction]:
@@ -105,7 +123,7 @@ def predict(
     Args:
         limit: batches after which the trainer ends, as if these were all
     """
-    num_done = files.begin(settings, size, TITLES)
+    num_done = files.begin(settings, TITLES, together(size))
     if num_done is None:
         return
     data = SimpleNamespace(
@@ -140,7 +158,12 @@ def test_the_file_grows_by_batches_and_is_renamed_at_the_end(
     predict(files, settings, size=3)
     assert not files.partial.exists()
     assert [json.loads(t)["title"] for t in files.path.read_text().splitlines()] == TITLES
-    assert capsys.readouterr().out == f"7 descriptions are in {files.path}\n"
+    said = capsys.readouterr().out
+    assert said.startswith(f"Resuming after title 6 of 7 in {files.partial}\n")
+    assert re.search(
+        rf"\n7 descriptions are in {files.path}; 1 were written in \S+ s: \S+ titles/s, \S+ tok",
+        said,
+    )
 
 
 def test_only_an_output_with_a_line_for_every_title_gets_its_name(
@@ -176,7 +199,7 @@ def test_an_output_of_other_lines_is_refused_and_kept(
     files.path.write_text("".join("no line\n" if t == "\n" else line(prediction(t)) for t in order))
     before = files.path.read_bytes()
     with pytest.raises(UserError, match=r"wanted a line for each of the 7 titles.*Move or delete"):
-        files.begin(settings, 2, TITLES)
+        files.begin(settings, TITLES, together(2))
     assert files.path.read_bytes() == before
 
 
@@ -185,7 +208,7 @@ def test_a_complete_output_that_an_editor_saved_without_its_last_line_end_stays_
 ):
     predict(files, settings, size=2)
     files.path.write_bytes(files.path.read_bytes().removesuffix(b"\n"))
-    assert files.begin(settings, 2, TITLES) is None
+    assert files.begin(settings, TITLES, together(2)) is None
 
 
 def test_a_trial_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -204,8 +227,13 @@ def test_a_trial_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("size", [2, *map(slow_case, (1, 3, 7))])
 def test_a_file_cut_at_any_byte_is_finished_as_if_it_had_never_been(
-    size: int, files: PredictionFiles, settings: dict[str, Any]
+    size: int,
+    files: PredictionFiles,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    """Without waits for the disk, thousands of them: test_durability.py has what must reach it."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     predict(files, settings, size)
     whole = files.path.read_bytes()
     for num_bytes in range(len(whole) + 1):
@@ -228,10 +256,10 @@ def test_zeros_at_the_end_as_a_power_cut_leaves_them_are_written_anew(
         assert files.path.read_bytes() == whole
 
 
-def test_another_batch_size_goes_on_behind_the_last_whole_batch(
+def test_another_number_of_titles_together_goes_on_behind_the_last_whole_group(
     files: PredictionFiles, settings: dict[str, Any]
 ):
-    """Batches of 2, the third torn; then of 1, cut in its second; then of 2 again."""
+    """Of 2, the third torn; then of 1, cut in its second; then of 2 again."""
     predict(files, settings, size=2)
     lines = files.path.read_bytes().splitlines(keepends=True)
     files.path.unlink()
@@ -242,6 +270,27 @@ def test_another_batch_size_goes_on_behind_the_last_whole_batch(
     wanted = [*texts_of(["a", "b"]), *texts_of(["c", "d"]), *texts_of(["e"])]
     wanted += [*texts_of(["f", "g"])]
     assert files.path.read_text() == "".join(map(line, wanted))
+
+
+def test_where_a_text_is_the_same_beside_any_other_each_whole_line_stays(
+    files: PredictionFiles, settings: dict[str, Any]
+):
+    """And the way that it was written is offered again."""
+    files.begin(settings, TITLES, lambda before: Way("fused", 1024, 1))
+    files.partial.write_text("".join(line(prediction(title)) for title in "abc") + '{"title": "d')
+    offered = []
+
+    def choose(before: Way | None) -> Way:
+        offered.append(before)
+        return Way("fused", 1024, 1)
+
+    assert files.begin(settings, TITLES, choose) == 3
+    assert offered == [Way("fused", 1024, 1)]
+    assert files.partial.read_text().count("\n") == 3
+
+
+def test_a_record_of_before_knows_the_size_of_its_batches_only():
+    assert way_of({"first": 0, "size": 32}) == Way("plain", 32, 32)
 
 
 def test_what_a_killed_predict_left_half_written_goes(
@@ -258,7 +307,7 @@ def test_what_a_killed_predict_left_half_written_goes(
 def test_a_complete_output_is_left_as_it_is(files: PredictionFiles, settings: dict[str, Any]):
     predict(files, settings, size=3)
     before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
-    assert files.begin(settings, 2, TITLES) is None
+    assert files.begin(settings, TITLES, together(2)) is None
     assert {file: file.read_bytes() for file in files.path.parent.iterdir()} == before
 
 
@@ -269,8 +318,8 @@ def test_an_output_of_other_settings_is_never_overwritten(
     predict(files, settings, size=3, stop=stop)
     before = {file: file.read_bytes() for file in files.path.parent.iterdir()}
     with pytest.raises(UserError, match="never overwritten") as refused:
-        files.begin({**settings, "--model.max_new_tokens": 9}, 3, TITLES)
-    assert "--model.max_new_tokens: 4, now 9" in str(refused.value)
+        files.begin({**settings, "--model.decoding.max_new_tokens": 9}, TITLES, together(3))
+    assert "--model.decoding.max_new_tokens: 4, now 9" in str(refused.value)
     assert "Move or delete it" in str(refused.value)
     assert {file: file.read_bytes() for file in files.path.parent.iterdir()} == before
 
@@ -284,7 +333,7 @@ def test_an_output_that_says_nothing_of_its_settings_is_never_overwritten(
     if record is not None:
         files.settings.write_text(record)
     with pytest.raises(UserError, match=r"titles\.jsonl is there already.*Move or delete it"):
-        files.begin(settings, 3, TITLES)
+        files.begin(settings, TITLES, together(3))
     assert files.path.read_text() == "kept"
 
 
@@ -292,14 +341,14 @@ def test_a_record_that_is_damaged_is_said(files: PredictionFiles, settings: dict
     predict(files, settings, size=3, stop=1)
     files.settings.write_text('{"settings": ')
     with pytest.raises(UserError, match=r"titles\.settings\.json is damaged"):
-        files.begin(settings, 3, TITLES)
+        files.begin(settings, TITLES, together(3))
     assert files.partial.exists()
 
 
 def test_weights_that_were_replaced_while_they_were_loaded_are_not_used(
     files: PredictionFiles, settings: dict[str, Any], tmp_path: Path
 ):
-    assert files.begin(settings, 3, TITLES) == 0
+    assert files.begin(settings, TITLES, together(3)) == 0
     (tmp_path / "weights").write_text("others")
     with pytest.raises(InUseError, match="was replaced, by a fit, while it was being loaded"):
         predict(files, settings, size=3)

@@ -13,6 +13,7 @@ import pytest
 
 from amazon_desc.cli import DescriptionCLI, build
 from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import (
     BEFORE,
@@ -21,11 +22,13 @@ from amazon_desc.run.options.settings import (
     FOLLOWING,
     OPERATIONAL,
     RENAMED,
+    WRITTEN_BEFORE,
     changes,
     options_of,
     refuse_other_settings,
     settings_record,
 )
+from amazon_desc.run.prediction_files import deciding
 from amazon_desc.support.errors import UserError
 
 LISTS = (DECIDING, BY_CONTENT, OPERATIONAL, FOLLOWING)
@@ -172,7 +175,8 @@ def test_other_operational_options_give_the_same_record(record: Callable[..., Re
             "there",
         ),
         *("--trainer.log_every_n_steps", "3", "--checkpoint.every_n_steps", "9"),
-        *("--checkpoint.keep", "5", "--model.max_new_tokens", "3", "--trainer.logger", "false"),
+        *("--checkpoint.keep", "5", "--trainer.logger", "false"),
+        *("--model.decoding.max_new_tokens", "3", "--model.decoding.temperature", "0.5"),
     )
     assert record(*others) == record()
 
@@ -269,12 +273,30 @@ def test_a_record_from_before_rows_per_step_was_an_option_is_compared(
     record: Callable[..., Record],
 ):
     """It held the product of two options, under the names of both."""
-    (product,) = RENAMED
+    product = next(iter(RENAMED))
     assert product == "--data.batch_size x --trainer.accumulate_grad_batches"
     now = record("--data.rows_per_step", "8")
     older = {option: value for option, value in now.items() if option != "--data.rows_per_step"}
     assert changes({**older, product: 8}, now) == []
     assert changes({**older, product: 4}, now) == ["  --data.rows_per_step: 4, now 8"]
+
+
+def test_texts_from_before_there_were_settings_of_decoding_are_greedy_ones():
+    before = {"--model.max_new_tokens": 96}
+    assert changes(before, now_written(max_new_tokens=96)) == []
+    assert changes(before, now_written(max_new_tokens=96, temperature=0.7, seed=3)) == [
+        "  --model.decoding.temperature: 0.0, now 0.7"
+    ]
+    assert changes(before, now_written(max_new_tokens=9)) == [
+        "  --model.decoding.max_new_tokens: 96, now 9"
+    ]
+    missing = set(now_written()) - set(WRITTEN_BEFORE)
+    assert missing == {"--model.decoding.max_new_tokens"}
+
+
+def now_written(**settings: Any) -> Record:
+    decided = deciding(DecodingSettings(**settings))
+    return {f"--model.decoding.{name}": value for name, value in decided.items()}
 
 
 def test_a_record_from_before_there_were_system_messages_has_none():

@@ -21,6 +21,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.conftest import load_script
+from tests.shallow_base import shallow_base
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,8 @@ import rouge_score.rouge_scorer, sacrebleu, torch.utils.tensorboard
 import transformers.models.llama.modeling_llama
 from tests.conftest import load_script
 bench = load_script("bench_resume")
-bench.OPTIONS += ["--data.num_products=20", "--data.num_scored=2", "--model.max_new_tokens=2"]
+bench.OPTIONS += ["--data.num_products=20", "--data.num_scored=2"]
+bench.OPTIONS += ["--model.decoding.max_new_tokens=2", "--model.backbone={base}"]
 bench.OPTIONS += ["--data.row_tokens=128", "--data.max_seq_length=128"]
 bench.OPTIONS += ["--data.validation_fraction=0.2", "--checkpoint.every_n_steps=1"]
 """
@@ -74,9 +76,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     report, forgetful = folder / "report.json", folder / "forgetful"
     first = ["--trials", "1", "--kills", "2", "--json", str(report)]
     second = [*FORGOTTEN, "--place", str(forgetful)]
+    smaller = SMALLER.format(base=shallow_base(folder / "base"))
     calls = [CALL.format(arguments=arguments) for arguments in (first, second)]
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join([SMALLER, calls[0], FORGETFUL, calls[1]])],
+        [sys.executable, "-c", "\n".join([smaller, calls[0], FORGETFUL, calls[1]])],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
         capture_output=True,
         text=True,

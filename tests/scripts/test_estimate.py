@@ -12,6 +12,7 @@ import torch
 
 from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.plan import Task
+from amazon_desc.model.writing_plan import Texts
 from amazon_desc.support.resources import TINY_BASE
 from tests.conftest import SCRIPTS, Ended, load_script
 from tests.conftest import gemma_config as gemma
@@ -32,7 +33,8 @@ WORK = speeds.Work(num_tokens=2048, target_share=0.63, mean_context=95.0)
 
 def run_of(config: Any, **changes: Any) -> Any:
     rows = script.Rows(1000, 0.99, 0.63, 95.0, 500, 85_000, "a test")
-    run = script.Run("a base", None, task(config), 1, 1, 2, None, 500, 128, 32, rows)
+    texts = Texts(500, 256 + 128)
+    run = script.Run("a base", None, task(config), 1, 1, 2, None, 500, 128, texts, rows)
     return run._replace(**changes)
 
 
@@ -122,13 +124,15 @@ def test_a_run_takes_its_steps_and_its_scores() -> None:
     assert found.num_steps == 2000
     assert found.training_seconds == pytest.approx(2000 * found.step_seconds)
     assert found.tokens_per_second == pytest.approx(0.99 * 2048 / found.step_seconds)
-    # 4 validations of 42 rows and a batch of texts; scores of base and tuned weights: 16 batches.
-    losses, texts = 42 * 22 * 0.0031, 128 * 22 * 0.0024
-    at_the_end = 2 * (losses + 16 * texts)
-    expected = 4 * (42 * 22 * 0.0009 + texts) + at_the_end
+    # 4 validations of 42 rows and some texts; scores of base and tuned weights: 500 texts, all at
+    # a time by the fused engine, 256 at a time by the plain one.
+    losses, texts = 42 * 22 * 0.0031, 128 * 22 * 0.0002
+    expected = 4 * (42 * 22 * 0.0009 + texts) + 2 * (losses + texts)
     assert found.scoring_seconds == pytest.approx(expected)
     plain = script.on_both_paths(run_of(tinyllama()), speeds.CARDS["h100"])["plain"]
-    assert plain.scoring_seconds == pytest.approx(4 * (losses + texts) + at_the_end)
+    texts = 128 * 22 * 0.0008
+    expected = 4 * (losses + texts) + 2 * (losses + 2 * texts)
+    assert plain.scoring_seconds == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ MAX_CHARACTERS_PER_TOKEN = 6
 # Longer than any title of the data set; bounds the work that one hostile line can cause.
 MAX_TITLE_CHARACTERS = 2_000
 
-SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*$")
+SENTENCE_CLOSE = r"[.!?…][\"'”’)\]]*"
+SENTENCE_END = re.compile(SENTENCE_CLOSE + "$")
 SENTENCE_CLOSERS = frozenset(".!?…\"'”’)]")
 # A full stop and what closes after it can be pieces of their own, but hardly more than these.
 MAX_END_PIECES = 4

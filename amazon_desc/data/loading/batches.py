@@ -1,7 +1,7 @@
-"""Turns packed rows, or prompts, into the tensors that the model takes.
+"""Turns packed rows into the tensors that the model takes.
 
-In come records of the corpus, out go RowBatch (to learn from, or to measure the loss on) and
-PromptBatch (to write descriptions for). B rows or prompts, T tokens. No model.
+In come records of the corpus, out goes a RowBatch, to learn from or to measure the loss on. B rows,
+T tokens. No model.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,6 @@ from torch import Tensor
 from amazon_desc.data.corpus.packing import Row
 
 LossOn = Literal["completion", "all"]
-
-# Prompts of similar length share a width: a text depends less on its neighbours' lengths.
-PROMPT_WIDTH_STEP = 32
 
 
 class RowBatch(NamedTuple):
@@ -47,18 +44,6 @@ class RowBatch(NamedTuple):
         return self._replace(
             **{name: t.pin_memory().to(device, non_blocking=True) for name, t in tensors.items()}
         )
-
-
-class PromptBatch(NamedTuple):
-    """Prompts padded on the left, with what they came from."""
-
-    titles: list[str]
-    references: list[str]
-    """the true descriptions; empty texts where there are none"""
-    input_ids: Tensor
-    """(B, T) int64"""
-    attention_mask: Tensor
-    """(B, T) int64: 1 where there is a token, 0 where there is padding"""
 
 
 def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: LossOn) -> RowBatch:
@@ -119,23 +104,3 @@ def lay_out(rows: Sequence[Row], row_tokens: int) -> tuple[np.ndarray, np.ndarra
     is_token = offsets < lengths[:, None]
     token_places[example_tokens[is_token]] = np.flatnonzero(is_token)
     return example_tokens, token_places.reshape(len(rows), row_tokens)
-
-
-def collate_prompts(
-    titles: list[str], references: list[str], prompts: list[list[int]], pad_id: int
-) -> PromptBatch:
-    """Pads prompts on the left, to a multiple of a fixed step.
-
-    With a step of 4 and pad_id 0:
-
-        input_ids      = [[0, 0, 1, 7], [1, 5, 6, 8]]
-        attention_mask = [[0, 0, 1, 1], [1, 1, 1, 1]]
-    """
-    longest = max(len(prompt) for prompt in prompts)
-    width = -(-longest // PROMPT_WIDTH_STEP) * PROMPT_WIDTH_STEP
-    input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
-    attention_mask = torch.zeros_like(input_ids)
-    for index, prompt in enumerate(prompts):
-        input_ids[index, width - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[index, width - len(prompt) :] = 1
-    return PromptBatch(titles, references, input_ids, attention_mask)

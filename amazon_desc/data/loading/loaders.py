@@ -8,7 +8,7 @@ import ctypes
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def ordered_loader(
 
 
 def fixed_loader(
-    items: list[Any], batch_size: int, collate: Callable[[list[Any]], Any], seed: int
+    items: Sequence[Any], batch_size: int, collate: Callable[[list[Any]], Any], seed: int
 ) -> DataLoader[Any]:
     """Returns a loader of what is scored or predicted, in its order."""
     return DataLoader(

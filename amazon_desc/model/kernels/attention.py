@@ -218,6 +218,11 @@ def attend_backward(
     return grads
 
 
+def queries_at_a_time(heads: Heads, visibility: Visibility) -> int:
+    """Returns how many tokens' queries a program of the forward pass has."""
+    return _shape(heads, visibility, rows=64)["QUERIES"]
+
+
 def _shape(heads: Heads, visibility: Visibility, rows: int) -> dict[str, int]:
     """Returns the sizes that a kernel is compiled for.
 

@@ -1,12 +1,13 @@
-"""A PEFT model -> the decoder of the fused path.
+"""A PEFT model -> what its decoder is made of, and the decoder that the fused path trains.
 
 The parameters stay PEFT's: the decoder reads them at each step and adds to their gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,33 +27,54 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def collect(
-    model: PeftModel,
-    dtype: torch.dtype,
-    seed: Tensor,
-    longest: int,
-    is_dense: bool,
-    recompute: Recompute,
-) -> Decoder:
-    """Returns the decoder of a model for which supported.obstacle() finds none.
+LINEARS = ("qkv", "out", "gate_up", "down")  # of LayerParts
+
+
+class LayerParts(NamedTuple):
+    """What a layer is made of; projections of one input are modules of PEFT or transformers."""
+
+    attention_norm: Norm
+    mlp_norm: Norm
+    qkv: tuple[Any, ...]
+    out: tuple[Any, ...]
+    gate_up: tuple[Any, ...]
+    down: tuple[Any, ...]
+    heads: Heads
+    attention_scale: float
+    window: int | None
+    rotation: str
+    is_gelu: bool
+
+    def with_linears(self, linear: Callable[[tuple[Any, ...]], Any]) -> dict[str, Any]:
+        """Returns the parts by name, `linear` of the modules in place of each group of them."""
+        return self._asdict() | {name: linear(getattr(self, name)) for name in LINEARS}
+
+    def linears(self) -> list[tuple[Any, ...]]:
+        return [getattr(self, name) for name in LINEARS]
+
+
+class Parts(NamedTuple):
+    """What a decoder is made of."""
+
+    embedding: Tensor
+    """(V, H)"""
+    embedding_scale: float
+    layers: list[LayerParts]
+    last_norm: Norm
+    tables: dict[str, tuple[Tensor, Tensor]]
+    """cosines and sines of the positions by the kind of rotation, (positions, dim / 2) float32"""
+
+
+def parts_of(model: PeftModel, dtype: torch.dtype, num_positions: int) -> Parts:
+    """Returns what the decoder of a model is made of, for which supported.obstacle() finds none.
 
     Args:
-        seed: () int64 on the device: decides the dropout masks of a micro-batch
-        longest: positions of the longest example
-        is_dense: keep the weights dense beside their 4 bits
-        recompute: what of the forward pass is recomputed
+        dtype: of the products
+        num_positions: how many positions the rotary tables have
     """
     base: Any = model.get_base_model()
     config, core = base.config, base.get_decoder()
     family = FAMILIES[config.model_type]
-    device = core.embed_tokens.weight.device
-    workspace = None if is_dense else Workspace(dtype, device)
-    salts = count()
-
-    def linear(*modules: Any) -> LoraLinear:
-        shares = {dropout_of(module) for module in modules} - {0.0}
-        dropout = Dropout(max(shares), seed, next(salts)) if shares else None
-        return LoraLinear([projection_of(m) for m in modules], dtype, workspace, dropout)
 
     def norm(module: Any, post: Any) -> Norm:
         post_weight = None if post is None else post.weight.detach()
@@ -65,13 +87,13 @@ def collect(
         if family.has_post_norms:  # only then it is what it is called
             after_attention, before_mlp = before_mlp, layer.pre_feedforward_layernorm
         layers.append(
-            Layer(
+            LayerParts(
                 attention_norm=norm(layer.input_layernorm, post),
                 mlp_norm=norm(before_mlp, after_attention),
-                qkv=linear(attention.q_proj, attention.k_proj, attention.v_proj),
-                out=linear(attention.o_proj),
-                gate_up=linear(mlp.gate_proj, mlp.up_proj),
-                down=linear(mlp.down_proj),
+                qkv=(attention.q_proj, attention.k_proj, attention.v_proj),
+                out=(attention.o_proj,),
+                gate_up=(mlp.gate_proj, mlp.up_proj),
+                down=(mlp.down_proj,),
                 heads=heads_of(config, family, attention),
                 attention_scale=attention.scaling,
                 window=window,
@@ -81,13 +103,44 @@ def collect(
         )
         post = layer.post_feedforward_layernorm if family.has_post_norms else None
     scale = config.hidden_size**0.5 if family.is_embedding_scaled else 1.0
-    return Decoder(
+    kinds = {layer.rotation for layer in layers}
+    return Parts(
         core.embed_tokens.weight.detach(),
         float(torch.tensor(scale, dtype=dtype)),
         layers,
         norm(core.norm, post),
-        {kind: rotary_table(core, kind, longest) for kind in {x.rotation for x in layers}},
-        recompute,
+        {kind: rotary_table(core, kind, num_positions) for kind in kinds},
+    )
+
+
+def collect(
+    model: PeftModel,
+    dtype: torch.dtype,
+    seed: Tensor,
+    longest: int,
+    is_dense: bool,
+    recompute: Recompute,
+) -> Decoder:
+    """Returns the decoder that trains the LoRA of a model.
+
+    Args:
+        seed: () int64 on the device: decides the dropout masks of a micro-batch
+        longest: positions of the longest example
+        is_dense: keep the weights dense beside their 4 bits
+        recompute: what of the forward pass is recomputed
+    """
+    parts = parts_of(model, dtype, longest)
+    workspace = None if is_dense else Workspace(dtype, parts.embedding.device)
+    salts = count()
+
+    def linear(modules: tuple[Any, ...]) -> LoraLinear:
+        shares = {dropout_of(module) for module in modules} - {0.0}
+        dropout = Dropout(max(shares), seed, next(salts)) if shares else None
+        return LoraLinear([projection_of(m) for m in modules], dtype, workspace, dropout)
+
+    layers = [Layer(**layer.with_linears(linear)) for layer in parts.layers]
+    return Decoder(
+        parts.embedding, parts.embedding_scale, layers, parts.last_norm, parts.tables, recompute
     )
 
 

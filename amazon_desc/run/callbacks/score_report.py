@@ -6,6 +6,7 @@ scalars in TensorBoard. The scores themselves are computed by the module.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,7 @@ class ScoreReport(Callback):
         assert isinstance(module, DescriptionModule)
         base, tuned = module.scores("base"), module.scores("tuned")
         split = {"validate": "validation", "test": "test"}[stage]
+        say(f"\n{module.writing_plan}")
         say(f"\n{len(module.samples)} products of the {split} split, base beside tuned:\n")
         say(format_scores(base, tuned))
         say("\n" + format_samples(module.samples[:NUM_SAMPLES_SHOWN]))
@@ -52,7 +54,7 @@ class ScoreReport(Callback):
             metrics.parent.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(metrics, say):  # validate and test may end at the same time
                 remove_leftovers(metrics)
-                write_metrics(metrics, stage, base, tuned)
+                write_metrics(metrics, stage, base, tuned, asdict(module.decoding))
         say(f"\nScores are in {metrics}")
 
 

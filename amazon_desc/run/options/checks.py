@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS
 from amazon_desc.data.encoding.prompts import Frame
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.backbone import weights_folder
@@ -44,7 +43,7 @@ def check_base(model: DescriptionModule, data: DescriptionData) -> None:
     base = find_backbone(model.backbone, model.revision, needs_weights=False)
     config = read_config(base)
     refuse_quantized(base, config, model.quantization)
-    most_written = data.max_seq_length - MIN_DESCRIPTION_TOKENS + model.max_new_tokens
+    most_written = data.longest_prompt + model.decoding.max_new_tokens
     warning = refuse_too_long(base, config, data.max_seq_length, most_written)
     if warning is not None:
         say(warning)

@@ -1,8 +1,8 @@
-"""What the options of a command say of its training: what is planned, and on what device.
+"""What the options of a command say of its computing: what is planned, and on what device.
 
-In come modules and options as they were given, out go the Task and the Machine that model/plan.py
-decides with, and the rows of a micro-batch. Nothing is set or said here, and the base's weights are
-not read.
+In come modules and options as they were given, out go the Task and the Machine that plans are made
+of, the rows of a micro-batch, and how predict writes. Nothing is set or said here, and the base's
+weights are not read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from amazon_desc.model.plan import Plan, Task, bytes_to_score, choose_rows, plan
 from amazon_desc.model.probe import attention_for
 from amazon_desc.model.skeleton import skeleton
 from amazon_desc.model.suitability import read_config
+from amazon_desc.model.writing_plan import Engine, WritingPlan, plan_writing
 from amazon_desc.run.options.checks import refuse_overflow
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.training.module import DescriptionModule
+from amazon_desc.training.writing import texts_of
 
 
 class ChosenRows(NamedTuple):
@@ -68,6 +70,24 @@ def choose_micro_batch(
     needed = partial(bytes_to_score, task)
     num_rows, reason = choose_rows(data.rows_per_step, task.row_tokens, needed, machine)
     return ChosenRows(num_rows, reason=reason)
+
+
+def choose_engine(
+    model: DescriptionModule,
+    data: DescriptionData,
+    trainer: Any,
+    precision: Any,
+    before: tuple[Engine, int] | None,
+) -> WritingPlan:
+    """Decides how predict writes.
+
+    Args:
+        trainer: its options
+        before: engine and texts at a time of what is resumed
+    """
+    task = task_of_options(model, data, dtype_of(precision))
+    asked = texts_of(model.decoding, model.engine, data, len(data.product_titles), before)
+    return plan_writing(task, machine_of(device_of(trainer), task.dtype), asked)
 
 
 def task_of_options(

@@ -48,7 +48,7 @@ OPERATIONAL = """
     trainer.use_distributed_sampler trainer.profiler trainer.detect_anomaly trainer.barebones
     trainer.sync_batchnorm trainer.reload_dataloaders_every_n_epochs trainer.default_root_dir
     trainer.enable_autolog_hparams trainer.model_registry trainer.accumulate_grad_batches
-    model.max_new_tokens model.kernels model.recompute
+    model.decoding model.engine model.max_new_tokens model.kernels model.recompute
     data.titles data.max_bad_records data.batch_size data.generation_batch_size data.num_workers
     data.corpora
     data.prepare_workers data.verify
@@ -67,8 +67,27 @@ BEFORE = {
     "--model.lora.use_dora": False,
 }
 
+# The same of texts, which were written greedily.
+WRITTEN_BEFORE = {
+    "--model.decoding.min_new_tokens": 0,
+    "--model.decoding.temperature": 0.0,
+    "--model.decoding.top_k": 0,
+    "--model.decoding.top_p": 1.0,
+    "--model.decoding.min_p": 0.0,
+    "--model.decoding.repetition_penalty": 1.0,
+    "--model.decoding.no_repeat_ngram_size": 0,
+    "--model.decoding.presence_penalty": 0.0,
+    "--model.decoding.frequency_penalty": 0.0,
+    "--model.decoding.num_beams": 1,
+    "--model.decoding.num_candidates": 1,
+    "--model.decoding.trim": False,
+}
+
 # What options were called in the records of such runs.
-RENAMED = {"--data.batch_size x --trainer.accumulate_grad_batches": "--data.rows_per_step"}
+RENAMED = {
+    "--data.batch_size x --trainer.accumulate_grad_batches": "--data.rows_per_step",
+    "--model.max_new_tokens": "--model.decoding.max_new_tokens",
+}
 
 # Where one of these is changed, weights that were trained before cannot be started from.
 SHAPES = {
@@ -169,7 +188,8 @@ def changes(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def as_now(record: dict[str, Any]) -> dict[str, Any]:
     """Returns a record as this version would have written it."""
-    return BEFORE | {RENAMED.get(option, option): value for option, value in record.items()}
+    named = {RENAMED.get(option, option): value for option, value in record.items()}
+    return BEFORE | WRITTEN_BEFORE | named
 
 
 def identifying(value: Any) -> Any:

@@ -1,0 +1,138 @@
+"""Descriptions in Python: what `predict` writes to a file, as a function of titles.
+
+In come a finished run and titles, out come texts. Base, weights, prompt, engine and decoding are
+the run's own; nothing is written to its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from amazon_desc.cli import build
+from amazon_desc.data.cleaning.cleaner import Cleaner
+from amazon_desc.data.datamodule import DescriptionData
+from amazon_desc.data.loading.prompts import Pairs, prompts_of
+from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.writing import Prediction, write
+from amazon_desc.model.execution import machine_with
+from amazon_desc.model.writing_plan import EngineOption, WritingPlan, plan_writing
+from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.options.checks import check_base, find_weights, recorded_frame
+from amazon_desc.support.errors import UserError
+from amazon_desc.training.module import DescriptionModule
+from amazon_desc.training.random_states import random_states, restore_random_states
+from amazon_desc.training.writing import texts_of
+
+
+class Describer:
+    """Writes descriptions of products with the weights of a finished run.
+
+        from amazon_desc import Describer
+
+        describe = Describer.from_run("runs/qlora")
+        describe(["Girls Ballet Tutu Neon Pink"])   # -> ["A soft tutu of three layers ..."]
+
+    Attributes:
+        decoding: how texts are written, as the run has it
+    """
+
+    def __init__(self, model: DescriptionModule, data: DescriptionData) -> None:
+        """Takes a module that is loaded, and its data; `from_run` makes both."""
+        self.model, self.data = model, data
+        self.decoding = model.decoding
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | Path,
+        *,
+        engine: EngineOption = "auto",
+        accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    ) -> Describer:
+        """Loads base and adapter of a run folder. Random states of the process stay as they were.
+
+        Args:
+            run: the folder that fit was given as --trainer.default_root_dir
+            engine: who writes, as --model.engine
+            accelerator: where, as --trainer.accelerator
+
+        Raises:
+            UserError: it is no finished run, or its base is another one now.
+        """
+        folder = RunFolder(Path(run).expanduser())
+        if not folder.config.is_file():
+            raise UserError(f"{folder.path}: wanted a run folder, found no config.yaml. Run fit.")
+        options = {
+            "--trainer.default_root_dir": folder.path,
+            "--trainer.logger": "false",
+            "--trainer.accelerator": accelerator,
+            "--model.engine": engine,
+        }
+        typed = [str(part) for pair in options.items() for part in pair]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        states = random_states(device)
+        try:
+            return cls.built(build(["--config", str(folder.config), *typed], run=False), folder)
+        finally:
+            restore_random_states(states, device)
+
+    @classmethod
+    def built(cls, cli: Any, run: RunFolder) -> Describer:
+        model, data, trainer = cli.model, cli.datamodule, cli.trainer
+        model.trainer = data.trainer = trainer
+        trainer.datamodule = data
+        check_base(model, data)
+        data.frame = recorded_frame(run, None, model.adapter, is_fit=False)
+        model.adapter = find_weights(run, None, model, data).adapter
+        model.to(trainer.strategy.root_device)
+        model.configure_model()
+        return cls(model, data)
+
+    def __call__(self, titles: Sequence[str], **decoding: Any) -> list[str]:
+        """Returns a description of each title.
+
+        Args:
+            decoding: settings over the run's own, such as `temperature=0.7`
+        """
+        return [found.description.text for found in self.predictions(titles, **decoding)]
+
+    def predictions(self, titles: Sequence[str], **decoding: Any) -> list[Prediction]:
+        """Returns the same with how each text ended, its number of tokens, and its candidates.
+
+        A title's text depends on its prompt, the settings, the seed, and its place among the
+        titles; that of a file's title is the same, if it has the same place.
+
+        Raises:
+            UserError: a setting that makes no sense.
+        """
+        if isinstance(titles, str):
+            raise UserError("titles: wanted a list of titles, found one text. Write [title].")
+        clean = Cleaner(self.data.settings.cleaning).text
+        pairs = [(title, "") for title in titles]
+        return self.write(pairs, replace(self.decoding, **decoding), clean)
+
+    def write(
+        self, pairs: Pairs, settings: DecodingSettings, clean: Any = str, *, has_lora: bool = True
+    ) -> list[Prediction]:
+        """Returns what is written for titles, some with their true descriptions.
+
+        Args:
+            clean: what is done to a title before it is put to the model
+            has_lora: False: the base alone writes
+        """
+        if not pairs:
+            return []
+        prompts = prompts_of(pairs, self.data.encoder, clean, 0)
+        writing = self.model.writing_with(settings)
+        plan = self.plan(len(pairs), settings)
+        return list(write(self.model.network, prompts, writing, plan, has_lora=has_lora))
+
+    def plan(self, num_titles: int, settings: DecodingSettings) -> WritingPlan:
+        model = self.model
+        asked = texts_of(settings, model.engine, self.data, num_titles)
+        return plan_writing(model.task, machine_with(model.task, model.device), asked)

@@ -1,0 +1,92 @@
+"""Writes the texts of many prompts with transformers' own model: on a CPU, in every family.
+
+In come prompts one after the other, out go their texts in the same order. Prompts are read some
+batches ahead and sorted, so that a batch has few tokens of padding. Beams, and families that keep
+something else than keys and values, are left to transformers' `generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.plain.attention import NAME, for_writing
+from amazon_desc.generation.plain.batch import write_batch
+from amazon_desc.generation.plain.cache import has_plain_cache
+from amazon_desc.generation.plain.generating import generate
+from amazon_desc.generation.texts import Text, text_of
+from amazon_desc.model.probe import at_rest, set_attention
+from amazon_desc.model.writing_plan import BATCHES_SORTED
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+def write(
+    model: PreTrainedModel | PeftModel,
+    prompts: Iterable[Prompt],
+    settings: DecodingSettings,
+    end_ids: Sequence[int],
+    batch_size: int,
+) -> Iterator[list[Text]]:
+    """Yields the `num_candidates` texts of each prompt, in the prompts' order.
+
+    In float32 a text depends on its prompt, the settings, and its row alone. Between two texts the
+    model is as it was: in its mode, with its own attention.
+
+    Args:
+        model: what `merged` returns; or a PEFT model as it is, which takes several times as long
+        batch_size: prompts that are written for at a time
+    """
+    waiting = iter(prompts)
+    while window := list(islice(waiting, BATCHES_SORTED * batch_size)):
+        # the longest first: what does not fit into the memory fails at once
+        order = sorted(range(len(window)), key=lambda number: -len(window[number].ids))
+        texts: dict[int, list[Text]] = {}
+        for first in range(0, len(order), batch_size):
+            numbers = order[first : first + batch_size]
+            batch = [window[number] for number in numbers]
+            texts |= zip(numbers, written(model, batch, settings, end_ids), strict=True)
+        yield from (texts[number] for number in range(len(window)))
+
+
+@torch.inference_mode()
+def written(
+    model: Any, prompts: Sequence[Prompt], settings: DecodingSettings, end_ids: Sequence[int]
+) -> list[list[Text]]:
+    """Returns the texts of one batch."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with at_rest(model, base.device):
+        if settings.num_beams > 1 or not has_plain_cache(base):
+            return through_generate(model, prompts, settings, end_ids)
+        with attention_for_writing(base) as name:
+            return write_batch(base, prompts, settings, end_ids, has_keys_upright=name == NAME)
+
+
+@contextmanager
+def attention_for_writing(base: Any) -> Iterator[str]:
+    """Has a model attend as is fastest while it writes."""
+    mine = base.config._attn_implementation
+    name = for_writing(base, base.device)
+    if name != mine:
+        set_attention(base, name)
+    try:
+        yield name
+    finally:
+        if name != mine:
+            set_attention(base, mine)
+
+
+def through_generate(
+    model: Any, prompts: Sequence[Prompt], settings: DecodingSettings, end_ids: Sequence[int]
+) -> list[list[Text]]:
+    texts = [text_of(ids, end_ids) for ids in generate(model, prompts, end_ids, settings).tolist()]
+    num = settings.num_candidates
+    return [texts[first : first + num] for first in range(0, len(texts), num)]

@@ -1,0 +1,49 @@
+"""Both engines write the same texts in float32, whatever the settings."""
+
+import pytest
+import torch
+
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.writing import Writing, write
+from amazon_desc.model.writing_plan import WritingPlan
+from amazon_desc.support.resources import TINY_BASE
+from tests.conftest import slow_case
+from tests.model.fused import HAS_CARD, RUNS_KERNELS, base, with_lora
+from tests.model.test_fused_path import in_4_bits
+
+pytestmark = RUNS_KERNELS
+
+FLOAT32_ONLY = pytest.mark.skipif(HAS_CARD, reason="tensor cores have no float32")
+
+
+@FLOAT32_ONLY
+@pytest.mark.parametrize("is_merged", [True, slow_case(False)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DecodingSettings(6, repetition_penalty=1.2),
+        slow_case(DecodingSettings(6, temperature=1.0, top_p=0.9, num_candidates=2)),
+    ],
+    ids=["greedy", "drawn"],
+)
+@pytest.mark.parametrize("has_lora", [True, slow_case(False)])
+def test_texts_are_the_same(settings: DecodingSettings, is_merged: bool, has_lora: bool):
+    """Of weights merged once, or made anew for each product; of candidates too."""
+    torch.manual_seed(0)
+    model = with_lora(in_4_bits(base("llama", torch.float32)), 0.0).eval()
+    num_pieces = model.get_base_model().config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    prompts = [
+        Prompt(row, torch.randint(3, num_pieces, (length,), generator=generator).tolist(), str(row))
+        for row, length in enumerate([3, 11, 1, 6])
+    ]
+    writing = Writing(settings, load_tokenizer(TINY_BASE), [2], 12, torch.float32)
+    texts = {}
+    for engine in ("plain", "fused"):
+        plan = WritingPlan(engine, "", 3, is_merged or engine == "plain", is_exact=True)
+        texts[engine] = list(write(model, prompts, writing, plan, has_lora=has_lora))
+    assert texts["fused"] == texts["plain"]
+    assert [prediction.title for prediction in texts["fused"]] == ["0", "1", "2", "3"]
+    assert len({prediction.description.text for prediction in texts["fused"]}) > 1

@@ -1,0 +1,89 @@
+"""Predictions come in the titles' order, by any engine, with what they were written for."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.writing import Prediction, Writing, write
+from amazon_desc.model import adapter
+from amazon_desc.model.backbone import load_backbone
+from amazon_desc.model.writing_plan import WritingPlan
+from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.resources import TINY_BASE
+
+TITLES = ["Mug", "The longest of them, with a good many words in it", "two lamps", "An old clock"]
+LONGEST = 40
+PLAIN = WritingPlan("plain", "", 2, is_merged=True, is_exact=True)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(TINY_BASE)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    base = load_backbone(find_backbone("tiny"), "nf4", torch.float32, torch.device("cpu"))
+    tuned = adapter.attach(base, adapter.LoraSettings())
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.03)
+    return tuned
+
+
+@pytest.fixture
+def writing(tokenizer) -> Writing:
+    return Writing(DecodingSettings(8), tokenizer, [2], LONGEST, torch.float32)
+
+
+def prompts(tokenizer) -> Iterator[Prompt]:
+    for row, title in enumerate(TITLES):
+        yield Prompt(row, tokenizer(title)["input_ids"], title, f"that of {title}")
+
+
+def predictions(model, tokenizer, writing, plan: WritingPlan, **options) -> list[Prediction]:
+    return list(write(model, prompts(tokenizer), writing, plan, **options))
+
+
+@pytest.mark.parametrize("is_merged", [True, False])
+def test_each_title_has_its_text_and_its_reference(model, tokenizer, writing, is_merged):
+    found = predictions(model, tokenizer, writing, PLAIN._replace(is_merged=is_merged))
+    assert [p.title for p in found] == TITLES
+    assert [p.reference for p in found] == [f"that of {title}" for title in TITLES]
+    assert all(p.description.text and not p.others for p in found)
+    assert len({p.description.text for p in found}) == len(TITLES)
+
+
+@pytest.mark.parametrize("is_merged", [True, False])
+def test_the_base_alone_writes_where_it_is_asked_to(model, tokenizer, writing, is_merged):
+    plan = PLAIN._replace(is_merged=is_merged)
+    alone = predictions(model, tokenizer, writing, plan, has_lora=False)
+    assert alone != predictions(model, tokenizer, writing, plan)
+    with model.disable_adapter():
+        expected = predictions(model, tokenizer, writing, PLAIN._replace(is_merged=False))
+    assert alone == expected
+
+
+def test_several_candidates_come_with_their_title(model, tokenizer, writing):
+    settings = DecodingSettings(8, temperature=1.0, num_candidates=3)
+    found = predictions(model, tokenizer, writing._replace(settings=settings), PLAIN)
+    assert [len(p.others) for p in found] == [2] * len(TITLES)
+
+
+def test_a_stream_that_is_closed_reads_no_further(model, tokenizer, writing):
+    read = []
+
+    def reading() -> Iterator[Prompt]:
+        for prompt in list(prompts(tokenizer)) * 9:
+            read.append(prompt)
+            yield prompt
+
+    found = write(model, reading(), writing, PLAIN)
+    next(found)
+    found.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(read) == 8

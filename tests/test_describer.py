@@ -1,0 +1,75 @@
+"""Describer writes what predict writes, and leaves the process and the run as they were."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amazon_desc import Describer
+from amazon_desc.support.errors import UserError
+from tests.conftest import exit_code
+
+TITLES = ["Red Mug", "<b>Blue</b> Lamp &amp; Shade", "Girls Ballet Tutu Neon Pink"]
+SMALL = [
+    *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),
+    *("--data.num_products", "60", "--data.num_scored", "2", "--trainer.max_steps", "2"),
+    *("--data.validation_fraction", "0.1", "--model.lora.r", "4"),
+    *("--model.decoding.max_new_tokens", "12", "--trainer.accelerator", "cpu"),
+]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("describer") / "run"
+    titles = folder.parent / "three.txt"
+    titles.write_text("".join(f"{title}\n" for title in TITLES))
+    options = [*SMALL, "--trainer.default_root_dir", str(folder)]
+    assert exit_code(["fit", *options]) == 0
+    assert exit_code(["predict", *options, "--data.titles", str(titles)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def describer(run: Path) -> Describer:
+    return Describer.from_run(run, accelerator="cpu")
+
+
+def test_texts_are_those_of_predict(run: Path, describer: Describer):
+    lines = (run / "predictions/three.jsonl").read_text("utf-8").splitlines()
+    assert describer(TITLES) == [json.loads(line)["description"] for line in lines]
+    assert describer(TITLES[:1]) == describer(TITLES)[:1]
+    assert describer([]) == []
+
+
+def test_settings_may_be_given_over_the_runs_own(describer: Describer):
+    found = describer.predictions(TITLES, max_new_tokens=4, temperature=1.0, num_candidates=2)
+    assert [p.description.num_tokens for p in found] == [4] * 3
+    assert [len(p.others) for p in found] == [1] * 3
+    assert describer.decoding.max_new_tokens == 12
+    with pytest.raises(UserError, match="top_p"):
+        describer(TITLES, top_p=0.5)
+
+
+def test_one_text_is_not_taken_for_many_titles(describer: Describer):
+    with pytest.raises(UserError, match=r"wanted a list of titles.*\[title\]"):
+        describer("Red Mug")  # pyright: ignore[reportArgumentType]
+
+
+def test_random_states_and_the_run_stay_as_they_were(run: Path):
+    files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    expected = random.random(), np.random.rand(), torch.rand(1)
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    Describer.from_run(run, accelerator="cpu")(TITLES, temperature=1.0)
+    assert (random.random(), np.random.rand(), torch.rand(1)) == expected
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == files
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"wanted a run folder, found no config\.yaml"):
+        Describer.from_run(tmp_path)
