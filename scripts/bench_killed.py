@@ -107,7 +107,8 @@ def trial(
             killed_at.append(there)
     code = predictions.start().wait()
     if code != 0:
-        return Trial([f"exit code {code} at last, see {predictions.log}"], killed_at)
+        said = predictions.log.read_text().splitlines()[-1:]
+        return Trial([f"exit code {code} at last: {said}"], killed_at)
     found, wanted = predictions.lines(), [whole[n] for n in order]
     differing = [n for n, pair in enumerate(zip(found, wanted, strict=False)) if len({*pair}) > 1]
     failures = [f"{len(differing)} other lines, first {differing[0] + 1}"] if differing else []
@@ -124,7 +125,8 @@ def trials(given: argparse.Namespace, place: Path) -> list[Trial]:
     code = predictions.start().wait()
     seconds = time.monotonic() - start
     if code != 0:
-        sys.exit(f"the untouched run ended with code {code}, see {predictions.log}")
+        said = predictions.log.read_text()
+        sys.exit(f"{said}\nthe untouched run ended with code {code}")
     whole = predictions.lines()
     print(f"untouched: {len(whole)} titles, {seconds:.1f} s", flush=True)
     with ThreadPoolExecutor(given.jobs) as pool:

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a fork could not use the card otherwise
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = ("kill", "writing", "signal", "damage")
@@ -53,11 +54,16 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 def import_once() -> None:
-    """Imports all that a run needs: every run is a fork of this process."""
-    import bitsandbytes  # noqa: F401
+    """Imports all that a run needs: every run is a fork of this process.
+
+    On a card bitsandbytes is left to the forks: it asks the driver, which none can do after it.
+    """
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import torch
+
+    if not torch.cuda.is_available():
+        import bitsandbytes  # noqa: F401
     from transformers import AutoModelForCausalLM  # noqa: F401
 
     import amazon_desc.cli  # noqa: F401
