@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
-os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # a fork could not use the card otherwise
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = ("kill", "writing", "signal", "damage")
@@ -54,16 +53,11 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 def import_once() -> None:
-    """Imports all that a run needs: every run is a fork of this process.
-
-    On a card bitsandbytes is left to the forks: it asks the driver, which none can do after it.
-    """
+    """Imports all that a run needs: without a card every run is a fork of this process."""
+    import bitsandbytes  # noqa: F401
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import torch
-
-    if not torch.cuda.is_available():
-        import bitsandbytes  # noqa: F401
     from transformers import AutoModelForCausalLM  # noqa: F401
 
     import amazon_desc.cli  # noqa: F401
@@ -75,19 +69,14 @@ class Run:
     """A command, started as a process group of its own; what it says goes to a file."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
+        import torch
+
         self.log = log
         sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                os.setsid()
-                file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-                os.dup2(file, 1)
-                os.dup2(file, 2)
-                code = called(arguments)
-            finally:
-                os._exit(code)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        start = spawned if torch.cuda.is_available() else forked
+        self.pid = start(arguments, file)
+        os.close(file)
 
     def send(self, number: int) -> None:
         try:
@@ -104,6 +93,29 @@ class Run:
                 return os.waitstatus_to_exitcode(status)
             time.sleep(0.002)
         return None
+
+
+def forked(arguments: list[str], file: int) -> int:
+    """Returns the id of a process that calls the command, with all that is imported here."""
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            os.setsid()
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            code = called(arguments)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def spawned(arguments: list[str], file: int) -> int:
+    """Returns the same of a process that imports all: no fork can use a card."""
+    command = [sys.executable, "-m", "amazon_desc", *arguments]
+    outputs = [(os.POSIX_SPAWN_DUP2, file, number) for number in (1, 2)]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    there = {**os.environ, "PYTHONPATH": path}
+    return os.posix_spawn(sys.executable, command, there, file_actions=outputs, setsid=True)
 
 
 def called(arguments: list[str]) -> int:
