@@ -39,7 +39,8 @@ ORDER = """
     model.merging
     generation.decoding generation.choosing generation.texts
     generation.plain.merged generation.plain.attention generation.plain.cache
-    generation.plain.batch generation.plain.generating generation.plain.writer
+    generation.plain.batch generation.plain.generating generation.plain.stretching
+    generation.plain.writer
     generation.engine.merged generation.engine.cache generation.engine.passes
     generation.engine.ngrams generation.engine.drawing generation.engine.slots
     generation.engine.queue

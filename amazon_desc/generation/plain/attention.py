@@ -61,6 +61,8 @@ def cached_attention(
     grouped = query.reshape(num_texts, key.shape[1], -1, dim) * scale
     scores = grouped @ key.mT
     if attention_mask is not None:
+        if attention_mask.shape[1] > 1:  # of each head its own (Doge)
+            attention_mask = attention_mask.reshape(num_texts, *scores.shape[1:3], -1)
         scores += attention_mask
     attended = scores.softmax(-1) @ value
     return attended.view(num_texts, 1, num_heads, value.shape[-1]), None

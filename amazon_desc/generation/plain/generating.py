@@ -31,17 +31,21 @@ def generate(
     prompts: Sequence[Prompt],
     end_ids: Sequence[int],
     settings: DecodingSettings,
+    width_step: int = PROMPT_WIDTH_STEP,
 ) -> Tensor:
     """Returns the new ids, (B x num_candidates, up to max_new_tokens); padding after an end token.
 
     Every setting that matters is set, since transformers fills what is open from the base's files.
     Runs outside autocast: with it, texts differ from those that plain PEFT writes.
+
+    Args:
+        width_step: prompts are padded to a multiple of it
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
     num_beams = settings.num_beams
     num_copies = settings.num_candidates if settings.is_sampled else 1
-    ids, is_token = (tensor.to(model.device) for tensor in padded(prompts, end_ids[0]))
+    ids, is_token = (tensor.to(model.device) for tensor in padded(prompts, end_ids[0], width_step))
     width = ids.shape[1]
     config = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
@@ -113,8 +117,10 @@ class Chosen:
         return torch.full_like(scores, -torch.inf).scatter_(1, ids[:, None], 0.0)
 
 
-def padded(prompts: Sequence[Prompt], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Pads prompts on the left, to a multiple of a fixed step: (B, T) int64 both.
+def padded(
+    prompts: Sequence[Prompt], pad_id: int, width_step: int = PROMPT_WIDTH_STEP
+) -> tuple[Tensor, Tensor]:
+    """Pads prompts on the left, to a multiple of `width_step`: (B, T) int64 both.
 
     With a step of 4 and pad_id 0:
 
@@ -122,7 +128,7 @@ def padded(prompts: Sequence[Prompt], pad_id: int) -> tuple[Tensor, Tensor]:
         is_token = [[0, 0, 1, 1], [1, 1, 1, 1]]
     """
     longest = max(len(prompt.ids) for prompt in prompts)
-    width = -(-longest // PROMPT_WIDTH_STEP) * PROMPT_WIDTH_STEP
+    width = -(-longest // width_step) * width_step
     ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
     is_token = torch.zeros_like(ids)
     for index, prompt in enumerate(prompts):

@@ -98,7 +98,13 @@ def num_weights(layer: Any) -> int:
 
 
 def without_adapter(part: Any) -> nn.Module | None:
-    """Returns what a wrapper of PEFT wraps; None: it is none, or holds its adapter merged."""
-    if getattr(part, "merged", False):
-        return None
-    return getattr(part, "original_module", None) or getattr(part, "base_layer", None)
+    """Returns what wrappers of PEFT wrap; None: there are none, or one holds its adapter merged.
+
+    The experts of a mixture have several, one around the other.
+    """
+    inner = part
+    while is_wrapper(inner):
+        if getattr(inner, "merged", False):
+            return None
+        inner = getattr(inner, "original_module", None) or inner.base_layer
+    return None if inner is part else inner

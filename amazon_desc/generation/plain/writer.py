@@ -1,15 +1,16 @@
 """Writes the texts of many prompts with transformers' own model: on a CPU, in every family.
 
 In come prompts one after the other, out go their texts in the same order. Prompts are read some
-batches ahead and sorted, so that a batch has few tokens of padding. Beams, and families that keep
-something else than keys and values, are left to transformers' `generate`.
+batches ahead and sorted, so that a batch has few tokens of padding; where others beside it would
+change a text, a batch has none. Beams, and families that keep something else than keys and values,
+are left to transformers' `generate`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,8 @@ from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.plain.attention import NAME, for_writing
 from amazon_desc.generation.plain.batch import write_batch
 from amazon_desc.generation.plain.cache import has_plain_cache
-from amazon_desc.generation.plain.generating import generate
+from amazon_desc.generation.plain.generating import PROMPT_WIDTH_STEP, generate
+from amazon_desc.generation.plain.stretching import is_stretched, unstretched
 from amazon_desc.generation.texts import Text, text_of
 from amazon_desc.model.probe import at_rest, set_attention
 from amazon_desc.model.writing_plan import BATCHES_SORTED
@@ -47,27 +49,58 @@ def write(
     """
     waiting = iter(prompts)
     while window := list(islice(waiting, BATCHES_SORTED * batch_size)):
-        # the longest first: what does not fit into the memory fails at once
-        order = sorted(range(len(window)), key=lambda number: -len(window[number].ids))
+        longest = max(len(prompt.ids) for prompt in window)
+        num_tokens = longest + PROMPT_WIDTH_STEP + settings.max_new_tokens
+        are_alike = is_stretched(base_of(model), num_tokens)
         texts: dict[int, list[Text]] = {}
-        for first in range(0, len(order), batch_size):
-            numbers = order[first : first + batch_size]
+        for numbers in batches([len(prompt.ids) for prompt in window], batch_size, are_alike):
             batch = [window[number] for number in numbers]
-            texts |= zip(numbers, written(model, batch, settings, end_ids), strict=True)
+            of_batch = written(model, batch, settings, end_ids, are_alike)
+            texts |= zip(numbers, of_batch, strict=True)
         yield from (texts[number] for number in range(len(window)))
+
+
+def batches(lengths: Sequence[int], batch_size: int, are_alike: bool) -> Iterator[list[int]]:
+    """Yields which prompts are written for together, by their numbers.
+
+    The longest come first: what does not fit into the memory fails at once.
+
+    With prompts of 3, 5, 3 and 3 tokens, 2 at a time:
+
+        are_alike = False: [1, 0], [2, 3]
+        are_alike = True:  [1], [0, 2], [3]
+
+    Args:
+        are_alike: have only prompts of the same length in a batch
+    """
+    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    runs = groupby(order, lambda number: lengths[number] if are_alike else 0)
+    for _, run in runs:
+        numbers = list(run)
+        for first in range(0, len(numbers), batch_size):
+            yield numbers[first : first + batch_size]
 
 
 @torch.inference_mode()
 def written(
-    model: Any, prompts: Sequence[Prompt], settings: DecodingSettings, end_ids: Sequence[int]
+    model: Any,
+    prompts: Sequence[Prompt],
+    settings: DecodingSettings,
+    end_ids: Sequence[int],
+    are_alike: bool,
 ) -> list[list[Text]]:
-    """Returns the texts of one batch."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    with at_rest(model, base.device):
+    """Returns the texts of one batch; if `are_alike`, no padding is before its prompts."""
+    base = base_of(model)
+    with at_rest(model, base.device), unstretched(base):
         if settings.num_beams > 1 or not has_plain_cache(base):
-            return through_generate(model, prompts, settings, end_ids)
+            step = 1 if are_alike else PROMPT_WIDTH_STEP
+            return through_generate(model, prompts, settings, end_ids, step)
         with attention_for_writing(base) as name:
             return write_batch(base, prompts, settings, end_ids, has_keys_upright=name == NAME)
+
+
+def base_of(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager
@@ -85,8 +118,13 @@ def attention_for_writing(base: Any) -> Iterator[str]:
 
 
 def through_generate(
-    model: Any, prompts: Sequence[Prompt], settings: DecodingSettings, end_ids: Sequence[int]
+    model: Any,
+    prompts: Sequence[Prompt],
+    settings: DecodingSettings,
+    end_ids: Sequence[int],
+    width_step: int,
 ) -> list[list[Text]]:
-    texts = [text_of(ids, end_ids) for ids in generate(model, prompts, end_ids, settings).tolist()]
+    found = generate(model, prompts, end_ids, settings, width_step)
+    texts = [text_of(ids, end_ids) for ids in found.tolist()]
     num = settings.num_candidates
     return [texts[first : first + num] for first in range(0, len(texts), num)]

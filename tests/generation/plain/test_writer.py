@@ -15,7 +15,7 @@ from amazon_desc.generation.decoding import GREEDY, DecodingSettings
 from amazon_desc.generation.plain import generating
 from amazon_desc.generation.plain.generating import generate
 from amazon_desc.generation.plain.merged import merged
-from amazon_desc.generation.plain.writer import write
+from amazon_desc.generation.plain.writer import batches, write
 from amazon_desc.generation.texts import Text, read, text_of
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
@@ -309,17 +309,21 @@ def test_weights_are_merged_without_touching_those_that_train(model, tokenizer):
         )
 
 
+def test_the_worked_example_of_batches():
+    assert list(batches([3, 5, 3, 3], 2, are_alike=False)) == [[1, 0], [2, 3]]
+    assert list(batches([3, 5, 3, 3], 2, are_alike=True)) == [[1], [0, 2], [3]]
+
+
 # Prompts as generate takes them
 
 
-def padded_of(*prompts: list[int], pad_id: int = 0) -> tuple[list, list]:
-    ids, is_token = generating.padded([Prompt(0, ids) for ids in prompts], pad_id)
+def padded_of(*prompts: list[int], pad_id: int = 0, **step: int) -> tuple[list, list]:
+    ids, is_token = generating.padded([Prompt(0, ids) for ids in prompts], pad_id, **step)
     return ids.tolist(), is_token.tolist()
 
 
-def test_the_worked_example_of_padding(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(generating, "PROMPT_WIDTH_STEP", 4)
-    ids, is_token = padded_of([1, 7], [1, 5, 6, 8])
+def test_the_worked_example_of_padding():
+    ids, is_token = padded_of([1, 7], [1, 5, 6, 8], width_step=4)
     assert ids == [[0, 0, 1, 7], [1, 5, 6, 8]]
     assert is_token == [[0, 0, 1, 1], [1, 1, 1, 1]]
 
