@@ -37,9 +37,9 @@ ORDER = """
     model.kernels.head model.kernels.step
     model.machine model.skeleton model.plan model.writing_plan model.execution
     model.merging
-    generation.decoding generation.choosing generation.texts
+    generation.decoding generation.choosing generation.texts generation.rounding
     generation.plain.merged generation.plain.attention generation.plain.cache
-    generation.plain.batch generation.plain.generating generation.plain.stretching
+    generation.plain.generating generation.plain.batch generation.plain.stretching
     generation.plain.writer
     generation.engine.merged generation.engine.cache generation.engine.passes
     generation.engine.ngrams generation.engine.drawing generation.engine.slots

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from amazon_desc.data.loading.prompts import Prompt
-from amazon_desc.generation.choosing import NOTHING, choose
+from amazon_desc.generation.choosing import NOTHING
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.plain.cache import fixed_cache, move
+from amazon_desc.generation.plain.generating import logits_alone
+from amazon_desc.generation.rounding import choose_surely
 from amazon_desc.generation.texts import Text
 
 
@@ -52,8 +54,13 @@ def write_batch(
     settings: DecodingSettings,
     end_ids: Sequence[int],
     has_keys_upright: bool,
+    is_exact: bool,
 ) -> list[list[Text]]:
-    """Returns `num_candidates` texts of each prompt, none of them by beams."""
+    """Returns `num_candidates` texts of each prompt, none of them by beams.
+
+    Args:
+        is_exact: where rounding could change a token, take the one that its text has alone
+    """
     num = settings.num_candidates
     width = max(len(prompt.ids) for prompt in prompts)
     ids, going = begin(prompts, settings, width, model.device)
@@ -62,9 +69,14 @@ def write_batch(
     texts: dict[int, Text] = {}
     for place in range(settings.max_new_tokens):
         logits = forward(ids, going.is_token[:, : width + place])
-        new = choose(
-            logits, going.written[:, :place], settings, going.rows, place, going.candidates, end_ids
-        )
+        written = going.written[:, :place]
+
+        def alone(text: int, written: Tensor = written) -> Tensor:
+            prompt = prompts[int(going.numbers[text]) // num]
+            return logits_alone(model, prompt, written[text].tolist())
+
+        which = going.rows, place, going.candidates
+        new = choose_surely(logits, written, settings, *which, end_ids, alone if is_exact else None)
         going.written[:, place] = new
         has_ended = torch.isin(new, ends)
         if has_ended.any():

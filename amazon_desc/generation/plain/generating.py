@@ -6,16 +6,19 @@ with beams, which transformers follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from amazon_desc.data.loading.prompts import Prompt
-from amazon_desc.generation.choosing import choose, penalised
+from amazon_desc.generation.choosing import penalised
 from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.rounding import choose_surely
+from amazon_desc.generation.texts import text_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,6 +35,7 @@ def generate(
     end_ids: Sequence[int],
     settings: DecodingSettings,
     width_step: int = PROMPT_WIDTH_STEP,
+    is_exact: bool = False,
 ) -> Tensor:
     """Returns the new ids, (B x num_candidates, up to max_new_tokens); padding after an end token.
 
@@ -40,6 +44,8 @@ def generate(
 
     Args:
         width_step: prompts are padded to a multiple of it
+        is_exact: where rounding could change a token, take the one that its text has alone; beams
+            are left as they are
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -69,6 +75,9 @@ def generate(
         rows = rows.repeat_interleave(num_copies)
         candidates = torch.arange(num_copies, device=rows.device).repeat(len(prompts))
         processor: Any = Chosen(settings, width, end_ids, rows, candidates)
+        if is_exact:
+            copies = [prompt for prompt in prompts for _ in range(num_copies)]
+            processor = replace(processor, alone=lambda n, ids: logits_alone(base, copies[n], ids))
     else:
         processor = Penalised(settings, width, end_ids)
     writer: Any = model
@@ -107,14 +116,32 @@ class Chosen:
     end_ids: Sequence[int]
     rows: Tensor
     candidates: Tensor
+    alone: Callable[[int, list[int]], Tensor] | None = None
+    """logits (V) of a text's number and what is written of it, as it has them alone"""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         written = input_ids[:, self.width :]
-        place = written.shape[1]
-        ids = choose(
-            scores, written, self.settings, self.rows, place, self.candidates, self.end_ids
-        )
+        which = self.rows, written.shape[1], self.candidates
+        alone = None if self.alone is None else partial(self.alone_now, self.alone, written, scores)
+        ids = choose_surely(scores, written, self.settings, *which, self.end_ids, alone)
         return torch.full_like(scores, -torch.inf).scatter_(1, ids[:, None], 0.0)
+
+    def alone_now(
+        self,
+        alone: Callable[[int, list[int]], Tensor],
+        written: Tensor,
+        scores: Tensor,
+        text: int,
+    ) -> Tensor:
+        """Returns the logits of a text alone; of one that has ended, where none matter, any."""
+        ids = written[text].tolist()
+        return scores[text] if text_of(ids, self.end_ids).has_end else alone(text, ids)
+
+
+def logits_alone(base: Any, prompt: Prompt, written: list[int]) -> Tensor:
+    """Returns the logits (V) after a prompt and its text, computed without others and a cache."""
+    ids = torch.tensor([[*prompt.ids, *written]], device=base.device)
+    return base(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, -1]
 
 
 def padded(

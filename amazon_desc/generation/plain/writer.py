@@ -91,12 +91,14 @@ def written(
 ) -> list[list[Text]]:
     """Returns the texts of one batch; if `are_alike`, no padding is before its prompts."""
     base = base_of(model)
+    # stretched positions are others where a text is computed anew
+    is_exact = base.dtype == torch.float32 and not are_alike
     with at_rest(model, base.device), unstretched(base):
         if settings.num_beams > 1 or not has_plain_cache(base):
             step = 1 if are_alike else PROMPT_WIDTH_STEP
-            return through_generate(model, prompts, settings, end_ids, step)
+            return through_generate(model, prompts, settings, end_ids, step, is_exact)
         with attention_for_writing(base) as name:
-            return write_batch(base, prompts, settings, end_ids, has_keys_upright=name == NAME)
+            return write_batch(base, prompts, settings, end_ids, name == NAME, is_exact)
 
 
 def base_of(model: Any) -> Any:
@@ -123,8 +125,9 @@ def through_generate(
     settings: DecodingSettings,
     end_ids: Sequence[int],
     width_step: int,
+    is_exact: bool,
 ) -> list[list[Text]]:
-    found = generate(model, prompts, end_ids, settings, width_step)
+    found = generate(model, prompts, end_ids, settings, width_step, is_exact)
     texts = [text_of(ids, end_ids) for ids in found.tolist()]
     num = settings.num_candidates
     return [texts[first : first + num] for first in range(0, len(texts), num)]

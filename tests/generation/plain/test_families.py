@@ -14,6 +14,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.generation import rounding
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.plain.cache import has_plain_cache
 from amazon_desc.generation.plain.generating import Chosen
@@ -181,6 +182,29 @@ def test_a_text_is_that_of_generate_for_its_prompt_alone(
             of_base[drawing] = wanted
             ends |= {len(text.ids) for texts in wanted for text in texts}
     assert len(ends) > 4, "texts end one after the other"
+
+
+@pytest.mark.parametrize("name", ["learnt positions", "recurrent"])
+def test_a_token_that_rounding_could_change_is_the_one_that_its_text_has_alone(
+    name: str, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each of them, if rounding could do anything, and in a batch that computes nonsense."""
+    network = merged(tuned(FAMILIES[name], tmp_path))
+    forward = type(network).forward
+
+    def nonsense(*arguments: Any, **options: Any) -> Any:
+        found = forward(*arguments, **options)
+        if options["use_cache"]:
+            found.logits = torch.randn_like(found.logits)
+        return found
+
+    for settings in SETTINGS.values():
+        wanted = list(write(network, prompts, settings, ENDS, 4))
+        with monkeypatch.context() as patch:
+            patch.setattr(type(network), "forward", nonsense)
+            assert list(write(network, prompts, settings, ENDS, 4)) != wanted
+            patch.setattr(rounding, "ROUNDING", 1e9)
+            assert list(write(network, prompts, settings, ENDS, 4)) == wanted
 
 
 @pytest.mark.parametrize("model_type", ["recurrent_gemma", "minimax"])
