@@ -28,7 +28,7 @@ COLUMNS = {
 }
 # Less than this is no rounding: other texts were written, and their speeds compare nothing.
 LEAST_SAME = 0.98
-CPU_SIZES, CARD_SIZES = (16, 32, 64, 128), (64, 256, 512, 1024)
+CPU_SIZES, CARD_SIZES = (16, 32, 64, 128, 256), (64, 256, 512, 1024)
 SIDES = ("fused", "plain", "before", "merged", "unmerged", "vllm")
 
 
