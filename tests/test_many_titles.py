@@ -23,21 +23,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TITLES = 500
-WORDS = [
-    "Red",
-    "small",
-    "lamp",
-    "of",
-    "oak",
-    "Mug",
-    "for",
-    "two",
-    "girls",
-    "with",
-    "a",
-    "tin",
-    "box",
-]
+WORDS = ["Red", "small", "lamp", "of", "oak", "Mug", "for", "two", "girls", "with", "tin", "box"]
 SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.num_scored", "2", "--trainer.max_steps", "2"),
