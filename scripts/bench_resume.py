@@ -53,7 +53,7 @@ CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 def import_once() -> None:
-    """Imports all that a run needs: every run is a fork of this process."""
+    """Imports all that a run needs: without a card every run is a fork of this process."""
     import bitsandbytes  # noqa: F401
     import datasets  # noqa: F401
     import peft  # noqa: F401
@@ -66,40 +66,17 @@ def import_once() -> None:
 
 
 class Run:
-    """A command in a run folder, started as a process group of its own."""
+    """A command, started as a process group of its own; what it says goes to a file."""
 
-    def __init__(self, command: str, folder: Path, corpora: Path, num_workers: int) -> None:
-        self.log = folder.with_suffix(".log")
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        import torch
+
+        self.log = log
         sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                os.setsid()
-                log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
-                code = self.call(command, folder, corpora, num_workers)
-            finally:
-                os._exit(code)
-
-    def call(self, command: str, folder: Path, corpora: Path, num_workers: int) -> int:
-        import traceback
-
-        from amazon_desc.cli import main
-
-        titles = [f"--data.titles={folder.parent / 'titles.txt'}"] * (command == "predict")
-        where = [f"--trainer.default_root_dir={folder}", f"--data.corpora={corpora}"]
-        try:
-            main([command, *OPTIONS, *where, *titles, f"--data.num_workers={num_workers}"])
-        except SystemExit as exit_:
-            sys.stdout.flush()
-            return exit_.code if isinstance(exit_.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-            return 1
-        sys.stdout.flush()
-        return 0
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        start = spawned if torch.cuda.is_available() else forked
+        self.pid = start(arguments, file)
+        os.close(file)
 
     def send(self, number: int) -> None:
         try:
@@ -116,6 +93,57 @@ class Run:
                 return os.waitstatus_to_exitcode(status)
             time.sleep(0.002)
         return None
+
+
+def forked(arguments: list[str], file: int) -> int:
+    """Returns the id of a process that calls the command, with all that is imported here."""
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            os.setsid()
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            code = called(arguments)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def spawned(arguments: list[str], file: int) -> int:
+    """Returns the same of a process that imports all: no fork can use a card."""
+    command = [sys.executable, "-m", "amazon_desc", *arguments]
+    outputs = [(os.POSIX_SPAWN_DUP2, file, number) for number in (1, 2)]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    there = {**os.environ, "PYTHONPATH": path}
+    return os.posix_spawn(sys.executable, command, there, file_actions=outputs, setsid=True)
+
+
+def called(arguments: list[str]) -> int:
+    """Calls the command in this process; returns its exit code."""
+    import traceback
+
+    from amazon_desc.cli import main
+
+    try:
+        main(arguments)
+    except SystemExit as exit_:
+        sys.stdout.flush()
+        return exit_.code if isinstance(exit_.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    sys.stdout.flush()
+    return 0
+
+
+def run_in(folder: Path, command: str, num_workers: int) -> Run:
+    titles = [f"--data.titles={folder.parent / 'titles.txt'}"] * (command == "predict")
+    where = [
+        f"--trainer.default_root_dir={folder}",
+        f"--data.corpora={folder.parent / 'corpora'}",
+        f"--data.num_workers={num_workers}",
+    ]
+    return Run([command, *OPTIONS, *where, *titles], folder.with_suffix(".log"))
 
 
 class Trial(NamedTuple):
@@ -261,16 +289,16 @@ def trial(
     number: int, fault: str, kills: int, place: Path, expected: dict[str, str], seconds: float
 ) -> Trial:
     chance = random.Random(f"{fault} {number}")
-    folder, corpora = place / f"{fault}{number}", place / "corpora"
+    folder = place / f"{fault}{number}"
     failures, met = [], Counter[str]()
     for command, times, length in (("fit", kills, seconds), ("predict", 2, seconds / 3)):
         for _ in range(times):
-            run = Run(command, folder, corpora, chance.choice([0, 2]))
+            run = run_in(folder, command, chance.choice([0, 2]))
             how = fault if command == "fit" or fault == "signal" else "kill"
             happened = hit(run, how, folder, chance, length)
             failures += happened.failures
             met += happened.met
-        code = Run(command, folder, corpora, chance.choice([0, 2])).wait(120)
+        code = run_in(folder, command, chance.choice([0, 2])).wait(120)
         if code != 0:
             failures.append(f"{command} at last: exit code {code}, see {folder}.log")
             return Trial(failures, met)
@@ -287,12 +315,12 @@ def trials(options: argparse.Namespace, place: Path) -> Iterator[tuple[str, Tria
     (place / "titles.txt").write_text("\n".join(TITLES) + "\n")
     untouched = place / "untouched"
     started = time.monotonic()
-    assert Run("fit", untouched, place / "corpora", 0).wait() == 0, untouched.with_suffix(".log")
+    assert run_in(untouched, "fit", 0).wait() == 0, untouched.with_suffix(".log")
     shutil.rmtree(untouched)  # it has prepared the data, which takes a while
     started = time.monotonic()
-    assert Run("fit", untouched, place / "corpora", 0).wait() == 0
+    assert run_in(untouched, "fit", 0).wait() == 0
     seconds = time.monotonic() - started
-    assert Run("predict", untouched, place / "corpora", 0).wait() == 0
+    assert run_in(untouched, "predict", 0).wait() == 0
     expected = outcome(untouched)
     print(f"untouched: {seconds:.1f} s, {expected['step']}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:

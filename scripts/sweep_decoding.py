@@ -25,7 +25,7 @@ from amazon_desc.data.loading.prompts import Pairs
 from amazon_desc.describer import Describer
 from amazon_desc.evaluation.metrics import score_texts
 from amazon_desc.evaluation.repetition import distinct, share_of_loops
-from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.decoding import GREEDY, DecodingSettings
 from amazon_desc.generation.texts import Description
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.support.errors import UserError
@@ -86,7 +86,7 @@ def in_file(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def over(own: DecodingSettings, given: dict[str, Any]) -> DecodingSettings:
-    """Returns a run's own settings with others over them.
+    """Returns settings of a run's lengths and seed, greedy ones without penalties but for these.
 
     Raises:
         UserError: there is no such setting, or it makes no sense.
@@ -99,7 +99,8 @@ def over(own: DecodingSettings, given: dict[str, Any]) -> DecodingSettings:
                 f"{name}={value}: wanted one of {', '.join(names)} with a number, or trim with "
                 f"true or false. Write for example temperature=0.7."
             )
-    return replace(own, **given)
+    kept = ("max_new_tokens", "min_new_tokens", "seed", "trim")
+    return replace(GREEDY, **{**{name: getattr(own, name) for name in kept}, **given})
 
 
 # Texts
@@ -172,7 +173,7 @@ def main(arguments: list[str]) -> None:
         description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run")
-    some = "settings over the run's own, such as 'temperature=0.7 top_p=0.9'; may be repeated"
+    some = "settings over greedy ones, such as 'temperature=0.7 top_p=0.9'; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SETTINGS", help=some)
     of_file = "a YAML list of settings, or settings by name"
     parser.add_argument("--settings", type=Path, metavar="FILE", help=of_file)
@@ -186,7 +187,8 @@ def main(arguments: list[str]) -> None:
             over(DecodingSettings(), settings)
         describer = Describer.from_run(options.run)
         pairs, own = held_out(describer, options.split, options.titles), describer.decoding
-        named = {"the run's own": own, **{name: over(own, s) for name, s in given.items()}}
+        named = {"the run's own": own, "greedy": over(own, {})}
+        named |= {name: over(own, settings) for name, settings in given.items()}
         say(HEADING)
         found = []
         for line, texts in lines(describer, pairs, named):

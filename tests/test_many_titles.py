@@ -120,9 +120,6 @@ def test_greedy_texts_depend_on_their_titles_alone(options: list[str], titles: l
     """Written 100 at a time; 64 in another order; 7 by a command that is killed and run again."""
     whole = Predict(options, "whole", titles, 100, "greedy")()
     assert list(texts_of(whole)) == titles
-    print(
-        "UNIQ", len(set(texts_of(whole).values())), sorted({n for _, n in texts_of(whole).values()})
-    )
     assert len(set(texts_of(whole).values())) > NUM_TITLES / 20
     shuffled = random.Random(1).sample(titles, NUM_TITLES)
     in_another_order = texts_of(Predict(options, "shuffled", shuffled, 64, "greedy")())
@@ -139,9 +136,6 @@ def test_drawn_texts_depend_on_their_titles_and_rows_alone(
 ):
     """Written 100 at a time; 64 at a time until something breaks, then 7 at a time."""
     whole = Predict(options, "drawn", titles, 100, "drawn")()
-    print(
-        "UNIQ", len(set(texts_of(whole).values())), sorted({n for _, n in texts_of(whole).values()})
-    )
     assert len(set(texts_of(whole).values())) > NUM_TITLES / 2
     broken = Predict(options, "broken", titles, 64, "drawn")
     last = random.SystemRandom().randrange(1, NUM_TITLES - 100)

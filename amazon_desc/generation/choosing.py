@@ -90,7 +90,10 @@ def penalised(
         if penalty != 1:
             repeated = torch.where(scores > 0, scores / penalty, scores * penalty)
             scores = torch.where(is_written, repeated, scores)
-        scores = scores - settings.frequency_penalty * counts - presence * is_written
+        if settings.frequency_penalty:
+            scores = scores - settings.frequency_penalty * counts
+        if presence:
+            scores = scores - presence * is_written
     if settings.no_repeat_ngram_size:
         repeats = repeats_ngram(written, place, settings.no_repeat_ngram_size, logits.shape[-1])
         scores = scores.masked_fill(repeats, -torch.inf)

@@ -1,7 +1,8 @@
 """How texts are written: the settings of decoding, and which of them make no sense.
 
 In come options, out go frozen DecodingSettings, or a UserError that says what to set. What a
-setting does to a next token is in choosing.py. Their defaults stand here and nowhere else.
+setting does to a next token is in choosing.py. Their defaults stand here and nowhere else: the
+likeliest tokens, with penalties that keep texts from looping (scripts/README.md compares others).
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class DecodingSettings:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: int = 7
     presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    frequency_penalty: float = 0.6
     num_beams: int = 1
     num_candidates: int = 1
     seed: int = 0
@@ -119,3 +120,7 @@ def contradictions(settings: DecodingSettings) -> Iterator[str]:
             f"another, found {OPTION}temperature 0 and {OPTION}num_beams {settings.num_beams}. "
             f"Set a temperature, such as 0.7, or as many beams."
         )
+
+
+GREEDY = DecodingSettings(no_repeat_ngram_size=0, frequency_penalty=0.0)
+"""The likeliest tokens, without penalties."""

@@ -24,7 +24,10 @@ EngineOption = Literal["auto", "fused", "plain"]
 # Texts at a time, from the fastest. On a card arithmetic is the limit from some hundreds on.
 FUSED_TEXTS = (1024, 512, 256, 128, 64, 32, 16)
 PLAIN_TEXTS_ON_CARD = (256, 128, 64, 32, 16, 8, 4, 2, 1)
-PLAIN_TEXTS = (32, 16, 8, 4, 2, 1)
+PLAIN_TEXTS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+# On a CPU so many gain nothing where their arithmetic takes far longer than what a step costs
+# anyway; then more than these, whose texts come out together, only come out later.
+PLAIN_TEXTS_OF_LARGE, LARGE_STEP_WEIGHTS = 32, 2**28
 # Batches of the plain engine whose prompts are sorted by length together.
 BATCHES_SORTED = 4
 # Titles of the fused engine that are handed out, and written to a file, at a time.
@@ -108,9 +111,19 @@ def plan_writing(task: Task, machine: Machine, texts: Texts) -> WritingPlan:
     if texts.engine == "plain" or why_not is not None:
         engine = "plain"
         reason = ", as asked for" if texts.engine == "plain" else f" (fused kernels: {why_not})"
-        choice = PLAIN_TEXTS_ON_CARD if machine.has_card else PLAIN_TEXTS
+        choice = PLAIN_TEXTS_ON_CARD if machine.has_card else texts_on_cpu(task)
     way = WritingPlan(engine, reason, 0, True, task.dtype == torch.float32)
     return fitting(task, machine, texts, way, numbers_at_a_time(texts, engine, choice))
+
+
+def texts_on_cpu(task: Task) -> list[int]:
+    """Returns how many texts may be written at a time there, from the fastest on.
+
+    800,000 weights in the layers: 256, 128, ...; 2 million: 128, 64, ...; 100 million: 32, 16, ...
+    """
+    num_weights = shape_of(task.config).num_linear_weights
+    most = max(PLAIN_TEXTS_OF_LARGE, LARGE_STEP_WEIGHTS // num_weights)
+    return [number for number in PLAIN_TEXTS if number <= most]
 
 
 def numbers_at_a_time(texts: Texts, engine: Engine, choice: Sequence[int]) -> list[int]:

@@ -72,6 +72,7 @@ def lines_that_write(module: DescriptionModule) -> str:
         comment="  # in the chat template" if encoder.prompter.is_chat else "",
         prompt=source,
         ids=ids,
+        penalties=function_of_penalties(module.decoding),
         note=note_on(module.decoding),
         options="".join(f"    {line},\n" for line in options_of_generate(module.decoding)),
         end_ids=end_ids,
@@ -91,11 +92,29 @@ def options_of_generate(settings: DecodingSettings) -> Iterator[str]:
     yield f"num_beams={settings.num_beams}"
     if settings.num_beams > 1:
         yield from ("early_stopping=False", "length_penalty=1.0")
-    yield "repetition_penalty=1.0"
-    yield f"no_repeat_ngram_size={settings.no_repeat_ngram_size}"
+    yield from ("repetition_penalty=1.0", "no_repeat_ngram_size=0")
+    processors = []
     if settings.repetition_penalty != 1:
-        penalty = f"RepetitionPenaltyLogitsProcessor({float(settings.repetition_penalty)}, "
-        yield f"logits_processor=[{penalty}ids.shape[1])]"
+        penalty = float(settings.repetition_penalty)
+        processors.append(f"RepetitionPenaltyLogitsProcessor({penalty}, ids.shape[1])")
+    if function_of_penalties(settings):
+        processors.append("penalised")
+    if processors:
+        yield f"logits_processor=[{', '.join(processors)}]"
+
+
+def function_of_penalties(settings: DecodingSettings) -> str:
+    """Returns Python for penalties that transformers does not have, or counts the prompt for."""
+    lines = ""
+    for penalty, times in (
+        (settings.presence_penalty, ""),
+        (settings.frequency_penalty, " * text.count(token)"),
+    ):
+        if penalty:
+            lines += LOWERED.format(amount=f"{penalty}{times}")
+    if settings.no_repeat_ngram_size:
+        lines += NO_REPEATS.format(last=settings.no_repeat_ngram_size - 1)
+    return PENALISED.format(lines=lines) if lines else ""
 
 
 def note_on(settings: DecodingSettings) -> str:
@@ -103,13 +122,6 @@ def note_on(settings: DecodingSettings) -> str:
     notes = []
     if settings.is_sampled:
         notes.append("draws with numbers of its own, so with the same settings other texts")
-    if settings.presence_penalty or settings.frequency_penalty:
-        notes.append(
-            f"has a presence penalty of {settings.presence_penalty} and a frequency penalty of "
-            f"{settings.frequency_penalty} too"
-        )
-    if settings.no_repeat_ngram_size:
-        notes.append("looks for repeats in the text alone, not in the prompt")
     if settings.trim:
         notes.append("ends a text that reached its limit at its last whole sentence")
     return "".join(f"# predict {note}.\n" for note in notes)
@@ -194,12 +206,34 @@ for part in prompt.split("\\0"):
     new = tokenizer.encode("\\n" * bool(ids) + part, add_special_tokens=False)
     ids += new[{num_anchor} * bool(ids) :]"""
 
+PENALISED = """\
+
+
+def penalised(found, scores):  # by what the text has already: the prompt does not count
+    for text, row in zip(found[:, ids.shape[1] :].tolist(), scores):
+{lines}    return scores
+
+
+"""
+
+LOWERED = """\
+        for token in set(text):
+            row[token] -= {amount}
+"""
+
+NO_REPEATS = """\
+        last = text[max(0, len(text) - {last}) :]
+        for start in range(len(text) - {last}):
+            if text[start : start + {last}] == last:
+                row[text[start + {last}]] = -torch.inf
+"""
+
 WRITING = """\
 prompt = {prompt}
 prompt = prompt.replace("{{title}}", title){comment}
 {ids}
 ids = torch.tensor([ids], device=model.device)
-{note}written = model.generate(
+{penalties}{note}written = model.generate(
     input_ids=ids,
     attention_mask=torch.ones_like(ids),
 {options}    use_cache=True,

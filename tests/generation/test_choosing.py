@@ -1,6 +1,7 @@
 """A next token is what the settings say, and depends on nothing but what choose is given."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from amazon_desc.generation.choosing import (
     uniform,
     wrapped,
 )
-from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.decoding import GREEDY, DecodingSettings
 
 INF = math.inf
 LOGITS = torch.tensor([[1.0, 0.5, 2.0, 0.0]] * 2)
@@ -39,7 +40,7 @@ ROWS = torch.arange(2)
 
 
 def sampling(**settings) -> DecodingSettings:
-    return DecodingSettings(**{"temperature": 1.0, **settings})
+    return replace(GREEDY, **{"temperature": 1.0, **settings})
 
 
 def random_logits(num_texts: int, num_ids: int, seed: int = 0) -> Tensor:
@@ -61,7 +62,7 @@ def random_logits(num_texts: int, num_ids: int, seed: int = 0) -> Tensor:
     ],
 )
 def test_the_worked_example(settings: dict, scores: list[float], ids: list[int]):
-    decoding = DecodingSettings(**settings)
+    decoding = replace(GREEDY, **settings)
     found = penalised(LOGITS, WRITTEN, decoding, PLACES)
     torch.testing.assert_close(found[0], torch.tensor(scores))
     assert torch.equal(found[1], LOGITS[1]), "nothing is written there"
@@ -166,7 +167,7 @@ def test_penalties_are_those_of_transformers_without_its_prompt(settings, proces
     logits = random_logits(64, 5)
     ids = torch.randint(0, 5, (64, place), generator=torch.Generator().manual_seed(3))
     written = torch.cat([ids, torch.full((64, 4), NOTHING)], 1)
-    found = penalised(logits, written, DecodingSettings(**settings), place)
+    found = penalised(logits, written, replace(GREEDY, **settings), place)
     expected = processor(ids, logits) if place else logits
     torch.testing.assert_close(found, expected)
     assert place < 3 or not torch.equal(found, logits)
@@ -175,15 +176,15 @@ def test_penalties_are_those_of_transformers_without_its_prompt(settings, proces
 def test_frequency_counts_each_time_and_presence_once():
     written = torch.tensor([[1, 1, 1, 3, -1]])
     logits = torch.zeros(1, 5)
-    found = penalised(logits, written, DecodingSettings(frequency_penalty=0.5), 4)
+    found = penalised(logits, written, replace(GREEDY, frequency_penalty=0.5), 4)
     assert found.tolist() == [[0, -1.5, 0, -0.5, 0]]
-    found = penalised(logits, written, DecodingSettings(presence_penalty=0.5), 4)
+    found = penalised(logits, written, replace(GREEDY, presence_penalty=0.5), 4)
     assert found.tolist() == [[0, -0.5, 0, -0.5, 0]]
 
 
 def test_no_text_ends_before_its_least_length():
     logits = torch.tensor([[0.0, 1.0, 5.0, 4.0]] * 2)
-    settings = DecodingSettings(min_new_tokens=3)
+    settings = replace(GREEDY, min_new_tokens=3)
     written = torch.tensor([[1, 1, -1], [1, 1, 1]])
     found = choose(logits, written, settings, ROWS, torch.tensor([2, 3]), end_ids=[2, 3])
     assert found.tolist() == [1, 2]

@@ -38,6 +38,22 @@ def test_without_a_card_the_plain_engine_writes_and_says_why():
     )
 
 
+@pytest.mark.parametrize(
+    ("hidden", "num_texts", "at_a_time"),
+    [(128, 20_000, 256), (128, 250, 256), (128, 100, 128), (128, 3, 4), (256, 20_000, 64)],
+)
+def test_on_a_cpu_more_texts_of_a_small_base_are_written_at_a_time(hidden, num_texts, at_a_time):
+    """4 layers of the base that ships: a step costs more than its arithmetic with few texts.
+
+    Twice as wide, they have 3.1 million weights instead of 0.8: arithmetic takes longer.
+    """
+    config = tinyllama_config()
+    config.num_hidden_layers, config.hidden_size, config.intermediate_size = 4, hidden, 3 * hidden
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = hidden // 32, 2, 32
+    found = plan_writing(task(config, torch.float32), CPU, MANY._replace(num_texts=num_texts))
+    assert found.at_a_time == at_a_time
+
+
 def test_what_is_asked_for_is_done_or_refused():
     assert plan_writing(task(), CARD, MANY._replace(engine="plain", at_a_time=7)) == WritingPlan(
         "plain", ", as asked for", 7, is_merged=True, is_exact=False

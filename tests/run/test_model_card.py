@@ -1,20 +1,51 @@
 """The lines of a model card ask transformers for what it can do, and say what it cannot."""
 
-import pytest
+from typing import Any
 
+import pytest
+import torch
+
+from amazon_desc.generation.choosing import penalised
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.run.model_card import note_on, options_of_generate
+from amazon_desc.run.model_card import function_of_penalties, note_on, options_of_generate
+
+GREEDY = DecodingSettings(96, no_repeat_ngram_size=0, frequency_penalty=0.0)
 
 
 def test_greedy_lines_need_no_note():
-    assert list(options_of_generate(DecodingSettings(96))) == [
+    assert list(options_of_generate(GREEDY)) == [
         "max_new_tokens=96",
         "do_sample=False",
         "num_beams=1",
         "repetition_penalty=1.0",
         "no_repeat_ngram_size=0",
     ]
-    assert note_on(DecodingSettings(96)) == ""
+    assert note_on(GREEDY) == function_of_penalties(GREEDY) == ""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": 0.0, "presence_penalty": 1.0, "no_repeat_ngram_size": 0},
+        {"no_repeat_ngram_size": 1, "frequency_penalty": 0.0},
+        {"no_repeat_ngram_size": 2},
+    ],
+)
+def test_penalties_of_the_lines_are_those_of_predict(settings: dict[str, Any]):
+    """Each row another text; the prompt is one token, which no penalty counts."""
+    decoding = DecodingSettings(**settings)
+    assert list(options_of_generate(decoding))[-1] == "logits_processor=[penalised]"
+    names: dict[str, Any] = {"torch": torch, "ids": torch.tensor([[3]])}
+    exec(function_of_penalties(decoding), names)
+    written = torch.tensor([[3, 5, 3, 5, 3], [4, 4, 4, 4, 4], [0, 1, 2, 3, 4]])
+    found = torch.cat([torch.full((3, 1), 3), written], 1)
+    for length in range(6):
+        scores = torch.randn(3, 7, generator=torch.Generator().manual_seed(length))
+        wanted = penalised(scores, written[:, :length], decoding, length)
+        given = names["penalised"](found[:, : 1 + length], scores.clone())
+        torch.testing.assert_close(given, wanted)
 
 
 def test_all_that_limits_a_draw_is_set_since_transformers_would_fill_it_in():
@@ -28,9 +59,6 @@ def test_all_that_limits_a_draw_is_set_since_transformers_would_fill_it_in():
     ("settings", "words"),
     [
         ({"temperature": 1.0}, "numbers of its own"),
-        ({"presence_penalty": 0.5}, "a presence penalty of 0.5"),
-        ({"frequency_penalty": 0.5}, "a frequency penalty of 0.5"),
-        ({"no_repeat_ngram_size": 4}, "not in the prompt"),
         ({"trim": True}, "last whole sentence"),
     ],
 )
@@ -41,7 +69,8 @@ def test_what_transformers_cannot_do_is_said(settings: dict, words: str):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"repetition_penalty": 1.1}, {"num_beams": 2}, {"min_new_tokens": 3}]
+    "settings",
+    [{"repetition_penalty": 1.1}, {"num_beams": 2}, {"min_new_tokens": 3}, {"presence_penalty": 1}],
 )
-def test_what_transformers_can_do_needs_no_note(settings: dict):
+def test_what_lines_can_do_needs_no_note(settings: dict):
     assert note_on(DecodingSettings(**settings)) == ""

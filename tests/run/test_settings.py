@@ -6,6 +6,7 @@ An option that is new to the parser fails here until it stands in one of the lis
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from amazon_desc.cli import DescriptionCLI, build
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.decoding import GREEDY
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import (
     BEFORE,
@@ -292,10 +293,13 @@ def test_texts_from_before_there_were_settings_of_decoding_are_greedy_ones():
     ]
     missing = set(now_written()) - set(WRITTEN_BEFORE)
     assert missing == {"--model.decoding.max_new_tokens"}
+    assert changes(before, now_written(max_new_tokens=96, frequency_penalty=0.6)) == [
+        "  --model.decoding.frequency_penalty: 0.0, now 0.6"
+    ]
 
 
 def now_written(**settings: Any) -> Record:
-    decided = deciding(DecodingSettings(**settings))
+    decided = deciding(replace(GREEDY, **settings))
     return {f"--model.decoding.{name}": value for name, value in decided.items()}
 
 

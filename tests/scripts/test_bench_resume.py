@@ -229,9 +229,9 @@ class HandMade:
     spoil: Callable[[Path], object] = staticmethod(lambda folder: None)
     codes: dict[str, int | None]
 
-    def __init__(self, command: str, folder: Path, corpora: Path, num_workers: int) -> None:
-        self.command = command
-        folder.with_suffix(".log").touch()
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.command, folder = arguments[0], log.with_suffix("")
+        log.touch()
         if not folder.exists():
             make_run(folder)
             if folder.name != "untouched":

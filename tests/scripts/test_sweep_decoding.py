@@ -1,13 +1,14 @@
 """Promises of scripts/sweep_decoding.py: what is given is compared, and the lines say how."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from amazon_desc.data.loading.prompts import Pairs
-from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.decoding import GREEDY, DecodingSettings
 from amazon_desc.generation.texts import Description
 from amazon_desc.generation.writing import Prediction
 from amazon_desc.support.errors import UserError
@@ -51,9 +52,12 @@ def test_settings_that_are_none_are_refused_before_anything_is_loaded(
         sweep.over(DecodingSettings(), given)
 
 
-def test_settings_stand_over_the_runs_own(sweep: ModuleType):
-    found = sweep.over(DecodingSettings(96, min_new_tokens=4), {"temperature": 1, "top_k": None})
-    assert found == DecodingSettings(96, min_new_tokens=4, temperature=1, top_k=0)
+def test_settings_stand_over_greedy_ones_of_the_runs_lengths(sweep: ModuleType):
+    """Whatever the run has: the table's names say all that decides."""
+    own = DecodingSettings(96, min_new_tokens=4, repetition_penalty=1.2, seed=3, trim=True)
+    found = sweep.over(own, {"temperature": 1, "top_k": None})
+    lengths = {"max_new_tokens": 96, "min_new_tokens": 4, "seed": 3, "trim": True}
+    assert found == replace(GREEDY, **lengths, temperature=1)
 
 
 def test_a_line_says_what_was_written(sweep: ModuleType):
@@ -102,9 +106,9 @@ def test_a_finished_run_is_written_with_as_it_scores(
     sweep.main([str(run), "--set", "temperature=0.9", "--json", str(tmp_path / "found.json")])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == [
-        *("| settings", "| references", "| the run's own", "| temperature=0.9")
+        *("| settings", "| references", "| the run's own", "| greedy", "| temperature=0.9")
     ]
-    references, own, drawn = json.loads((tmp_path / "found.json").read_text())
+    references, own, _, drawn = json.loads((tmp_path / "found.json").read_text())
     assert {name: own[name] for name in ("rouge1", "rougeL", "bleu")} == {
         name: scores[name] for name in ("rouge1", "rougeL", "bleu")
     }

@@ -24,7 +24,7 @@ from amazon_desc.generation.engine.passes import Prompts, alignment, decode, pre
 
 # A round of steps, until it is looked at which texts have ended: that costs the host some
 # milliseconds, and slots that have ended wait for it, and for the round after it.
-ROUND_MS, LEAST_STEPS = 8.0, 2
+ROUND_MS, LEAST_STEPS = 4.0, 2
 STEPS_TIMED = 4
 
 

@@ -58,13 +58,17 @@ def cached_attention(
         raise NotImplementedError("sdpa attention has no soft cap")
     # heads that share a key are rows of one product
     scale = dim**-0.5 if scaling is None else scaling
-    grouped = query.reshape(num_texts, key.shape[1], -1, dim) * scale
-    scores = grouped @ key.mT
-    if attention_mask is not None:
-        if attention_mask.shape[1] > 1:  # of each head its own (Doge)
-            attention_mask = attention_mask.reshape(num_texts, *scores.shape[1:3], -1)
-        scores += attention_mask
-    attended = scores.softmax(-1) @ value
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    grouped = query.reshape(len(keys), -1, dim)
+    if attention_mask is None:
+        scores = torch.bmm(grouped, keys.mT).mul_(scale)
+    else:  # scaled and masked within the product, which is one pass over all scores
+        mask = attention_mask
+        if mask.shape[1] > 1:  # of each head its own (Doge)
+            mask = mask.reshape(num_texts, key.shape[1], -1, mask.shape[-1])
+        mask = mask.expand(-1, key.shape[1], grouped.shape[1], -1).flatten(0, 1)
+        scores = torch.baddbmm(mask, grouped, keys.mT, alpha=scale)
+    attended = torch.bmm(scores.softmax(-1), values)
     return attended.view(num_texts, 1, num_heads, value.shape[-1]), None
 
 

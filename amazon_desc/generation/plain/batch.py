@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,10 +18,14 @@ from torch import Tensor
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.choosing import NOTHING
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.plain.cache import fixed_cache, move
+from amazon_desc.generation.plain.cache import begin_with, fixed_cache, move
 from amazon_desc.generation.plain.generating import logits_alone
 from amazon_desc.generation.rounding import choose_surely
 from amazon_desc.generation.texts import Text
+
+# Prompts that begin with the same tokens, as those of one template do, have these passed once: if
+# there are so many.
+LEAST_SHARED = 4
 
 
 @dataclass
@@ -65,6 +70,9 @@ def write_batch(
     width = max(len(prompt.ids) for prompt in prompts)
     ids, going = begin(prompts, settings, width, model.device)
     forward = Forward(model, width + settings.max_new_tokens, has_keys_upright)
+    if (num_shared := num_shared_by(prompts)) >= LEAST_SHARED:
+        forward.pass_once(ids[:1].new_tensor([prompts[0].ids[:num_shared]]), going.is_token)
+        ids = ids[:, num_shared:]
     ends = torch.tensor(list(end_ids), device=model.device)
     texts: dict[int, Text] = {}
     for place in range(settings.max_new_tokens):
@@ -121,6 +129,17 @@ def begin(
     return ids.repeat_interleave(num, 0).to(device), going
 
 
+def num_shared_by(prompts: Sequence[Prompt]) -> int:
+    """Returns how many tokens prompts begin with together, without a prompt's last one.
+
+    5 6 7, 5 6 8 9 and 5 6 -> 1; 0 of one prompt alone
+    """
+    if len(prompts) == 1:
+        return 0
+    places = zip(*(prompt.ids[:-1] for prompt in prompts), strict=False)
+    return len(list(takewhile(lambda of_place: len(set(of_place)) == 1, places)))
+
+
 def taken(going: Going, which: Tensor, length: int, has_end: bool) -> dict[int, Text]:
     """Returns texts of `length` tokens by their numbers."""
     numbers, ids = going.numbers[which].tolist(), going.written[which, :length].tolist()
@@ -148,13 +167,34 @@ class Forward:
     """A model and what it keeps of a batch: ids of new tokens -> logits of the next ones."""
 
     def __init__(self, model: Any, num_tokens: int, has_keys_upright: bool):
-        self.model = model
+        self.model, self.has_keys_upright = model, has_keys_upright
         self.cache = fixed_cache(model, num_tokens, has_keys_upright)
         known = inspect.signature(model.forward).parameters
         self.has_positions = "position_ids" in known
         self.options: dict[str, Any] = {"use_cache": True, "return_dict": True}
         if "logits_to_keep" in known:
             self.options["logits_to_keep"] = 1
+
+    def pass_once(self, ids: Tensor, is_token: Tensor) -> None:
+        """Passes what all prompts begin with, and keeps it where each has it, after its padding.
+
+        Those that have more padding lose the last of it, which is passed with the rest of the
+        longest one:
+
+            prompts = 5 6 7 8 9 and 5 6 7 1, ids = [[5, 6, 7]]    kept    passed then
+                                                                  5 6 7   8 9
+                                                                  - 5 6   7 1
+
+        Args:
+            ids: (1, P)
+            is_token: (B, all tokens)
+        """
+        num = ids.shape[1]
+        whole, self.cache = self.cache, fixed_cache(self.model, num, self.has_keys_upright)
+        self(ids, torch.ones_like(ids))
+        # padding is not seen, whatever is kept there
+        begin_with(whole, self.cache, (is_token[:, :num].cumsum(-1) - 1).clamp(min=0))
+        self.cache = whole
 
     def __call__(self, ids: Tensor, is_token: Tensor) -> Tensor:
         """Returns (B, V) float32.

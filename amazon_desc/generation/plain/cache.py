@@ -76,6 +76,11 @@ class FixedLayer(DynamicLayer):
         keys, values = (room[:, :, : self.num_filled] for room in self.room)
         return keys, values
 
+    def begin_with(self, of_one: FixedLayer, columns: Tensor) -> None:
+        """Keeps what a layer keeps of one text as the first of each: (texts, tokens) of which."""
+        states = [room[0][:, columns].transpose(0, 1) for room in of_one.room]
+        self.update(*states)
+
     def get_seq_length(self) -> int:
         return self.num_filled
 
@@ -103,6 +108,14 @@ def fixed_cache(model: Any, num_tokens: int, has_keys_upright: bool) -> Cache:
             for kind in kinds
         ]
     )
+
+
+def begin_with(cache: Cache, of_one: Cache, columns: Tensor) -> None:
+    """Begins an empty cache with tokens of one text's, which `columns` has the numbers of."""
+    for layer, of_one_layer in zip(cache.layers, of_one.layers, strict=True):
+        assert isinstance(layer, FixedLayer)
+        assert isinstance(of_one_layer, FixedLayer)
+        layer.begin_with(of_one_layer, columns)
 
 
 def move(cache: Cache, sources: Tensor, targets: Tensor, num_kept: int) -> None:

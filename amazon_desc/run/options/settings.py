@@ -7,9 +7,11 @@ one of the lists below.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from shlex import quote
 from typing import Any
 
+from amazon_desc.generation.decoding import GREEDY
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import UserError
@@ -69,18 +71,9 @@ BEFORE = {
 
 # The same of texts, which were written greedily.
 WRITTEN_BEFORE = {
-    "--model.decoding.min_new_tokens": 0,
-    "--model.decoding.temperature": 0.0,
-    "--model.decoding.top_k": 0,
-    "--model.decoding.top_p": 1.0,
-    "--model.decoding.min_p": 0.0,
-    "--model.decoding.repetition_penalty": 1.0,
-    "--model.decoding.no_repeat_ngram_size": 0,
-    "--model.decoding.presence_penalty": 0.0,
-    "--model.decoding.frequency_penalty": 0.0,
-    "--model.decoding.num_beams": 1,
-    "--model.decoding.num_candidates": 1,
-    "--model.decoding.trim": False,
+    f"--model.decoding.{name}": value
+    for name, value in asdict(GREEDY).items()
+    if name not in ("max_new_tokens", "seed")
 }
 
 # What options were called in the records of such runs.

@@ -23,7 +23,7 @@ FLOAT32_ONLY = pytest.mark.skipif(HAS_CARD, reason="tensor cores have no float32
 @pytest.mark.parametrize(
     "settings",
     [
-        DecodingSettings(6, repetition_penalty=1.2),
+        DecodingSettings(6, frequency_penalty=2.0),
         slow_case(DecodingSettings(6, temperature=1.0, top_p=0.9, num_candidates=2)),
     ],
     ids=["greedy", "drawn"],

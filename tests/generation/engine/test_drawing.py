@@ -1,12 +1,13 @@
 """The kernel chooses what the reference does, under every setting."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from amazon_desc.generation.choosing import NOTHING, choose
-from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.decoding import GREEDY
 from amazon_desc.generation.engine.drawing import Chooser
 from tests.conftest import slow_case
 from tests.model.fused import DEVICE, HAS_CARD, RUNS_KERNELS
@@ -59,7 +60,7 @@ def test_the_kernel_chooses_what_the_reference_does(
     settings: dict[str, Any], scale: float, cap: float | None
 ):
     torch.manual_seed(0)
-    decoding = DecodingSettings(max_new_tokens=LENGTH, **settings)
+    decoding = replace(GREEDY, max_new_tokens=LENGTH, **settings)
     chooser = Chooser(decoding, ENDS, NUM_SLOTS, NUM_PIECES, DEVICE, scale, cap)
     written, places = texts()
     counted(chooser, written)
@@ -84,7 +85,7 @@ def test_the_kernel_chooses_what_the_reference_does(
 
 
 def test_a_text_that_has_ended_counts_nothing_and_a_slot_forgets():
-    decoding = DecodingSettings(repetition_penalty=1.2)
+    decoding = replace(GREEDY, repetition_penalty=1.2)
     chooser = Chooser(decoding, ENDS, 2, NUM_PIECES, DEVICE)
     logits = torch.randn(2, NUM_PIECES, device=DEVICE).bfloat16()
     written = torch.full((2, 4), NOTHING, device=DEVICE)

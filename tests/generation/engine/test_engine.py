@@ -1,13 +1,14 @@
 """Texts out of slots are those of transformers, in every family, whoever is beside them."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from amazon_desc.data.loading.prompts import Prompt
-from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.decoding import GREEDY
 from amazon_desc.generation.engine.cache import Cache, attend, keep
 from amazon_desc.generation.engine.merged import MergedDecoder, merge
 from amazon_desc.generation.engine.queue import in_full_passes, write
@@ -21,7 +22,7 @@ from tests.model.test_fused_path import in_4_bits
 pytestmark = RUNS_KERNELS
 
 END, LONGEST, NEW = 2, 20, 8
-GREEDY = DecodingSettings(max_new_tokens=NEW)
+PLAIN = replace(GREEDY, max_new_tokens=NEW)
 FLOAT32_ONLY = pytest.mark.skipif(HAS_CARD, reason="tensor cores have no float32")
 
 
@@ -39,7 +40,7 @@ def prompts_of(lengths: list[int], num_pieces: int) -> list[Prompt]:
 
 
 def texts_of(decoder: MergedDecoder, prompts: list[Prompt], num_slots: int) -> list[Text]:
-    slots = Slots(decoder, GREEDY, num_slots, LONGEST, [END], prefilled=64)
+    slots = Slots(decoder, PLAIN, num_slots, LONGEST, [END], prefilled=64)
     return [text for (text,) in write(slots, prompts)]
 
 
@@ -87,7 +88,7 @@ def test_an_end_token_ends_a_text_and_its_slot_is_filled_again():
     decoder = merge(model, torch.float32, LONGEST + NEW)
     whole = texts_of(decoder, prompts, 1)
     end = whole[0].ids[2]
-    slots = Slots(decoder, GREEDY, 1, LONGEST, [end, END], prefilled=64)
+    slots = Slots(decoder, PLAIN, 1, LONGEST, [end, END], prefilled=64)
     for (text,), before in zip(write(slots, prompts), whole, strict=True):
         has_end = end in before.ids
         place = before.ids.index(end) if has_end else NEW
@@ -166,7 +167,7 @@ def test_padding_is_kept_nowhere():
 def test_prompts_are_packed_without_their_last_tokens_each_at_a_tile():
     model = with_lora(base("llama", torch.float32), 0.0)
     decoder = merge(model, torch.float32, LONGEST + NEW)
-    slots = Slots(decoder, GREEDY, 3, LONGEST, [END], prefilled=32)
+    slots = Slots(decoder, PLAIN, 3, LONGEST, [END], prefilled=32)
     slots.alignment = 4
     begun = [Begun(2, 0, 0, [7, 8, 9]), Begun(0, 1, 0, [5]), Begun(1, 2, 0, [1, 2, 3, 4, 6, 7])]
     (pack,) = slots.packed(begun)

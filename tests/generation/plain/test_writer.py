@@ -11,7 +11,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.choosing import NOTHING, choose
-from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.decoding import GREEDY, DecodingSettings
 from amazon_desc.generation.plain import generating
 from amazon_desc.generation.plain.generating import generate
 from amazon_desc.generation.plain.merged import merged
@@ -49,7 +49,7 @@ def model():
     return tuned
 
 
-SETTINGS = DecodingSettings(max_new_tokens=24)
+SETTINGS = replace(GREEDY, max_new_tokens=24)
 
 
 def prompts_of(titles: Sequence[str], tokenizer, rows: Sequence[int] | None = None) -> list[Prompt]:
@@ -247,6 +247,7 @@ MANY = [f"{title} {number}" for number in range(3) for title in TITLES]
 ALL_WAYS = {
     **WAYS,
     "greedy": SETTINGS,
+    "as it is": DecodingSettings(24),
     "of few": DecodingSettings(24, temperature=1.5, top_k=7, min_p=0.02, num_candidates=2),
     "beams": DecodingSettings(24, num_beams=3, no_repeat_ngram_size=3, num_candidates=2),
 }
