@@ -60,17 +60,20 @@ def write_batch(
     end_ids: Sequence[int],
     has_keys_upright: bool,
     is_exact: bool,
+    is_stretched: bool,
 ) -> list[list[Text]]:
     """Returns `num_candidates` texts of each prompt, none of them by beams.
 
     Args:
         is_exact: where rounding could change a token, take the one that its text has alone
+        is_stretched: pass each prompt as a whole, since its positions depend on its length
     """
     num = settings.num_candidates
     width = max(len(prompt.ids) for prompt in prompts)
     ids, going = begin(prompts, settings, width, model.device)
     forward = Forward(model, width + settings.max_new_tokens, has_keys_upright)
-    if (num_shared := num_shared_by(prompts)) >= LEAST_SHARED:
+    num_shared = 0 if is_stretched else num_shared_by(prompts)
+    if num_shared >= LEAST_SHARED:
         forward.pass_once(ids[:1].new_tensor([prompts[0].ids[:num_shared]]), going.is_token)
         ids = ids[:, num_shared:]
     ends = torch.tensor(list(end_ids), device=model.device)

@@ -98,7 +98,10 @@ def written(
             step = 1 if are_alike else PROMPT_WIDTH_STEP
             return through_generate(model, prompts, settings, end_ids, step, is_exact)
         with attention_for_writing(base) as name:
-            return write_batch(base, prompts, settings, end_ids, name == NAME, is_exact)
+            has_keys_upright = name == NAME
+            return write_batch(
+                base, prompts, settings, end_ids, has_keys_upright, is_exact, are_alike
+            )
 
 
 def base_of(model: Any) -> Any:

@@ -29,8 +29,12 @@ FLOAT32_ONLY = pytest.mark.skipif(HAS_CARD, reason="tensor cores have no float32
     ids=["greedy", "drawn"],
 )
 @pytest.mark.parametrize("has_lora", [True, slow_case(False)])
-def test_texts_are_the_same(settings: DecodingSettings, is_merged: bool, has_lora: bool):
+def test_texts_are_the_same(
+    settings: DecodingSettings, is_merged: bool, has_lora: bool, monkeypatch: pytest.MonkeyPatch
+):
     """Of weights merged once, or made anew for each product; of candidates too."""
+    # each pass computes so many tokens, and an interpreter takes a second for some hundreds
+    monkeypatch.setattr("amazon_desc.generation.writing.PREFILLED", 64)
     torch.manual_seed(0)
     model = with_lora(in_4_bits(base("llama", torch.float32)), 0.0).eval()
     num_pieces = model.get_base_model().config.vocab_size

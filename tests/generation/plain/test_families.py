@@ -184,6 +184,22 @@ def test_a_text_is_that_of_generate_for_its_prompt_alone(
     assert len(ends) > 4, "texts end one after the other"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sliding window", "alibi", "learnt positions", "dynamic positions"),
+        *("long and short positions", "a mask of each head"),
+    ],
+)
+def test_what_prompts_begin_with_together_changes_no_text(
+    name: str, prompts: list[Prompt], tmp_path: Path
+):
+    model = tuned(FAMILIES[name], tmp_path)
+    alike = [prompt._replace(ids=[9, 7, 33, 21, 14, 50, *prompt.ids]) for prompt in prompts]
+    wanted = [alone(model, prompt, SETTINGS["greedy"]) for prompt in alike]
+    assert list(write(merged(model), alike, SETTINGS["greedy"], ENDS, 4)) == wanted
+
+
 @pytest.mark.parametrize("name", ["learnt positions", "recurrent"])
 def test_a_token_that_rounding_could_change_is_the_one_that_its_text_has_alone(
     name: str, prompts: list[Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
