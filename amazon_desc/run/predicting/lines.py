@@ -1,0 +1,218 @@
+"""The lines of an output while it grows: one for each record of the input, in order.
+
+In come predictions, of the titles that texts are written for, out go lines: these, and between them
+those of records without a title and of titles that were there before, with the text that is written
+already. Memory does not grow with the file: where each text lies is kept on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from amazon_desc.generation.writing import Prediction
+from amazon_desc.run.predicting.records import (
+    Record,
+    line_of,
+    record_of,
+    repeated,
+    skipped,
+    written,
+)
+from amazon_desc.support.errors import DataError
+from amazon_desc.support.files import storage
+
+# Titles that come again often come soon: their texts are not read from the disk again.
+NUM_RECENT = 4096
+
+
+class InputRecord(Protocol):
+    """A record of the input; rows are from 0."""
+
+    @property
+    def row(self) -> int: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def reason(self) -> str:
+        """why there is nothing to write for; empty: there is"""
+        ...
+
+    @property
+    def first(self) -> int:
+        """the row of the first record with this title"""
+        ...
+
+    @property
+    def kept(self) -> str | None:
+        """the shop's columns, as JSON"""
+        ...
+
+
+class Input(Protocol):
+    def __len__(self) -> int: ...
+    def records(self, start: int = 0) -> Iterator[InputRecord]: ...
+
+
+class Kept(NamedTuple):
+    """What is kept of an output that was begun."""
+
+    num_lines: int = 0
+    num_written: int = 0
+    """of them, titles that texts were written for"""
+    num_bytes: int = 0
+
+
+class OtherLines(DataError):
+    """A file has lines of other records."""
+
+
+def is_written_for(record: InputRecord) -> bool:
+    return not record.reason and record.first == record.row
+
+
+class Offsets:
+    """Where the lines of records begin, in bytes, on the disk."""
+
+    def __init__(self, file: Path, num_records: int) -> None:
+        self.starts = np.memmap(file, np.int64, "w+", shape=(max(1, num_records),))
+
+    def __setitem__(self, row: int, offset: int) -> None:
+        self.starts[row] = offset
+
+    def __getitem__(self, row: int) -> int:
+        return int(self.starts[row])
+
+
+def kept_of(partial: Path, table: Input, offsets: Offsets, first: int = 0, size: int = 1) -> Kept:
+    """Returns what is kept of a file that was begun, and notes where its texts are.
+
+    Titles that have to be written for together, in groups of `size` after the first ones, are kept
+    together:
+
+        5 lines of titles, first = 0, size = 2    4 lines are kept
+        4 of titles, then 2 without one           6 lines are kept
+
+    Raises:
+        OtherLines: a line is not that of its record.
+    """
+    kept, position, num_written = Kept(), 0, 0
+    with partial.open("rb") as lines:
+        for line, of_input in zip(lines, table.records(), strict=False):
+            record = record_of(line)
+            if record is None:
+                break
+            if (record["row"], record.get("title")) != (of_input.row + 1, of_input.title):
+                raise OtherLines(f"{partial}, line {of_input.row + 1}: it is of another title")
+            if is_written_for(of_input):
+                offsets[of_input.row] = position
+                num_written += 1
+            position += len(line)
+            is_last = of_input.row + 1 == len(table)
+            if is_last or num_written <= first or (num_written - first) % size == 0:
+                kept = Kept(of_input.row + 1, num_written, position)
+    return kept
+
+
+def cut(partial: Path, kept: Kept) -> None:
+    """Has a file end after what is kept of it."""
+    with partial.open("rb+") as file:
+        file.truncate(kept.num_bytes)
+        os.fsync(file.fileno())
+
+
+class GrowingLines:
+    """A file that lines are added to; what is added is on its way to the disk at once.
+
+    Args:
+        partial: the file, as long as is kept of it
+    """
+
+    def __init__(self, partial: Path, table: Input, offsets: Offsets, kept: Kept) -> None:
+        self.partial, self.offsets, self.position = partial, offsets, kept.num_bytes
+        self.records = table.records(kept.num_lines)
+        self.next = next(self.records, None)
+        self.waiting: deque[Prediction] = deque()
+        self.recent: OrderedDict[int, Record] = OrderedDict()
+        self.coming: list[bytes] = []
+        with storage(partial.parent):
+            self.file = partial.open("ab+", buffering=0)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each record of the input has its line."""
+        return self.next is None
+
+    def add(self, predictions: Iterable[Prediction]) -> list[Record]:
+        """Adds the lines that come next, now that there are further predictions.
+
+        Returns their records.
+        """
+        self.waiting.extend(predictions)
+        added = []
+        while self.next is not None and (record := self.record_of(self.next)) is not None:
+            if is_written_for(self.next):
+                self.offsets[self.next.row] = self.position
+                self.remember(self.next.row, record)
+            line = line_of(record).encode()
+            self.position += len(line)
+            self.coming.append(line)
+            added.append(record)
+            self.next = next(self.records, None)
+        self.flush()
+        return added
+
+    def record_of(self, of_input: InputRecord) -> Record | None:
+        """Returns the next record; None: its text is still to come."""
+        row, title = of_input.row, of_input.title
+        columns: dict[str, Any] = {} if of_input.kept is None else json.loads(of_input.kept)
+        if of_input.reason:
+            return skipped(row, title, of_input.reason, columns)
+        if of_input.first != row:
+            return repeated(row, title, self.text_of(of_input.first), columns)
+        if not self.waiting:
+            return None
+        found = self.waiting.popleft()
+        return written(row, title, (found.description, *found.others), kept=columns)
+
+    def text_of(self, row: int) -> Record:
+        """Returns the record of a row, which has its line already."""
+        if row in self.recent:
+            self.recent.move_to_end(row)
+            return self.recent[row]
+        self.flush()
+        with storage(self.partial.parent):
+            self.file.seek(self.offsets[row])
+            line = b""
+            while not line.endswith(b"\n"):
+                part = self.file.read(1 << 16)
+                assert part, "a line that was written is there"
+                line += part[: part.find(b"\n") + 1 or None]
+        record = json.loads(line)
+        self.remember(row, record)
+        return record
+
+    def remember(self, row: int, record: Record) -> None:
+        self.recent[row] = record
+        if len(self.recent) > NUM_RECENT:
+            self.recent.popitem(last=False)
+
+    def flush(self) -> None:
+        if self.coming:
+            with storage(self.partial.parent):
+                data = memoryview(b"".join(self.coming))
+                while data:  # unbuffered: a write may take a part alone
+                    data = data[self.file.write(data) :]
+            self.coming.clear()
+
+    def close(self) -> None:
+        """Has all lines on the disk."""
+        with storage(self.partial.parent):
+            os.fsync(self.file.fileno())
+            self.file.close()
