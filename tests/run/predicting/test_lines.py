@@ -21,7 +21,6 @@ from amazon_desc.run.predicting.lines import (
     kept_of,
 )
 
-
 NOTHING = Kept()
 
 
