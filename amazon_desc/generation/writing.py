@@ -45,6 +45,8 @@ class Prediction(NamedTuple):
     """further candidates"""
     reference: str = ""
     """the true description, where there is one"""
+    is_shortened: bool = False
+    """whether the title was too long, and its end was not read"""
 
 
 def write(
@@ -71,7 +73,7 @@ def write(
     for texts in engine(model, reading(), writing, plan, has_lora):
         first, *others = (read(text, writing.tokenizer, writing.settings.trim) for text in texts)
         prompt = waiting.popleft()
-        yield Prediction(prompt.title, first, others, prompt.reference)
+        yield Prediction(prompt.title, first, others, prompt.reference, prompt.is_shortened)
 
 
 def fused(

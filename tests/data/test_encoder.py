@@ -221,6 +221,8 @@ def test_a_long_title_loses_words_at_its_end_and_the_template_none(
     example = encoder.examples([Product(long, words(range(50)))])[0]
     assert example == Example([*wanted, *range(100, 116)], 14, "cut")
     assert encoder.prompts([long + " mug" * 100_000]) == [wanted]
+    marks = [mark for _, mark in encoder.marked_prompts([fitting, long, long + " mug" * 100_000])]
+    assert marks == [False, True, True]
 
 
 def test_a_title_whose_first_word_does_not_fit_leaves_the_template(

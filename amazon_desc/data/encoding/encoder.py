@@ -124,12 +124,18 @@ class Encoder:
 
     def prompts(self, titles: Sequence[str]) -> list[list[int]]:
         """Encodes prompts; a title too long for the sequence length loses words at its end."""
+        return [ids for ids, _ in self.marked_prompts(titles)]
+
+    def marked_prompts(self, titles: Sequence[str]) -> list[tuple[list[int], bool]]:
+        """Encodes prompts, and says of each whether its title lost words."""
         encoded = self.encode_prompts(
             [self.prompter(title[:MAX_TITLE_CHARACTERS]) for title in titles]
         )
         limit = self.max_seq_length - MIN_DESCRIPTION_TOKENS
         return [
-            ids if len(ids) <= limit else self.prompt_ids(self.shorten_title(title, limit))
+            (ids, len(title) > MAX_TITLE_CHARACTERS)
+            if len(ids) <= limit
+            else (self.prompt_ids(self.shorten_title(title, limit)), True)
             for title, ids in zip(titles, encoded, strict=True)
         ]
 

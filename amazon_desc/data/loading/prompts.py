@@ -4,7 +4,8 @@ In come titles with the true descriptions, where there are some, out come Prompt
 titles are encoded at a time. Who writes, and how many at a time, is not known here.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from amazon_desc.data.encoding.encoder import Encoder
@@ -25,14 +26,24 @@ class Prompt(NamedTuple):
     title: str = ""
     reference: str = ""
     """the true description; an empty text where there is none"""
+    is_shortened: bool = False
+    """whether the title was too long, and lost words"""
 
 
 def prompts_of(
     pairs: Pairs, encoder: Encoder, clean: Callable[[str], str], first: int
 ) -> Iterator[Prompt]:
     """Yields the prompts of titles and descriptions, of which the first has the row `first`."""
-    for start in range(0, len(pairs), ENCODED_AT_A_TIME):
-        some = pairs[start : start + ENCODED_AT_A_TIME]
-        prompts = encoder.prompts([clean(title) for title, _ in some])
-        for row, (ids, pair) in enumerate(zip(prompts, some, strict=True), first + start):
-            yield Prompt(row, ids, *pair)
+    rows = ((row, title, reference) for row, (title, reference) in enumerate(pairs, first))
+    return prompts_of_rows(rows, encoder, clean)
+
+
+def prompts_of_rows(
+    rows: Iterable[tuple[int, str, str]], encoder: Encoder, clean: Callable[[str], str]
+) -> Iterator[Prompt]:
+    """Yields the prompts of rows with their titles and descriptions, which are read as needed."""
+    waiting = iter(rows)
+    while some := list(islice(waiting, ENCODED_AT_A_TIME)):
+        prompts = encoder.marked_prompts([clean(title) for _, title, _ in some])
+        for (row, title, reference), (ids, is_shortened) in zip(some, prompts, strict=True):
+            yield Prompt(row, ids, title, reference, is_shortened)

@@ -99,7 +99,7 @@ class PredictionFile(Callback):
 
 def line(prediction: Prediction) -> str:
     """Returns one line of the file, as JSON; where there are several texts, with all of them."""
-    title, first, others, _ = prediction
+    title, first, others, *_ = prediction
     record: dict[str, Any] = {"title": title, **columns(first)}
     if others:
         record["candidates"] = [columns(candidate) for candidate in (first, *others)]

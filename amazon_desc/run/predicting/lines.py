@@ -28,6 +28,7 @@ from amazon_desc.run.predicting.records import (
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.files import storage
 
+SHORTENED = "title is too long: its end was not read"
 # Titles that come again often come soon: their texts are not read from the disk again.
 NUM_RECENT = 4096
 
@@ -179,7 +180,8 @@ class GrowingLines:
         if not self.waiting:
             return None
         found = self.waiting.popleft()
-        return written(row, title, (found.description, *found.others), kept=columns)
+        reason = SHORTENED if found.is_shortened else ""
+        return written(row, title, (found.description, *found.others), reason, columns)
 
     def text_of(self, row: int) -> Record:
         """Returns the record of a row, which has its line already."""

@@ -12,6 +12,7 @@ from amazon_desc.generation.texts import Description
 from amazon_desc.generation.writing import Prediction
 from amazon_desc.run.predicting import lines as lines_module
 from amazon_desc.run.predicting.lines import (
+    SHORTENED,
     GrowingLines,
     Kept,
     Offsets,
@@ -147,3 +148,13 @@ def test_titles_that_are_added_to_the_input_go_on_after_a_finished_file(tmp_path
     longer = write(tmp_path, after, 1, kept).read_bytes()
     partial.unlink()
     assert write(tmp_path, after, 1).read_bytes() == longer
+
+
+def test_a_title_whose_end_was_not_read_is_marked(tmp_path: Path):
+    table = table_of(["a", "b", "a"])
+    offsets = Offsets(tmp_path / "offsets", 3)
+    growing = GrowingLines(tmp_path / "out", table, offsets, NOTHING)
+    first, second = predictions_of(table)
+    records = growing.add([first._replace(is_shortened=True), second])
+    growing.close()
+    assert [record.get("reason") for record in records] == [SHORTENED, None, SHORTENED]
