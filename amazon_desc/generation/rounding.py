@@ -17,6 +17,7 @@ from torch import Tensor
 
 from amazon_desc.generation.choosing import (
     choose,
+    draw,
     may_be_drawn,
     penalised,
     state_of,
@@ -47,11 +48,10 @@ def choose_surely(
         alone: of a text's number here, the logits that it has alone, (V); None: they are not asked
             for
     """
-    new = choose(logits, written, settings, rows, place, candidates, end_ids)
     if alone is None:
-        return new
-    unsure = ~is_settled(logits, written, settings, rows, place, candidates, end_ids)
-    for number in unsure.nonzero()[:, 0].tolist():
+        return choose(logits, written, settings, rows, place, candidates, end_ids)
+    new, is_sure = chosen(logits, written, settings, rows, place, candidates, end_ids)
+    for number in (~is_sure).nonzero()[:, 0].tolist():
         one = slice(number, number + 1)
         new[one] = choose(
             alone(number)[None].float(),
@@ -60,7 +60,7 @@ def choose_surely(
     return new
 
 
-def is_settled(
+def chosen(
     logits: Tensor,
     written: Tensor,
     settings: DecodingSettings,
@@ -68,24 +68,26 @@ def is_settled(
     place: int,
     candidates: Tensor,
     end_ids: Sequence[int] = (),
-) -> Tensor:
-    """Returns whether no logits within rounding of these choose another token: (B) bool.
+) -> tuple[Tensor, Tensor]:
+    """Returns the next token of each text, (B), and whether no logits within rounding have another.
 
-    Greedy: [20.0, 19.9999, 3.0] -> False, [20.0, 19.9, 3.0] -> True
+    Greedy: [20.0, 19.9999, 3.0] -> 0, False; [20.0, 19.9, 3.0] -> 0, True
     """
     scores = penalised(logits, written, settings, place, end_ids)
     penalty = settings.repetition_penalty
     within = ROUNDING * logits.abs().amax(-1) * max(penalty, 1 / penalty)
     if not settings.is_sampled:
-        first, second = scores.topk(2).values.unbind(-1)
-        return first - second > 2 * within
+        (first, second), (new, _) = (part.unbind(-1) for part in scores.topk(2))
+        return new.clone(), first - second > 2 * within
     scores = tempered(scores, settings.temperature)
     state = state_of(settings.seed, rows, candidates, place)
-    return is_draw_settled(scores, settings, state, within / settings.temperature)
+    is_drawn = may_be_drawn(scores, settings)
+    new = draw(scores, is_drawn, state)
+    return new, is_draw_settled(scores, is_drawn, settings, state, within / settings.temperature)
 
 
 def is_draw_settled(
-    scores: Tensor, settings: DecodingSettings, state: Tensor, within: Tensor
+    scores: Tensor, is_drawn: Tensor, settings: DecodingSettings, state: Tensor, within: Tensor
 ) -> Tensor:
     """Returns whether `draw` takes the same token of all scores within rounding: (B) bool.
 
@@ -95,7 +97,6 @@ def is_draw_settled(
     Args:
         within: (B): how far a score may move, besides all of a text together
     """
-    is_drawn = may_be_drawn(scores, settings)
     is_sure = are_limits_settled(scores, settings, within)
     is_open = torch.ones_like(is_sure)
     weights = weights_of(scores)

@@ -5,7 +5,7 @@ import torch
 
 from amazon_desc.generation.choosing import NOTHING, choose
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.rounding import ROUNDING, choose_surely, is_settled
+from amazon_desc.generation.rounding import ROUNDING, choose_surely, chosen
 
 NUM_TEXTS, NUM_IDS, PLACE = 2000, 60, 3
 SETTINGS = {
@@ -40,8 +40,9 @@ def test_what_is_settled_is_chosen_wherever_rounding_moves_the_logits(
 ):
     logits, written, rows, candidates = texts
     which = written, settings, rows, PLACE, candidates
-    settled = is_settled(logits, *which)
+    found, settled = chosen(logits, *which)
     wanted = choose(logits, *which)
+    assert torch.equal(found[settled], wanted[settled])
     is_other = torch.zeros(NUM_TEXTS, dtype=torch.bool)
     for seed in range(20):
         is_other |= choose(moved(logits, seed), *which) != wanted
@@ -70,4 +71,4 @@ def test_the_worked_example():
     logits = torch.tensor([[20.0, 19.9999, 3.0], [20.0, 19.9, 3.0]])
     written = torch.full((2, 1), NOTHING)
     zeros = torch.zeros(2, dtype=torch.int64)
-    assert is_settled(logits, written, settings, zeros, 0, zeros).tolist() == [False, True]
+    assert chosen(logits, written, settings, zeros, 0, zeros)[1].tolist() == [False, True]
