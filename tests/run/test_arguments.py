@@ -2,7 +2,7 @@
 
 import pytest
 
-from amazon_desc.run.options.arguments import in_order
+from amazon_desc.run.options.arguments import in_order, with_titles_joined
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,20 @@ from amazon_desc.run.options.arguments import in_order
 def test_the_command_comes_first_then_configs_then_the_rest(typed: str, meant: str):
     assert in_order(typed.split()) == meant.split()
     assert in_order(meant.split()) == meant.split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "joined"),
+    [
+        (["predict"], ["predict"]),
+        (["predict", "--data.title", "Red Mug"], ["predict", '--data.title=["Red Mug"]']),
+        (
+            ["predict", "--data.title", "1984", "--seed_everything", "1", "--data.title=[a]: -1"],
+            ["predict", "--seed_everything", "1", '--data.title=["1984", "[a]: -1"]'],
+        ),
+        (["predict", "--data.title=-5 Mug"], ["predict", '--data.title=["-5 Mug"]']),
+        (["predict", "--data.titles", "a.txt"], ["predict", "--data.titles", "a.txt"]),
+    ],
+)
+def test_titles_that_are_typed_are_one_list(typed: list[str], joined: list[str]):
+    assert with_titles_joined(typed) == joined

@@ -7,6 +7,7 @@ it is only known which arguments belong together.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ GROUPS = (
     *("--model", "--data", "--trainer", "--checkpoint"),
     *("--model.lora", "--data.prompt", "--data.cleaning"),
 )
+TITLE = "--data.title"
 WITHOUT_VALUE = ("-h", "--help", "--print_config")
 NUMBER = re.compile(r"-\d|-\.\d")
 
@@ -30,6 +32,21 @@ def in_order(arguments: list[str]) -> list[str]:
     command = next((part for part in parts if not is_option(part[0])), [])
     others = [part for part in parts if part is not command]
     return [*command, *(argument for part in sorted(others, key=place_of) for argument in part)]
+
+
+def with_titles_joined(arguments: list[str]) -> list[str]:
+    """Returns the arguments with all titles that were typed as one option, whatever is in them.
+
+    --data.title "Red Mug" --data.title=[2] -> --data.title=["Red Mug", "[2]"]
+    """
+    titles, others = [], []
+    for part in parts_of(arguments):
+        name, equals, value = part[0].partition("=")
+        if name == TITLE and (equals or len(part) > 1):
+            titles.append(value if equals else part[1])
+        else:
+            others += part
+    return [*others, f"{TITLE}={json.dumps(titles)}"] if titles else others
 
 
 def parts_of(arguments: list[str]) -> Iterator[list[str]]:
