@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +40,7 @@ from bench_predict_table import (
     conclusions,
     facts,
     heading,
+    load,
     others,
     row_of,
 )
@@ -88,8 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--at-a-time", type=sizes_in, default=[], metavar="N,N", help=ours)
     more = "a line more of ours, written with 'temperature=0.7 top_p=0.9'; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="SETTINGS", help=more)
-    batches = "generate writes for so many batches of the first titles only (default: for all)"
-    parser.add_argument("--peer-batches", type=int, metavar="N", help=batches)
+    batches = "all but the fused engine and vLLM write for so many batches only, not for all titles"
+    parser.add_argument("--batches", type=int, metavar="N", help=batches)
     parser.add_argument("--trials", type=int, default=3, help="turns of each line; the best counts")
     only = f"lines by side or a part of their names, as 'plain; merged, static'. {', '.join(SIDES)}"
     parser.add_argument("--only", metavar="NAMES", help=only)
@@ -125,6 +126,7 @@ def run(options: argparse.Namespace, lines: Sequence[Line], folder: Path) -> int
     trials: dict[str, list[dict[str, Any]]] = {line.name: [] for line in lines}
     texts: dict[str, Any] = {}
     errors: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
     for turn in range(options.trials):
         for line in lines:
             if line.name not in errors and not (turn and line.side == "vllm"):
@@ -138,20 +140,27 @@ def run(options: argparse.Namespace, lines: Sequence[Line], folder: Path) -> int
                         raise
                     errors[line.name] = f"{type(error).__name__}: {error}".splitlines()[0]
                 print(".", end="", file=sys.stderr, flush=True)
-    rows = [
-        {**line._asdict(), "error": errors[line.name]}
-        if line.name in errors
-        else completed(line, trials[line.name])
-        for line in lines
-    ]
-    report["lines"] = rows = compared(rows, texts)
-    report["facts"]["load at the end"] = " ".join(f"{part:.2f}" for part in os.getloadavg())
+                report["lines"] = rows = compared(rows_of(lines, trials, errors), texts)
+                report["facts"]["load at the end"] = load()
+                if options.json:
+                    options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     is_float32 = bench.dtype == torch.float32
     print(f"\n{heading()}", *map(row_of, rows), *conclusions(rows, is_float32), sep="\n")
-    print(f"load at the end: {report['facts']['load at the end']}")
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"load at the end: {load()}")
     return int(is_float32 and bool(others(rows)))
+
+
+def rows_of(
+    lines: Sequence[Line],
+    trials: Mapping[str, Sequence[Mapping[str, Any]]],
+    errors: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Returns what is found until now; a line that failed once has no numbers."""
+    failed = [
+        {**line._asdict(), "error": errors[line.name]} for line in lines if line.name in errors
+    ]
+    measured = [line for line in lines if trials[line.name] and line.name not in errors]
+    return [completed(line, trials[line.name]) for line in measured] + failed
 
 
 def bench_of(options: argparse.Namespace, folder: Path) -> Bench:
@@ -185,11 +194,7 @@ def turn_of(
 
     if line.side == "vllm":
         return by_vllm(line, bench, options, folder)
-    num_titles = len(bench.prompts)
-    if options.peer_batches and not line.is_ours:
-        assert line.at_a_time is not None
-        num_titles = min(num_titles, options.peer_batches * line.at_a_time)
-    found, texts = measure(bench, line, num_titles)
+    found, texts = measure(bench, line, options.batches)
     return [found], texts
 
 

@@ -193,13 +193,18 @@ def heading() -> str:
     return " " * 36 + "".join(name.rjust(12) for name, _ in COLUMNS.values())
 
 
+def load() -> str:
+    """Returns how many programs wanted to compute in the last 1, 5 and 15 minutes."""
+    return " ".join(f"{part:.2f}" for part in os.getloadavg())
+
+
 def facts(options: argparse.Namespace, found: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what the numbers depend on."""
     return {
         **found,
         "new tokens": f"{options.new_tokens}" if options.ends else f"{options.new_tokens} each",
         "best of": f"{options.trials} trials in turn",
-        "load at the beginning": " ".join(f"{part:.2f}" for part in os.getloadavg()),
+        "load at the beginning": load(),
         "versions": ", ".join(versions(None)),
         "commit": commit() or "unknown",
         "date": time.strftime("%Y-%m-%d"),

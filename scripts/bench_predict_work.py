@@ -225,16 +225,25 @@ WRITERS = {"fused": fused, "plain": plain}
 # One turn of a line
 
 
-def measure(bench: Bench, line: Line, num_titles: int) -> tuple[dict[str, Any], list[Text]]:
-    """Returns what writing took, and the texts of the first titles; all memory is free after it."""
+def measure(
+    bench: Bench, line: Line, num_batches: int | None = None
+) -> tuple[dict[str, Any], list[Text]]:
+    """Returns what writing took, and the texts; all memory is free after it.
+
+    Args:
+        num_batches: of the first titles, for whoever writes in batches; None: for all titles
+    """
     free_memory(bench.device)
     start = now(bench.device)
     writer = WRITERS.get(line.side, generate)(bench, line)
-    first = bench.prompts[: min(writer.at_a_time, WARM_UP_TITLES if writer.rounds else num_titles)]
-    writer.write(first, writer.warm_up)
+    prompts = bench.prompts
+    if num_batches is not None and writer.rounds is None:
+        prompts = prompts[: num_batches * writer.at_a_time]
+    num_first = WARM_UP_TITLES if writer.rounds else writer.at_a_time
+    writer.write(prompts[:num_first], writer.warm_up)
     ready = now(bench.device)
     settings = settings_of(bench, line)
-    texts = writer.write(bench.prompts[:num_titles], settings)
+    texts = writer.write(prompts, settings)
     seconds = now(bench.device) - ready
     num_tokens = count_tokens(texts)
     found = {

@@ -6,10 +6,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.texts import Text
+from amazon_desc.model.writing_plan import WritingPlan
 from amazon_desc.support.resources import TINY_BASE
 from tests.conftest import load_script
 
@@ -206,6 +208,11 @@ def test_vllm_writes_in_a_process_that_knows_nothing_of_the_project(
 # All of it
 
 
+# with a card they would write there, in half precision, and other texts
+on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a card")
+
+
+@on_a_cpu
 @pytest.mark.slow
 def test_all_lines_write_the_same_texts_on_the_base_that_ships(
     bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -231,3 +238,28 @@ def test_all_lines_write_the_same_texts_on_the_base_that_ships(
     printed = capsys.readouterr().out
     assert "Best of generate, merged, static: 4 at a time: we are" in printed
     assert "vLLM, as it comes: not installed" in printed
+
+
+@on_a_cpu
+@pytest.mark.triton
+@pytest.mark.slow
+def test_the_fused_engine_is_measured_with_its_busy_slots(
+    bench: ModuleType,
+    work: ModuleType,
+    table: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """4 texts of 3 tokens in 2 slots, on kernels as Triton interprets them."""
+    options = bench.build_parser().parse_args(["--titles", "4", "--new-tokens", "3"])
+    options.ends = False
+    given = bench.bench_of(options, tmp_path)
+    plan = WritingPlan("fused", "", 2, is_merged=True, is_exact=True)
+    monkeypatch.setattr(work, "planned", lambda *_: plan)
+    monkeypatch.setattr(work, "PREFILLED", 256)
+    fused, plain = table.chosen(table.all_lines(True, (4,), (), ()), "fused; plain")
+    found, texts = work.measure(given, fused)
+    assert (found["num_tokens"], found["at_a_time"]) == (12, 2)
+    # rounds of 2 steps: two for each text, one more until its end is seen, and one at the end
+    assert found["busy"] == 12 / (2 * 2 * (3 + 3 + 1))
+    assert texts == work.measure(given, plain)[1]
