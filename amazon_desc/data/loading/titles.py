@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
 from amazon_desc.data.corpus.product_files import LONG_REMEDY
@@ -98,9 +97,9 @@ class TitleTable:
                 meanwhile. A record that cannot be read is none: it is skipped.
             StorageError: the disk refused the table.
         """
+        remove_leftovers(folder)
         before = _sha256_of(path) if path.is_file() else ""
         records = read_title_records(path, title_column, kept, meter := Meter())
-        remove_leftovers(folder)
         with storage(folder), replacing_folder(folder) as temporary:
             builder = TableBuilder(temporary, clean, digest_at)
             facts = builder.build(_with_progress(records, path, meter))
@@ -182,8 +181,8 @@ class TitleTable:
         number = bisect_right(self._written, start) - 1
         skipped = start - int(self._written[number])
         for first_row, batch, firsts in self._read(number):
-            has_reason = pc.not_equal(batch.column("reason"), "").to_numpy(False)
             is_first = firsts == np.arange(first_row, first_row + len(batch))
+            has_reason = np.array(list(map(bool, batch.column("reason").to_pylist())))
             places = np.flatnonzero(is_first & ~has_reason)[skipped:]
             titles = batch.column("title").take(pa.array(places)).to_pylist()
             yield from zip((places + first_row).tolist(), titles, strict=True)

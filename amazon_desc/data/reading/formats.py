@@ -81,7 +81,7 @@ def _exactly(text: bytes | str) -> Any:
     values = orjson.loads(text)
     decoded = text.decode() if isinstance(text, bytes) else text
     if _LONG_NUMBER.search(decoded):
-        with suppress(ValueError, RecursionError):  # thousands of digits, or of brackets
+        with suppress(RecursionError):
             return json.loads(decoded)
     return values
 
