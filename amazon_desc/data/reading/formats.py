@@ -62,7 +62,7 @@ def read_records(
     if path.suffix.lower() == ".parquet":
         yield from _parquet_rows(path, columns, others, meter)
         return
-    loads = orjson.loads if others == () else _exactly
+    loads = _exactly if others is None or others else orjson.loads
     with open_source(path, member, meter) as source:
         if source.suffix in (".csv", ".tsv"):
             single = None if others is None else [*columns, *others]
