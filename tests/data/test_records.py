@@ -8,13 +8,20 @@ import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from amazon_desc.data.reading import sources
-from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
+from amazon_desc.data.reading.records import (
+    Fault,
+    Product,
+    read_products,
+    read_title_records,
+    read_titles,
+)
 from amazon_desc.data.reading.sources import Meter
 from amazon_desc.support.errors import DataError
 
@@ -54,7 +61,7 @@ def read_until_refused(path: Path) -> tuple[list[str | Fault], str]:
     return titles, str(error.value)
 
 
-def refusal(read: Callable, path: Path, **columns: str) -> str:
+def refusal(read: Callable, path: Path, **columns: Any) -> str:
     with pytest.raises(DataError) as error:
         list(read(path, **columns))
     return str(error.value)
@@ -85,6 +92,9 @@ def test_every_format_gives_the_same_products_and_titles(
     path = written(tmp_path, name, bom + data)
     assert list(read_products(path)) == PRODUCTS
     assert list(read_titles(path)) == TITLES
+    assert [(record.title, record.reason) for record in read_title_records(path)] == [
+        (title, "") for title in TITLES
+    ]
 
 
 def test_parquet_gives_the_same(tmp_path: Path):

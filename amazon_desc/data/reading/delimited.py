@@ -38,9 +38,13 @@ _QUOTED = re.compile(r'"((?:[^"]|"")*+)"(?=[\t\r\n]|\Z)')
 
 
 def delimited_rows(
-    source: Source, columns: Sequence[str], long_records: LongRecords
+    source: Source, columns: Sequence[str] | None, long_records: LongRecords
 ) -> Iterator[RawRecord | Fault]:
-    """Yields every record of a CSV or TSV file, whose first line names its columns."""
+    """Yields every record of a CSV or TSV file, whose first line names its columns.
+
+    Of `columns` there may be only one of a name; None: of all that have one, as those that Excel
+    adds at the end have not.
+    """
     delimiter = "\t" if source.suffix == ".tsv" else ","
     is_quoted = delimiter == "," or clearly_quotes(source.stream.peek(BUFFER_BYTES))
     header: list[str] | None = None
@@ -50,7 +54,7 @@ def delimited_rows(
             if isinstance(row, str):
                 raise DataError(f"{place}: the line that names the columns cannot be read: {row}.")
             header = row if "".join(row).strip() else None
-            refuse_twins(source.name, row, columns)
+            refuse_twins(source.name, row, list(filter(None, row)) if columns is None else columns)
         elif isinstance(row, str):
             yield Fault(place, row)
         elif len(row) > len(header):

@@ -8,10 +8,12 @@ at all raise DataError. What a product is, is not known here.
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -35,37 +37,63 @@ from amazon_desc.support.errors import DataError
 # A text may stand once in a Parquet file and in all its records: so many are in memory at once.
 PARQUET_RECORDS = 256
 TEXT_TOO_LONG = "text too long"
+VALUE_UNREADABLE = "a value cannot be read"
 
 # Finds where an element of an array ends; whether it is valid is not decided by it.
 _ELEMENT = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
+_LONG_NUMBER = re.compile(r"\d{19}")
 _SPACE, _MARK = " \t\n\r", re.compile(r"[ \t\n\r]*([],])[ \t\n\r]*")
 
 
 def read_records(
-    path: Path, columns: Sequence[str], member: str = TRAIN_MEMBER, meter: Meter | None = None
+    path: Path,
+    columns: Sequence[str],
+    member: str = TRAIN_MEMBER,
+    meter: Meter | None = None,
+    others: Sequence[str] | None = (),
 ) -> Iterator[RawRecord | Fault]:
-    """Yields every record of a file in order; of a Parquet file only `columns` are read."""
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet_rows(path, columns, meter or Meter())
-        return
+    """Yields every record of a file in order; of a Parquet file only the columns asked for.
+
+    Args:
+        columns: those that hold text
+        others: those that may hold anything, which is to be carried on as it is; None: all
+    """
     meter = meter or Meter()
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet_rows(path, columns, others, meter)
+        return
+    loads = _exactly if others is None or others else orjson.loads
     with open_source(path, member, meter) as source:
         if source.suffix in (".csv", ".tsv"):
-            yield from delimited_rows(source, columns, meter.long_records)
+            single = None if others is None else [*columns, *others]
+            yield from delimited_rows(source, single, meter.long_records)
         elif _is_array(source):
-            yield from _array_rows(source)
+            yield from _array_rows(source, loads)
         else:
-            yield from _json_rows(source)
+            yield from _json_rows(source, loads)
 
 
-def _json_rows(source: Source) -> Iterator[RawRecord | Fault]:
+def _exactly(text: bytes | str) -> Any:
+    """orjson takes whole numbers of over 64 bits for floats, and a shop's number may be one.
+
+    12345678901234567890123 -> orjson: 1.2345678901234568e+22
+    """
+    values = orjson.loads(text)
+    decoded = text.decode() if isinstance(text, bytes) else text
+    if _LONG_NUMBER.search(decoded):
+        with suppress(RecursionError):
+            return json.loads(decoded)
+    return values
+
+
+def _json_rows(source: Source, loads: Callable[[bytes], Any]) -> Iterator[RawRecord | Fault]:
     for number, line in split_lines(source):
         place = f"{source.name}, line {number}"
         if line is None:
             yield Fault(place, LINE_TOO_LONG)
             continue
         try:
-            values = orjson.loads(line)
+            values = loads(line)
         except orjson.JSONDecodeError:
             if line.strip():
                 yield Fault(place, "not valid JSON" if _is_utf8(line) else NOT_UTF8)
@@ -97,11 +125,11 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _array_rows(source: Source) -> Iterator[RawRecord | Fault]:
+def _array_rows(source: Source, loads: Callable[[str], Any]) -> Iterator[RawRecord | Fault]:
     for number, text in enumerate(_array_elements(source), start=1):
         place = f"{source.name}, record {number}"
         try:
-            values = orjson.loads(text)
+            values = loads(text)
         except orjson.JSONDecodeError:
             is_utf8 = _is_utf8(text.encode(errors="surrogateescape"))
             yield Fault(place, "not valid JSON" if is_utf8 else NOT_UTF8)
@@ -144,23 +172,28 @@ def _mark_after(text: str, start: int) -> re.Match[str] | None:
     return _MARK.match(text, end) if end - start <= LINE_BYTES else None
 
 
-def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[RawRecord | Fault]:
+def _parquet_rows(
+    path: Path, columns: Sequence[str], others: Sequence[str] | None, meter: Meter
+) -> Iterator[RawRecord | Fault]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
-            refuse_twins(str(path), schema.names, columns)
-            wanted = [column for column in columns if column in schema.names]
-            for column in wanted:
+            asked = schema.names if others is None else list(dict.fromkeys([*columns, *others]))
+            refuse_twins(str(path), schema.names, asked)
+            for column in columns:
+                if column not in schema.names:
+                    continue
                 if not _is_text(kind := schema.field(column).type):
                     raise DataError(
                         f"{path}: wanted text in the column {column!r}, found {kind}. Choose "
                         "another column, or write this one as strings."
                     )
             # With a column missing, all are read: the refusal shows what there is.
-            chosen = wanted if len(wanted) == len(columns) else None
+            is_whole = {*columns, *asked} <= set(schema.names)
+            chosen = asked if is_whole and others is not None else None
             num_records, total = 0, max(file.metadata.num_rows, 1)
             meter.share = lambda: num_records / total
             for batch in file.iter_batches(batch_size=PARQUET_RECORDS, columns=chosen):
@@ -175,7 +208,8 @@ def _parquet_rows(path: Path, columns: Sequence[str], meter: Meter) -> Iterator[
 
 
 def _is_long(values: dict[str, object]) -> bool:
-    return any(isinstance(text, str) and len(text) > LINE_BYTES for text in values.values())
+    texts = (text for text in values.values() if isinstance(text, (str, bytes)))
+    return any(len(text) > LINE_BYTES for text in texts)
 
 
 def _is_text(kind) -> bool:
@@ -190,12 +224,15 @@ def _is_text(kind) -> bool:
 
 
 def _batch_rows(batch) -> list[dict[str, object] | str]:
-    """The values of each row, or why there are none: Parquet does not check that text is UTF-8."""
+    """The values of each row, or why there are none.
+
+    Parquet does not check that text is UTF-8, and knows days and times that Python does not.
+    """
     try:
         rows = batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError) as error:
         if batch.num_rows == 1:
-            return [NOT_UTF8]
+            return [NOT_UTF8 if isinstance(error, UnicodeDecodeError) else VALUE_UNREADABLE]
         slices = (batch.slice(index, 1) for index in range(batch.num_rows))
         return [row for single in slices for row in _batch_rows(single)]
     if batch.nbytes <= LINE_BYTES:

@@ -1,18 +1,20 @@
 """A file of products or titles -> one Product (or title) per record, in order, or a Fault.
 
-What is wrong with one record is a Fault with its place, and the caller decides whether to go on.
+What is wrong with one record is a Fault with its place, and the caller decides whether to go on;
+where every record has to be told of, it is the reason that a TitleRecord has no title to write for.
 What is wrong with the whole file raises DataError: missing, empty, damaged, or other columns than
 the ones asked for. How files are opened is in sources.py, how records stand in them in formats.py;
 no text is changed here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from amazon_desc.data.reading.formats import read_records
+from amazon_desc.data.reading.kept import Kept, kept_text
 from amazon_desc.data.reading.sources import (
     LINE_TOO_LONG,
     NOT_UTF8,
@@ -27,7 +29,9 @@ from amazon_desc.data.reading.sources import (
 )
 from amazon_desc.support.errors import DataError
 
-__all__ = ["Fault", "Product", "read_products", "read_titles"]
+__all__ = ["Fault", "Product", "TitleRecord", "read_products", "read_title_records", "read_titles"]
+
+TITLE_EMPTY = "title is empty"
 
 # Records looked at before a column counts as missing from the whole file, and how many columns of
 # each are remembered for the refusal.
@@ -42,6 +46,18 @@ class Product:
     title: str
     description: str
     place: str = field(default="", compare=False)  # where it was read: "trn.json.gz, line 812"
+
+
+class TitleRecord(NamedTuple):
+    """A record of a file of titles, whatever is in it."""
+
+    title: str
+    """as it was read; an empty text where none could be"""
+    reason: str
+    """why there is nothing to write for; an empty text where there is"""
+    kept: str | None
+    """its kept columns as a JSON object; None: none are, or it could not be read"""
+    place: str
 
 
 def read_products(
@@ -101,10 +117,72 @@ def _text_titles(path: Path) -> Iterator[str | Fault]:
         for number, line in split_lines(source):
             place = f"{source.name}, line {number}"
             title = Fault(place, LINE_TOO_LONG) if line is None else _decoded(place, line)
-            has_title = has_title or title != Fault(place, "title is empty")
+            has_title = has_title or title != Fault(place, TITLE_EMPTY)
             yield title
     if not has_title:
         raise DataError(f"{path} is empty: wanted a title on every line, found only white space.")
+
+
+def read_title_records(
+    path: Path, title_column: str = "title", kept: Kept = "none", meter: Meter | None = None
+) -> Iterator[TitleRecord]:
+    """Yields one TitleRecord for every record of a file, in the file's order.
+
+    Reads what read_titles reads. Of .txt every line is a record, also a blank one; elsewhere blank
+    lines stand between records, as the formats have it.
+
+        "Mog's Kittens\\n\\n" -> TitleRecord("Mog's Kittens", "", None, "titles.txt, line 1"),
+                               TitleRecord("", "title is empty", None, "titles.txt, line 2")
+        {"title": 5, "sku": 7}, `all` -> TitleRecord("", "title is not text", '{"sku":7}', ..)
+
+    Raises:
+        DataError: as read_products, also for a kept column that is missing. A file in which nothing
+            but blank or unreadable records stand is none.
+    """
+    path = Path(path)
+    check_file(path, (".txt", *SUPPORTED))
+    names = [] if isinstance(kept, str) else list(kept)
+    if path.suffix.lower() == ".txt":
+        if names:
+            raise DataError(
+                f"{path}: wanted {_columns_to_keep(names)}; a .txt file holds titles alone. Keep "
+                f"none, or write the titles with their columns as .csv or .jsonl."
+            )
+        return _text_records(path, meter)
+    others = None if kept == "all" else names
+    rows = read_records(path, [title_column], meter=meter, others=others)
+
+    def record(row: RawRecord | Fault, _: dict[str, str]) -> TitleRecord:
+        if isinstance(row, Fault):
+            return TitleRecord("", row.reason, None, row.place)
+        try:
+            columns = kept_text(row.values, kept, title_column)
+        except RecursionError:
+            return TitleRecord("", "columns are nested too deep", None, row.place)
+        title = row.values.get(title_column)
+        if isinstance(title, str):  # as nearly all are
+            return TitleRecord(title, "" if title.strip() else TITLE_EMPTY, columns, row.place)
+        title = _text(row, title_column, "title")
+        reason = title.reason if isinstance(title, Fault) else TITLE_EMPTY
+        return TitleRecord("", reason, columns, row.place)
+
+    return _checked(path, rows, {"title": title_column}, record, names)
+
+
+def _text_records(path: Path, meter: Meter | None) -> Iterator[TitleRecord]:
+    number = 0
+    with open_source(path, meter=meter) as source:
+        for number, line in split_lines(source):
+            place = f"{source.name}, line {number}"
+            title = Fault(place, LINE_TOO_LONG) if line is None else _decoded(place, line)
+            if isinstance(title, str):
+                yield TitleRecord(title, "", None, place)
+            elif title.reason == TITLE_EMPTY:
+                yield TitleRecord((line or b"").decode(), TITLE_EMPTY, None, place)
+            else:
+                yield TitleRecord("", title.reason, None, place)
+    if number == 0:
+        raise DataError(f"{path} is empty: wanted a title on every line, found none.")
 
 
 def _decoded(place: str, line: bytes) -> str | Fault:
@@ -112,7 +190,7 @@ def _decoded(place: str, line: bytes) -> str | Fault:
         title = line.decode()
     except UnicodeDecodeError:
         return Fault(place, NOT_UTF8)
-    return title if title.strip() else Fault(place, "title is empty")
+    return title if title.strip() else Fault(place, TITLE_EMPTY)
 
 
 def _product(row: RawRecord | Fault, options: dict[str, str]) -> Product | Fault:
@@ -135,7 +213,7 @@ def _title(row: RawRecord | Fault, options: dict[str, str]) -> str | Fault:
     title = row if isinstance(row, Fault) else _text(row, options["title"], "title")
     if isinstance(title, Fault) or title.strip():
         return title
-    return Fault(row.place, "title is empty")
+    return Fault(row.place, TITLE_EMPTY)
 
 
 def _text(row: RawRecord, column: str, word: str) -> str | Fault:
@@ -149,7 +227,11 @@ def _text(row: RawRecord, column: str, word: str) -> str | Fault:
 
 
 def _checked(
-    path: Path, rows: Iterator[RawRecord | Fault], options: dict[str, str], make: Callable[..., Any]
+    path: Path,
+    rows: Iterator[RawRecord | Fault],
+    options: dict[str, str],
+    make: Callable[..., Any],
+    kept: Sequence[str] = (),
 ) -> Iterator[Any]:
     """What `make` makes of every record, once the first ones have shown that it has the columns.
 
@@ -157,11 +239,11 @@ def _checked(
     """
     first: list[Any] = []
     columns: dict[str, bool] | None = None  # whether any record has something in it
-    missing = options
+    missing = {*options.values(), *kept}
     for row in islice(rows, _LOOK_AHEAD):
         first.append(make(row, options))
         if isinstance(row, RawRecord):
-            missing = {word: name for word, name in missing.items() if name not in row.values}
+            missing = missing - row.values.keys()
             columns = columns or {}
             for name in islice(row.values, _NUM_NAMES):
                 columns[name] = columns.get(name, False) or bool(row.values[name])
@@ -170,21 +252,33 @@ def _checked(
     if not first:
         raise DataError(f"{path} is empty: it holds no record. Copy or download it again.")
     if missing and columns is not None:
-        _refuse_columns(path, columns, missing, options)
+        _refuse_columns(path, columns, missing, options, kept)
     return chain(first, (make(row, options) for row in rows))
 
 
 def _refuse_columns(
-    path: Path, columns: dict[str, bool], missing: dict[str, str], options: dict[str, str]
+    path: Path,
+    columns: dict[str, bool],
+    names: set[str],
+    options: dict[str, str],
+    kept: Sequence[str],
 ) -> None:
+    missing = {word: name for word, name in options.items() if name in names}
     wanted = " and ".join(f"a column {name!r} with the {word}" for word, name in missing.items())
     found = ", ".join(str(column)[:40] for column in list(columns)[:20]) or "none"
-    if {"instruction", "output"} <= set(columns):
+    if not missing:
+        wanted = _columns_to_keep([name for name in kept if name in names])
+        remedy = "Keep some of these, or none."
+    elif {"instruction", "output"} <= set(columns):
         remedy = _alpaca_remedy(columns, options)
     else:
-        names = " and ".join(f"--data.{word}_column" for word in missing)
-        remedy = f"Name yours with {names}."
+        flags = " and ".join(f"--data.{word}_column" for word in missing)
+        remedy = f"Name yours with {flags}."
     raise DataError(f"{path}: wanted {wanted}; the columns seen are {found}. {remedy}")
+
+
+def _columns_to_keep(names: Sequence[str]) -> str:
+    return " and ".join(f"a column {name!r}" for name in names) + " to keep"
 
 
 def _alpaca_remedy(columns: dict[str, bool], options: dict[str, str]) -> str:
