@@ -43,9 +43,13 @@ class Predictions:
     """The predictions of one file of titles, in one run folder."""
 
     def __init__(self, run: Path, options: Sequence[str], titles: Path) -> None:
-        self.titles, self.log = titles, titles.with_suffix(".log")
-        self.file = run / "predictions" / f"{titles.stem}.jsonl"
-        self.partial = self.file.with_name(self.file.name + ".partial")
+        from amazon_desc.run.folder import RunFolder
+        from amazon_desc.run.prediction_files import PredictionFiles
+
+        self.files, self.log = (
+            PredictionFiles.of(RunFolder(run), titles),
+            titles.with_suffix(".log"),
+        )
         folder = ["--trainer.default_root_dir", str(run), "--data.titles", str(titles)]
         config = ["--config", str(run / "config.yaml"), "--trainer.enable_progress_bar", "false"]
         self.command = ["predict", *config, *folder, *options]
@@ -54,7 +58,7 @@ class Predictions:
         return Run(self.command, self.log)
 
     def num_lines(self) -> int:
-        for file in (self.file, self.partial):
+        for file in (self.files.path, self.files.partial):
             try:
                 return file.read_bytes().count(b"\n")
             except FileNotFoundError:
@@ -62,7 +66,7 @@ class Predictions:
         return 0
 
     def lines(self) -> list[bytes]:
-        return self.file.read_bytes().splitlines(keepends=True)
+        return self.files.path.read_bytes().splitlines(keepends=True)
 
 
 def kill_once(predictions: Predictions, at: int | None, seconds: float) -> int | None:
@@ -89,9 +93,11 @@ def trial(
     whole: Sequence[bytes],
     seconds: float,
 ) -> Trial:
-    """Args:
-    whole: lines of the untouched file, in the order of `titles`
-    seconds: that the untouched run took
+    """Kills and finishes one file.
+
+    Args:
+        whole: lines of the untouched file, in the order of `titles`
+        seconds: that the untouched run took
     """
     chance = random.Random(f"{given.seed} {number}")
     order = list(range(len(titles)))

@@ -10,7 +10,7 @@ import ctypes
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,15 +19,15 @@ import torch
 from bench_predict_table import Line, busy_share
 from bench_predict_task import Bench
 from sweep_decoding import over, read_settings
-from torch import Tensor
 
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.plain.generating import PROMPT_WIDTH_STEP
+from amazon_desc.generation.plain.generating import PROMPT_WIDTH_STEP, padded
 from amazon_desc.generation.plain.merged import merged
+from amazon_desc.generation.plain.writer import base_of
 from amazon_desc.generation.texts import Text, text_of
 from amazon_desc.model import attention
-from amazon_desc.model.probe import at_rest, set_attention
+from amazon_desc.model.probe import at_rest, attending
 from amazon_desc.model.writing_plan import PREFILLED
 
 WARM_UP_TOKENS, WARM_UP_TITLES = 4, 64
@@ -119,6 +119,9 @@ def short(settings: DecodingSettings) -> DecodingSettings:
 def generate(bench: Bench, line: Line) -> Writer:
     is_merged, is_static = line.side == "merged", line.cache == "static"
     model = without_bitsandbytes(merged(bench.network)) if is_merged else bench.network
+    base = base_of(model)
+    usual = base.config._attn_implementation
+    usual = "sdpa" if usual == attention.NAME else usual  # torch's own in place of ours
     assert line.at_a_time is not None
     size, longest = line.at_a_time, max(len(prompt.ids) for prompt in bench.prompts)
     if is_static:
@@ -142,7 +145,7 @@ def generate(bench: Bench, line: Line) -> Writer:
         return [texts[number] for number in range(len(prompts))]
 
     def write(prompts: Sequence[Prompt], settings: DecodingSettings) -> list[Text]:
-        with usual_attention(model), at_rest(model, bench.device):
+        with attending(base, usual), at_rest(model, bench.device):
             return in_batches(prompts, settings)
 
     is_compiled = is_static and bench.device.type == "cuda"
@@ -168,37 +171,13 @@ def batch_of(
         eos_token_id=list(end_ids),
         pad_token_id=end_ids[0],
     )
-    ids, is_token = left_padded(prompts, width, end_ids[0])
+    ids, is_token = padded(prompts, end_ids[0], width)
     found = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=is_token.to(model.device),
         generation_config=config,
     )
     return [text_of(new, end_ids) for new in found[:, width:].tolist()]
-
-
-def left_padded(prompts: Sequence[Prompt], width: int, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Returns ids and whether each is a token: 7 to a width of 3 -> [[0, 0, 7]], [[0, 0, 1]]"""
-    ids = torch.full((len(prompts), width), pad_id, dtype=torch.int64)
-    is_token = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt.ids) :] = torch.tensor(prompt.ids)
-        is_token[row, width - len(prompt.ids) :] = 1
-    return ids, is_token
-
-
-@contextmanager
-def usual_attention(model: Any) -> Iterator[None]:
-    """Has a model attend by torch's own attention, where it has ours."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    is_ours = base.config._attn_implementation == attention.NAME
-    if is_ours:
-        set_attention(base, "sdpa")
-    try:
-        yield
-    finally:
-        if is_ours:
-            set_attention(base, attention.NAME)
 
 
 def without_bitsandbytes(network: Any) -> Any:

@@ -99,7 +99,7 @@ def is_draw_settled(
     """
     is_sure = are_limits_settled(scores, settings, within)
     is_open = torch.ones_like(is_sure)
-    weights = weights_of(scores)
+    weights = whole = weights_of(scores)
     passed_over = torch.zeros_like(within)  # weight of what may be likelier than what was passed by
     for time in count():
         sums = weights.cumsum(-1)
@@ -112,7 +112,7 @@ def is_draw_settled(
         begin = end - weights.gather(1, ids)[:, 0]
         is_inside = (passed - begin > unsure) & (end - passed > unsure)
         of_one = scores.gather(1, ids)
-        is_far, near = is_side_settled(scores, of_one, settings, within)
+        is_far, near = is_side_settled(scores, whole, of_one, settings, within)
         is_sure &= ~is_open | (is_inside & is_far)
         is_open &= ~is_drawn.gather(1, ids)[:, 0]
         if not (is_open & is_sure).any():
@@ -132,13 +132,12 @@ def are_limits_settled(scores: Tensor, settings: DecodingSettings, within: Tenso
 
 
 def is_side_settled(
-    scores: Tensor, of_one: Tensor, settings: DecodingSettings, within: Tensor
+    scores: Tensor, weights: Tensor, of_one: Tensor, settings: DecodingSettings, within: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Returns whether a token of each text is surely drawn from, or surely not, (B) bool.
 
     And the weight of other tokens that may be as likely, (B).
     """
-    weights = weights_of(scores)
     is_near = (scores - of_one).abs() <= 2 * within[:, None]
     near = (weights * is_near).sum(-1) - weights_of(of_one)[:, 0]
     is_far = torch.ones_like(within, dtype=torch.bool)

@@ -107,6 +107,19 @@ def set_attention(model: Any, name: str) -> None:
         logging.set_verbosity(before)
 
 
+@contextmanager
+def attending(model: Any, name: str) -> Iterator[None]:
+    """Has a model attend in another way for a while."""
+    mine = model.config._attn_implementation
+    if name != mine:
+        set_attention(model, name)
+    try:
+        yield
+    finally:
+        if name != mine:
+            set_attention(model, mine)
+
+
 @torch.no_grad()
 def fault_of(model: Any) -> str:
     """Returns what is wrong with a model as it is, in words that follow its name; "": nothing."""
@@ -202,12 +215,8 @@ def write(model: Any, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def reference_logits(model: Any, ids: Tensor) -> Tensor:
     """Returns transformers' own logits of one sequence, (T, vocabulary), in float32."""
-    mine = model.config._attn_implementation
-    set_attention(model, attention.UNPACKED)
-    try:
+    with attending(model, attention.UNPACKED):
         return model(input_ids=ids[None], use_cache=False).logits[0].float()
-    finally:
-        set_attention(model, mine)
 
 
 def are_equal(found: Tensor, wanted: Tensor, tolerance: float) -> bool:

@@ -9,6 +9,13 @@ from transformers import AutoConfig
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone
 
+LINEAR_HEADS = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+
 # Small enough to be made whole in a moment.
 SMALL = {
     "bloom": {"hidden_size": 32, "n_head": 2, "n_layer": 2},
@@ -103,10 +110,7 @@ SMALL = {
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 16,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 2,
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
+        **LINEAR_HEADS,
         "num_hidden_layers": 4,
         "num_experts": 4,
         "num_experts_per_tok": 2,
@@ -247,10 +251,7 @@ SMALL = {
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 16,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 2,
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
+        **LINEAR_HEADS,
         "num_hidden_layers": 4,
     },
     "minimax": {

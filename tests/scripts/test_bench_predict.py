@@ -154,7 +154,7 @@ def test_random_prompts_are_as_long_as_real_ones_and_the_same_each_time(work: Mo
 
 
 def test_prompts_are_padded_on_the_left(work: ModuleType):
-    ids, is_token = work.left_padded([Prompt(0, [7]), Prompt(1, [4, 5])], 3, 0)
+    ids, is_token = work.padded([Prompt(0, [7]), Prompt(1, [4, 5])], 0, 3)
     assert ids.tolist() == [[0, 0, 7], [0, 4, 5]]
     assert is_token.tolist() == [[0, 0, 1], [0, 1, 1]]
 

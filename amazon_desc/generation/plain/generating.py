@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,22 +119,18 @@ class Chosen:
     """logits (V) of a text's number and what is written of it, as it has them alone"""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        written = input_ids[:, self.width :]
-        which = self.rows, written.shape[1], self.candidates
-        alone = None if self.alone is None else partial(self.alone_now, self.alone, written, scores)
-        ids = choose_surely(scores, written, self.settings, *which, self.end_ids, alone)
-        return torch.full_like(scores, -torch.inf).scatter_(1, ids[:, None], 0.0)
+        written, of_text = input_ids[:, self.width :], self.alone
 
-    def alone_now(
-        self,
-        alone: Callable[[int, list[int]], Tensor],
-        written: Tensor,
-        scores: Tensor,
-        text: int,
-    ) -> Tensor:
-        """Returns the logits of a text alone; of one that has ended, where none matter, any."""
-        ids = written[text].tolist()
-        return scores[text] if text_of(ids, self.end_ids).has_end else alone(text, ids)
+        def alone(text: int) -> Tensor:
+            ids = written[text].tolist()
+            if of_text is None or text_of(ids, self.end_ids).has_end:
+                return scores[text]  # none matter to a text that has ended
+            return of_text(text, ids)
+
+        which = self.rows, written.shape[1], self.candidates
+        asked = None if of_text is None else alone
+        ids = choose_surely(scores, written, self.settings, *which, self.end_ids, asked)
+        return torch.full_like(scores, -torch.inf).scatter_(1, ids[:, None], 0.0)
 
 
 def logits_alone(base: Any, prompt: Prompt, written: list[int]) -> Tensor:

@@ -9,7 +9,6 @@ are left to transformers' `generate`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from amazon_desc.generation.plain.cache import has_plain_cache
 from amazon_desc.generation.plain.generating import PROMPT_WIDTH_STEP, generate
 from amazon_desc.generation.plain.stretching import is_stretched, unstretched
 from amazon_desc.generation.texts import Text, text_of
-from amazon_desc.model.probe import at_rest, set_attention
+from amazon_desc.model.probe import at_rest, attending
 from amazon_desc.model.writing_plan import BATCHES_SORTED
 
 if TYPE_CHECKING:
@@ -97,8 +96,9 @@ def written(
         if settings.num_beams > 1 or not has_plain_cache(base):
             step = 1 if are_alike else PROMPT_WIDTH_STEP
             return through_generate(model, prompts, settings, end_ids, step, is_exact)
-        with attention_for_writing(base) as name:
-            has_keys_upright = name == NAME
+        name = for_writing(base, base.device)
+        has_keys_upright = name == NAME
+        with attending(base, name):
             return write_batch(
                 base, prompts, settings, end_ids, has_keys_upright, is_exact, are_alike
             )
@@ -106,20 +106,6 @@ def written(
 
 def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-@contextmanager
-def attention_for_writing(base: Any) -> Iterator[str]:
-    """Has a model attend as is fastest while it writes."""
-    mine = base.config._attn_implementation
-    name = for_writing(base, base.device)
-    if name != mine:
-        set_attention(base, name)
-    try:
-        yield name
-    finally:
-        if name != mine:
-            set_attention(base, mine)
 
 
 def through_generate(
