@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, redirect_stdout
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +30,7 @@ from amazon_desc.run.checkpoints import CKPT_PATH_HELP, SealedCheckpointIO, chos
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import step_of
 from amazon_desc.run.logger import RunLogger
-from amazon_desc.run.options.arguments import in_order
+from amazon_desc.run.options.arguments import in_order, with_titles_joined
 from amazon_desc.run.options.checks import (
     check_adapter,
     check_base,
@@ -55,7 +54,7 @@ from amazon_desc.run.options.trainer_options import (
     num_epochs,
     val_check_interval,
 )
-from amazon_desc.run.prediction_files import PredictionFiles, choose_way, prediction_settings
+from amazon_desc.run.predicting.command import Predicting, prints_texts
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.printing import say
 from amazon_desc.support.secrets import masked, remember_arguments, remember_options
@@ -80,6 +79,7 @@ class DescriptionCLI(OptionsOnlyCLI):
     ) -> None:
         """`held` ends what is held while a command runs: locks, and folders that stay empty."""
         self.signals, self.held = signals or Signals(), held or ExitStack()
+        self.stdout = sys.stdout
         super().__init__(*arguments, **named)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -126,6 +126,8 @@ class DescriptionCLI(OptionsOnlyCLI):
     def before_instantiate_classes(self) -> None:
         options = self.options(self.config)
         remember_options(options.as_dict())
+        if self.subcommand == "predict" and prints_texts(options.data):
+            self.held.enter_context(redirect_stdout(sys.stderr))
         expand_home(options)
         prompt, trainer = options.data.prompt, options.trainer
         take_former_names(options, self.arguments, self.subcommand == "fit")
@@ -247,24 +249,10 @@ class DescriptionCLI(OptionsOnlyCLI):
 
     def predict(self, model: DescriptionModule, **kwargs: Any) -> None:
         data = self.datamodule
-        assert isinstance(data, DescriptionData)
         self.prepare(model, data)
-        titles, weights = data.product_titles, self.use_weights(model, data)
-        files = PredictionFiles.of(self.run, data.titles_file)
-        self.held.enter_context(files.alone())
-        precision = self.trainer.precision
-        settings = prediction_settings(model, data, precision, weights)
-        choose = partial(choose_way, model, data, self.options(self.config_init).trainer, precision)
-        if self.is_trial:
-            choose(None)
-        elif (num_done := files.begin(settings, titles, choose)) is None:
-            return
-        else:
-            data.num_predicted = num_done
-        warn_of_markers(data.encoder)
-        say(str(model.writing_plan))
-        chosen = {"ckpt_path": self.checkpoint, "weights_only": True}
-        self.trainer.predict(model, data, return_predictions=False, **chosen)
+        options, weights = self.options(self.config_init).trainer, self.use_weights(model, data)
+        where = self.run, weights, self.checkpoint
+        Predicting(model, data, self.trainer, options, *where, self.held, self.stdout)()
 
 
 def main(arguments: list[str]) -> None:
@@ -294,7 +282,7 @@ def build(
         seed_everything_default=1234,
         auto_configure_optimizers=False,
         parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-        args=terminal.with_shipped_configs(in_order(arguments)),
+        args=terminal.with_shipped_configs(in_order(with_titles_joined(arguments))),
         run=run,
         signals=signals,
         held=held,

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 
 from amazon_desc.cli import build
-from amazon_desc.data.cleaning.cleaner import Cleaner
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.loading.prompts import Pairs, prompts_of
 from amazon_desc.generation.decoding import DecodingSettings
@@ -112,7 +111,7 @@ class Describer:
         """
         if isinstance(titles, str):
             raise UserError("titles: wanted a list of titles, found one text. Write [title].")
-        clean = Cleaner(self.data.settings.cleaning).text
+        clean = self.data.clean_title
         pairs = [(title, "") for title in titles]
         return self.write(pairs, replace(self.decoding, **decoding), clean)
 

@@ -43,8 +43,9 @@ class Predictions:
     """The predictions of one file of titles, in one run folder."""
 
     def __init__(self, run: Path, options: Sequence[str], titles: Path) -> None:
-        from amazon_desc.run.folder import RunFolder
         from amazon_desc.run.prediction_files import PredictionFiles
+
+        from amazon_desc.run.folder import RunFolder
 
         self.files, self.log = (
             PredictionFiles.of(RunFolder(run), titles),

@@ -9,7 +9,8 @@ module that trains moves it on.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,15 +21,16 @@ from amazon_desc.data.cleaning.cleaner import Cleaner, CleaningSettings
 from amazon_desc.data.corpus.corpus import Corpus, describe_sources, open_or_prepare
 from amazon_desc.data.corpus.packing import Row
 from amazon_desc.data.corpus.preparing import CorpusSettings
-from amazon_desc.data.corpus.product_files import ProductFiles, source_path, usable_titles_of
+from amazon_desc.data.corpus.product_files import ProductFiles
 from amazon_desc.data.corpus.selection import RepeatedTitles
 from amazon_desc.data.encoding.encoder import MIN_DESCRIPTION_TOKENS, Encoder
 from amazon_desc.data.encoding.prompts import Frame, PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
+from amazon_desc.data.loading import loaders
 from amazon_desc.data.loading.batches import LossOn, RowBatch, collate_rows
-from amazon_desc.data.loading.loaders import end_loader_processes, fixed_loader, ordered_loader
 from amazon_desc.data.loading.order import RowOrder
-from amazon_desc.data.loading.prompts import Pairs, Prompt, prompts_of
+from amazon_desc.data.loading.prompts import Pairs, Prompt, prompts_of, prompts_of_rows
+from amazon_desc.data.loading.titles import TitleTable
 from amazon_desc.support.digests import Verify
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, find_backbone
@@ -53,7 +55,13 @@ class DescriptionData(L.LightningDataModule):
             that member); its titles are then not trained on, and test_fraction is not used
         title_column: the column or key that holds the title, in every format
         description_column: the column or key that holds the description, in every format
-        titles: a file of titles to predict for (.txt with one a line, or any format of train_file)
+        titles: a file of titles to predict for (.txt with one a line, or any format of train_file);
+            `-`: standard input
+        title: titles to predict for in place of a file; may be given several times
+        output: the file to predict into, its form by its name (.jsonl, .csv, .parquet); null:
+            `RUN/predictions/<name of the titles' file>.jsonl`
+        keep_columns: columns of the titles' file that the output has too: `none`, `all`, or names,
+            as `sku,price` or as a list
         cleaning: what is cleaned away, and which products are not learnt from
         repeated_titles: of several descriptions of one title, learn the longest (`best`) or `all`
         num_products: use only this many products, a part that stays the same; null: all
@@ -90,6 +98,9 @@ class DescriptionData(L.LightningDataModule):
         title_column: str = "title",
         description_column: str = "content",
         titles: str | None = None,
+        title: list[str] | None = None,
+        output: str | None = None,
+        keep_columns: str | list[str] = "none",
         cleaning: CleaningSettings = CleaningSettings(),  # noqa: B008 (frozen)
         repeated_titles: RepeatedTitles = "best",
         num_products: PositiveInt | None = None,
@@ -115,7 +126,8 @@ class DescriptionData(L.LightningDataModule):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        self.titles = titles
+        self.titles, self.title = titles, title
+        self.output, self.keep_columns = output, keep_columns
         self.num_scored = num_scored
         self.rows_per_step = rows_per_step
         self.batch_size: int = 1 if batch_size == "auto" else batch_size  # `auto`: for now
@@ -144,7 +156,8 @@ class DescriptionData(L.LightningDataModule):
         self.corpus: Corpus | None = None
         self.frame: Frame | None = None  # of weights that are there, set before `encoder` is asked
         self.num_trained_rows = 0
-        self.num_predicted = 0  # titles that have their description already
+        self.table: TitleTable | None = None  # what is predicted for, set before prompts are
+        self.num_predicted = 0  # of its titles, those that have their description already
         self.titles_at_a_time = 32 if generation_batch_size == "auto" else generation_batch_size
 
     # What is read
@@ -169,7 +182,10 @@ class DescriptionData(L.LightningDataModule):
 
     @property
     def corpora_folder(self) -> Path:
-        return Path(self.corpora or Path(self.run_folder).parent / "corpora")
+        if self.corpora:
+            return Path(self.corpora)
+        assert self.trainer, "the run folder is the trainer's"
+        return Path(self.trainer.default_root_dir).parent / "corpora"
 
     def prepare_data(self) -> None:
         self.setup(self.stage or "")  # no str(): of this enum it is "TrainerFn.PREDICTING"
@@ -187,38 +203,16 @@ class DescriptionData(L.LightningDataModule):
             )
             self.corpus.refuse_empty(self.settings, stage)
 
-    @functools.cached_property
-    def titles_read(self) -> tuple[list[str], str]:
-        """The titles to predict for, as they are read, and their file's sha256."""
-        of = self.settings.sources
-        return usable_titles_of(self.titles_file, of.title_column, of.max_bad_records)
-
-    @property
-    def product_titles(self) -> list[str]:
-        return self.titles_read[0]
-
-    @property
-    def titles_file(self) -> Path:
-        if self.titles is None:
-            forms = ".txt with one title a line, .csv, .tsv, .jsonl, .json, .json.gz or .parquet"
-            raise UserError(f"predict needs a file of titles: --data.titles FILE ({forms}).")
-        return source_path(self.titles)
-
     @property
     def stage(self) -> str | None:
         return self.trainer.state.fn if self.trainer else None
-
-    @property
-    def run_folder(self) -> str:
-        assert self.trainer, "the run folder is the trainer's"
-        return self.trainer.default_root_dir
 
     # What is served
 
     def train_dataloader(self) -> DataLoader[RowBatch]:
         rows = self.opened.rows()
         order = self.order(len(rows), self.num_trained_rows)
-        return ordered_loader(rows, order, self.collate_rows, self.num_workers, self.seed)
+        return loaders.ordered_loader(rows, order, self.collate_rows, self.num_workers, self.seed)
 
     def order(self, num_rows: int, first_row: int) -> RowOrder:
         settings = (self.num_epochs, self.seed, first_row, self.max_rows)
@@ -226,18 +220,18 @@ class DescriptionData(L.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Returns the loader of packed rows, and one for the texts of each side that is scored."""
-        rows = fixed_loader(self.scored[0], self.batch_size, self.collate_rows, self.seed)
+        rows = loaders.fixed_loader(self.scored[0], self.batch_size, self.collate_rows, self.seed)
         num_sides = 1 if self.stage == "fit" else 2
-        return [rows, *(self.title_loader(len(self.pairs())) for _ in range(num_sides))]
+        return [rows, *(self.title_loader() for _ in range(num_sides))]
 
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader[list[int]]:
-        return self.title_loader(len(self.product_titles), self.num_predicted)
+        return self.title_loader(self.num_predicted)
 
-    def title_loader(self, num_titles: int, first: int = 0) -> DataLoader[list[int]]:
+    def title_loader(self, first: int = 0) -> DataLoader[list[int]]:
         """Returns the loader of titles' numbers: whoever writes reads their prompts ahead."""
-        return fixed_loader(range(first, num_titles), self.titles_at_a_time, list, self.seed)
+        return loaders.number_loader(first, self.num_titles, self.titles_at_a_time, self.seed)
 
     @property
     def longest_prompt(self) -> int:
@@ -250,16 +244,25 @@ class DescriptionData(L.LightningDataModule):
         return self.opened.scored("test" if self.stage == "test" else "validation", self.num_scored)
 
     def pairs(self) -> Pairs:
-        """Returns what texts are written for in this stage."""
-        if self.stage == "predict":
-            return [(title, "") for title in self.product_titles]
+        """Returns the titles and descriptions that texts are scored with in this stage."""
         return self.scored[1][: NUM_TEXT_SAMPLES if self.stage == "fit" else None]
+
+    @property
+    def num_titles(self) -> int:
+        """How many titles texts are written for in this stage."""
+        return len(self.pairs()) if self.table is None else self.table.num_written
 
     def prompts(self, first: int = 0, most: int | None = None) -> Iterator[Prompt]:
         """Yields the prompts of this stage's titles, from the `first` on."""
-        # those of a corpus are not cleaned again: `<b>` in one may be text
-        clean = Cleaner(self.settings.cleaning).text if self.stage == "predict" else str
-        return prompts_of(self.pairs()[first:][:most], self.encoder, clean, first)
+        if self.table is None:
+            # those of a corpus are not cleaned again: `<b>` in one may be text
+            return prompts_of(self.pairs()[first:][:most], self.encoder, str, first)
+        rows = ((row, title, "") for row, title in islice(self.table.written(first), most))
+        return prompts_of_rows(rows, self.encoder, self.clean_title)
+
+    @functools.cached_property
+    def clean_title(self) -> Callable[[str], str]:
+        return Cleaner(self.settings.cleaning).text
 
     @property
     def opened(self) -> Corpus:
@@ -281,7 +284,7 @@ class DescriptionData(L.LightningDataModule):
 
     def on_exception(self, exception: BaseException) -> None:
         """Ends the loader processes at once: one that hangs would hold everything up."""
-        end_loader_processes()
+        loaders.end_loader_processes()
 
     # What a checkpoint keeps
 

@@ -92,6 +92,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, which goes after the block, with all that is in it."""
+    folder = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def empty_folder_removed(path: Path) -> Iterator[None]:
     """Makes a folder, and removes it and the parents made for it if nothing was put there."""
     made = [path, *(parent for parent in path.parents if not parent.exists())]

@@ -55,7 +55,7 @@ class WritingModule(SteppingModule):
         data = self.data
         if self.writing_plan is None:
             machine = machine_with(self.task, self.device)
-            asked = texts_of(self.decoding, self.engine, data, len(data.pairs()))
+            asked = texts_of(self.decoding, self.engine, data, data.num_titles)
             self.writing_plan = plan_writing(self.task, machine, asked)
         writing = self.writing_with(self.decoding)
         prompts = data.prompts(first, num_batches * data.titles_at_a_time)

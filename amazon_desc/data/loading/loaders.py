@@ -51,6 +51,23 @@ def fixed_loader(
     )
 
 
+def number_loader(first: int, end: int, batch_size: int, seed: int) -> DataLoader[list[int]]:
+    """Returns a loader of the numbers from `first` to before `end`, which keeps none of them.
+
+    number_loader(3, 8, 2, seed) -> [3, 4], [5, 6], [7]
+    """
+
+    def numbers(start: Any) -> list[int]:
+        return list(range(start, min(start + batch_size, end)))
+
+    return DataLoader(
+        range(first, end, batch_size),  # pyright: ignore[reportArgumentType]
+        batch_size=None,  # Lightning notes what else a batch is made of, as long as it predicts
+        collate_fn=numbers,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
 def outlive_nobody(worker: int) -> None:
     """Has a loader process ignore the signals meant for its parent, and end with it.
 

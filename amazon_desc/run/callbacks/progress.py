@@ -6,9 +6,12 @@ business.
 
 from __future__ import annotations
 
+import sys
 import time
+from typing import Any
 
 import lightning as L
+from tqdm import tqdm
 
 from amazon_desc.training.lightning_internals import SparingBar
 
@@ -23,6 +26,8 @@ SHOWN = {
 
 # Drawing costs more than all else that a step leaves to the host.
 DRAWN_EVERY_SECONDS = 0.2
+# Where it is no terminal, each drawing is a line of a log.
+LOGGED_EVERY_SECONDS = 30
 
 
 class ProgressLine(SparingBar):
@@ -43,6 +48,35 @@ class ProgressLine(SparingBar):
     def on_train_epoch_start(self, trainer: L.Trainer, *args: object) -> None:
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("Training")
+
+    def init_predict_tqdm(self) -> Any:
+        """Counts titles, so it shows how many a second are written for, and how long all take."""
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        return tqdm(
+            desc="Writing",
+            total=data.num_titles,
+            initial=data.num_predicted,
+            unit=" titles",
+            smoothing=0,
+            mininterval=DRAWN_EVERY_SECONDS if sys.stdout.isatty() else LOGGED_EVERY_SECONDS,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            disable=self.is_disabled,
+        )
+
+    def on_predict_batch_start(self, *args: object, **named: object) -> None:
+        """Counts no batches."""
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.predict_progress_bar.update(len(batch))
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule

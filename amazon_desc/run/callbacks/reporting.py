@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from amazon_desc.run.callbacks.best_adapter import BestAdapter
 from amazon_desc.run.callbacks.monitoring import ChosenPath, DataLengths, TextSamples, Throughput
-from amazon_desc.run.callbacks.predictions import PredictionFile
 from amazon_desc.run.callbacks.progress import ProgressLine
 from amazon_desc.run.callbacks.score_report import ScoreReport
 from amazon_desc.run.callbacks.signals import StopOnSignal
@@ -39,5 +38,4 @@ def with_ours(
         *shown,
         BestAdapter(),
         ScoreReport(),
-        PredictionFile(),
     ]

@@ -86,7 +86,7 @@ def choose_engine(
         before: engine and texts at a time of what is resumed
     """
     task = task_of_options(model, data, dtype_of(precision))
-    asked = texts_of(model.decoding, model.engine, data, len(data.product_titles), before)
+    asked = texts_of(model.decoding, model.engine, data, data.num_titles, before)
     return plan_writing(task, machine_of(device_of(trainer), task.dtype), asked)
 
 

@@ -17,7 +17,8 @@ from amazon_desc.support.errors import UserError
 # Each is a path, or may be one, or a list of them.
 PATHS = (
     *("ckpt_path", "trainer.default_root_dir", "model.backbone", "model.adapter"),
-    *("data.backbone", "data.train_file", "data.test_file", "data.titles", "data.corpora"),
+    *("data.backbone", "data.train_file", "data.test_file", "data.titles", "data.output"),
+    "data.corpora",
 )
 # Whatever their classes call it.
 CLASSES = ("trainer.logger", "trainer.callbacks", "trainer.profiler", "trainer.plugins")

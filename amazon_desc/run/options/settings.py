@@ -51,9 +51,9 @@ OPERATIONAL = """
     trainer.sync_batchnorm trainer.reload_dataloaders_every_n_epochs trainer.default_root_dir
     trainer.enable_autolog_hparams trainer.model_registry trainer.accumulate_grad_batches
     model.decoding model.engine model.max_new_tokens model.kernels model.recompute
-    data.titles data.max_bad_records data.batch_size data.generation_batch_size data.num_workers
-    data.corpora
-    data.prepare_workers data.verify
+    data.titles data.title data.output data.keep_columns data.max_bad_records
+    data.batch_size data.generation_batch_size data.num_workers
+    data.corpora data.prepare_workers data.verify
     checkpoint
 """.split()  # noqa: SIM905
 

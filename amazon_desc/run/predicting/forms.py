@@ -10,15 +10,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from amazon_desc.run.predicting.records import OWN, Record, line_of
-from amazon_desc.support.errors import UserError
-from amazon_desc.support.files import replacing_file
+from amazon_desc.run.predicting.records import OWN, Record
+from amazon_desc.support.errors import DataError, UserError
+from amazon_desc.support.files import replacing_file, sync_folder
 
 Form = Literal["jsonl", "csv", "parquet"]
 FORMS: dict[str, Form] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -48,14 +47,32 @@ def form_of(output: Path) -> Form:
 
 
 def write_form(lines: Path, output: Path) -> None:
-    """Writes a whole file of lines in the form that the output's name asks for."""
+    """Makes a whole file of lines the output, in the form that its name asks for.
+
+    The lines are gone afterwards. An interrupted call leaves them, and may be made again.
+    """
+    form = form_of(output)
+    if form == "jsonl":
+        lines.replace(output)
+        sync_folder(output.parent)
+        return
     with replacing_file(output) as temporary:
-        WRITERS[form_of(output)](lines, temporary)
+        WRITERS[form](lines, temporary)
+    lines.unlink()
 
 
-def read_form(output: Path) -> Iterator[str]:
-    """Yields the lines that a file was written from."""
-    return map(line_of, READERS[form_of(output)](output))
+def read_form(output: Path) -> Iterator[Record]:
+    """Yields the records that a file was written from, with our columns alone.
+
+    Raises:
+        DataError: it is no such file, or not any more.
+    """
+    try:
+        yield from READERS[form_of(output)](output)
+    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        raise DataError(
+            f"{output} is not as it was written: {' '.join(str(error).split())}"
+        ) from error
 
 
 def records_in(lines: Path) -> Iterator[Record]:
@@ -111,8 +128,9 @@ def cell_of(value: Any, kind: str) -> Any:
 # JSON Lines
 
 
-def write_jsonl(lines: Path, output: Path) -> None:
-    shutil.copyfile(lines, output)
+def read_jsonl(output: Path) -> Iterator[Record]:
+    for record in records_in(output):
+        yield {name: record[name] for name in OWN if name in record}
 
 
 # CSV
@@ -192,10 +210,5 @@ def read_parquet(output: Path) -> Iterator[Record]:
                 yield {name: value for name, value in record.items() if value is not None}
 
 
-def read_jsonl(output: Path) -> Iterator[Record]:
-    for record in records_in(output):
-        yield {name: record[name] for name in OWN if name in record}
-
-
-WRITERS = {"jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}
+WRITERS = {"csv": write_csv, "parquet": write_parquet}
 READERS = {"jsonl": read_jsonl, "csv": read_csv, "parquet": read_parquet}

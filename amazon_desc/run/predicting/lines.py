@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from amazon_desc.generation.writing import Prediction
 from amazon_desc.run.predicting.records import (
     Record,
@@ -70,6 +68,14 @@ class Kept(NamedTuple):
     num_bytes: int = 0
 
 
+class Added(NamedTuple):
+    """A record whose line was added."""
+
+    record: Record
+    is_repeated: bool
+    """whether its title was there before, so that nothing was written for it"""
+
+
 class OtherLines(DataError):
     """A file has lines of other records."""
 
@@ -79,16 +85,23 @@ def is_written_for(record: InputRecord) -> bool:
 
 
 class Offsets:
-    """Where the lines of records begin, in bytes, on the disk."""
+    """Where the lines of records begin, in bytes, in a file of its own.
 
-    def __init__(self, file: Path, num_records: int) -> None:
-        self.starts = np.memmap(file, np.int64, "w+", shape=(max(1, num_records),))
+    It is not mapped: a map that was written to counts as memory in use, and a full disk kills who
+    writes to one.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.folder = file.parent
+        with storage(self.folder):
+            self.file = file.open("w+b", buffering=0)
 
     def __setitem__(self, row: int, offset: int) -> None:
-        self.starts[row] = offset
+        with storage(self.folder):
+            os.pwrite(self.file.fileno(), offset.to_bytes(8, "little"), 8 * row)
 
     def __getitem__(self, row: int) -> int:
-        return int(self.starts[row])
+        return int.from_bytes(os.pread(self.file.fileno(), 8, 8 * row), "little")
 
 
 def kept_of(partial: Path, table: Input, offsets: Offsets, first: int = 0, size: int = 1) -> Kept:
@@ -110,7 +123,10 @@ def kept_of(partial: Path, table: Input, offsets: Offsets, first: int = 0, size:
             if record is None:
                 break
             if (record["row"], record.get("title")) != (of_input.row + 1, of_input.title):
-                raise OtherLines(f"{partial}, line {of_input.row + 1}: it is of another title")
+                raise OtherLines(
+                    f"{partial}, line {of_input.row + 1}: wanted the records of the titles in "
+                    f"their order, found another"
+                )
             if is_written_for(of_input):
                 offsets[of_input.row] = position
                 num_written += 1
@@ -136,7 +152,8 @@ class GrowingLines:
     """
 
     def __init__(self, partial: Path, table: Input, offsets: Offsets, kept: Kept) -> None:
-        self.partial, self.offsets, self.position = partial, offsets, kept.num_bytes
+        self.table, self.partial, self.offsets = table, partial, offsets
+        self.num_written, self.position = kept.num_written, kept.num_bytes
         self.records = table.records(kept.num_lines)
         self.next = next(self.records, None)
         self.waiting: deque[Prediction] = deque()
@@ -146,11 +163,15 @@ class GrowingLines:
             self.file = partial.open("ab+", buffering=0)
 
     @property
+    def num_lines(self) -> int:
+        return len(self.table) if self.next is None else self.next.row
+
+    @property
     def is_complete(self) -> bool:
         """Whether each record of the input has its line."""
         return self.next is None
 
-    def add(self, predictions: Iterable[Prediction]) -> list[Record]:
+    def add(self, predictions: Iterable[Prediction]) -> list[Added]:
         """Adds the lines that come next, now that there are further predictions.
 
         Returns their records.
@@ -160,11 +181,12 @@ class GrowingLines:
         while self.next is not None and (record := self.record_of(self.next)) is not None:
             if is_written_for(self.next):
                 self.offsets[self.next.row] = self.position
+                self.num_written += 1
                 self.remember(self.next.row, record)
             line = line_of(record).encode()
             self.position += len(line)
             self.coming.append(line)
-            added.append(record)
+            added.append(Added(record, self.next.first != self.next.row))
             self.next = next(self.records, None)
         self.flush()
         return added

@@ -58,28 +58,18 @@ class Summary:
         if self.num_texts:
             speed = f"{self.num_texts / seconds:,.1f} titles/s, {self.num_tokens / seconds:,.0f}"
             yield (
-                f"{self.num_texts:,} texts in {seconds:,.1f} s: {speed} tokens/s. "
+                f"Texts written: {self.num_texts:,} in {seconds:,.1f} s: {speed} tokens/s. "
                 f"{self.share(self.num_ended)} ended by themselves, {self.share(self.num_loops)} "
                 f"loop; {self.median_tokens} tokens in the middle, {max(self.lengths)} at most."
             )
         if self.num_repeated:
-            yield f"{self.num_repeated:,} titles were there before and have the same text."
+            yield f"Repeated titles, with the text of the first: {self.num_repeated:,}."
         if self.num_shortened:
-            yield f"{self.num_shortened:,} titles were too long: their ends were not read."
+            yield f"Titles that were too long, whose ends were not read: {self.num_shortened:,}."
         if self.reasons:
             most = self.reasons.most_common(NUM_REASONS)
-            reasons = "; ".join(f"{num:,} x {reason}" for reason, num in most)
-            yield f"{self.reasons.total():,} records were skipped: {reasons}."
+            reasons = "; ".join(f"{num:,} × {reason}" for reason, num in most)
+            yield f"Skipped records: {self.reasons.total():,} ({reasons})."
 
     def share(self, num: int) -> str:
         return f"{num / self.num_texts:.1%}".replace("%", " %")
-
-
-def time_left(num_done: int, num_in_all: int, seconds: float) -> str:
-    """Returns how long the rest takes at the speed until now: 300 of 1,000 in 60 s -> 2:20"""
-    if not num_done:
-        return "?"
-    left = round(seconds / num_done * (num_in_all - num_done))
-    minutes, rest = divmod(left, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
