@@ -3,23 +3,21 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
+from amazon_desc.data.loading.titles import TitleTable
 from amazon_desc.evaluation.summary import write_metrics
 from amazon_desc.generation.texts import Description
 from amazon_desc.generation.writing import Prediction
-from amazon_desc.run import prediction_files
-from amazon_desc.run.callbacks.predictions import PredictionFile
 from amazon_desc.run.checkpoints import SealedCheckpointIO
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.options.settings import content
-from amazon_desc.run.prediction_files import WEIGHTS, PredictionFiles, Way
-from amazon_desc.support.digests import sha256_of
-from amazon_desc.support.files import read_json, replacing_file, replacing_folder
+from amazon_desc.run.predicting import output as output_module
+from amazon_desc.run.predicting.lines import GrowingLines
+from amazon_desc.run.predicting.output import Output
+from amazon_desc.run.predicting.provenance import Way
+from amazon_desc.support.files import replacing_file, replacing_folder
 from tests.conftest import exit_code
 from tests.durability import Disk
 
@@ -125,24 +123,45 @@ def one_at_a_time(before: Way | None) -> Way:
     return Way("plain", 1, 1)
 
 
-def predictions(root: Path) -> str:
-    run, weights, titles = RunFolder(root), root.parent / "weights", ["Blue Mug"]
-    weights.write_text("weights")
-    files = PredictionFiles.of(run, Path("titles.txt"))
-    settings = {WEIGHTS: content(str(weights), sha256_of(weights))}
-    written = [Prediction("Blue Mug", Description("A mug.", "stop", 3))]
-    data = SimpleNamespace(titles_file=Path("titles.txt"), product_titles=titles, num_predicted=0)
-    trainer: Any = SimpleNamespace(default_root_dir=str(root), datamodule=data, fast_dev_run=False)
-    callback, module = PredictionFile(), SimpleNamespace()
-    files.begin(settings, titles, one_at_a_time)
-    callback.setup(trainer, module, "predict")  # pyright: ignore
-    callback.on_predict_start(trainer, module)  # pyright: ignore
-    callback.on_predict_batch_end(trainer, module, written, None, 0)  # pyright: ignore
-    callback.on_predict_end(trainer, module)  # pyright: ignore
-    return "predictions/titles.jsonl"
+def begin(output: Output, *titles: str) -> GrowingLines | None:
+    """Begins to write for titles, in a process of its own."""
+    with output.alone() as folder:
+        file = folder.parent.parent.parent / "titles.txt"
+        file.write_text("".join(title + "\n" for title in titles))
+        table = TitleTable.read(file, "title", "none", folder / "table", str)
+        return output.begin(output.read_record(), {}, table, one_at_a_time, folder / "offsets")
 
 
-@pytest.mark.parametrize("write", [a_file, a_folder, a_checkpoint, metrics, predictions])
+def predictions(root: Path, name: str = "titles.jsonl") -> str:
+    output = Output.of(RunFolder(root), "", str(root / "predictions" / name))
+    lines = begin(output, "Blue Mug")
+    assert lines is not None
+    lines.add([Prediction("Blue Mug", Description("A mug.", "stop", 3))])
+    lines.close()
+    output.finish()
+    return f"predictions/{name}"
+
+
+def predictions_as_csv(root: Path) -> str:
+    return predictions(root, "titles.csv")
+
+
+def predictions_as_parquet(root: Path) -> str:
+    return predictions(root, "titles.parquet")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        a_file,
+        a_folder,
+        a_checkpoint,
+        metrics,
+        predictions,
+        predictions_as_csv,
+        predictions_as_parquet,
+    ],
+)
 def test_it_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(
     write: Callable[[Path], str], disk: Disk
 ):
@@ -156,21 +175,21 @@ def test_what_is_cut_off_predictions_is_gone_before_it_is_noted_that_it_is(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ):
     """Else lines of batches of another size could come back, and be taken for whole batches."""
-    predictions(disk.root)
-    files = PredictionFiles.of(RunFolder(disk.root), Path("titles.txt"))
-    files.path.rename(files.partial)
-    with files.partial.open("ab") as file:
-        file.write(b'{"title": "torn')
+    output = Output(disk.root / predictions(disk.root))
+    output.path.rename(output.partial)
+    with output.partial.open("ab") as file:
+        file.write(b'{"row": 2, "title": "torn')
     noted: list[bool] = []
-    note = prediction_files.write_text
+    note = output_module.write_text
 
     def noting(path: Path, text: str) -> None:
-        noted.append(disk.has(files.partial))
+        noted.append(disk.has(output.partial))
         note(path, text)
 
-    monkeypatch.setattr(prediction_files, "write_text", noting)
-    settings = read_json(files.settings)["settings"]
-    assert files.begin(settings, ["Blue Mug", "Red Mug"], one_at_a_time) == 1
+    monkeypatch.setattr(output_module, "write_text", noting)
+    lines = begin(output, "Blue Mug", "Red Mug")
+    assert lines is not None
+    assert lines.num_lines == 1
     assert noted == [True]
 
 
@@ -205,8 +224,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Disk:
     "name",
     [
         *("a/checkpoints/step=00000001.ckpt", "a/checkpoints/step=00000002.ckpt", "a/adapter"),
-        *("a/metrics.json", "a/run.json", "a/config.yaml", "a/predictions/titles.jsonl"),
-        *("a/predictions/titles.settings.json", "corpora/*"),
+        *("a/metrics.json", "a/run.json", "a/config.yaml", "a/predictions/titles.txt.jsonl"),
+        *("a/predictions/titles.txt.jsonl.settings.json", "corpora/*"),
     ],
 )
 def test_of_a_whole_run_it_is_too(name: str, ended: Disk):

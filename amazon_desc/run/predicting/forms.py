@@ -130,6 +130,8 @@ def cell_of(value: Any, kind: str) -> Any:
 
 def read_jsonl(output: Path) -> Iterator[Record]:
     for record in records_in(output):
+        if not isinstance(record, dict):
+            raise TypeError(f"wanted an object in each line, found {type(record).__name__}")
         yield {name: record[name] for name in OWN if name in record}
 
 
@@ -167,7 +169,10 @@ def read_csv(output: Path) -> Iterator[Record]:
     """Yields our columns alone: the shop's are in its own file."""
     csv.field_size_limit(2**31 - 1)
     with output.open(encoding="utf-8", newline="") as file:
-        for cells in csv.DictReader(file):
+        table = csv.DictReader(file)
+        if missing := [name for name in OWN[:5] if name not in (table.fieldnames or ())]:
+            raise LookupError(f"no column {missing[0]}")
+        for cells in table:
             record: Record = {name: as_it_was(cells[name]) for name in OWN if cells.get(name)}
             for name in ("row", "num_tokens"):
                 record[name] = int(record[name])

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.data.loading.titles import TitleTable
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import changes
 from amazon_desc.run.predicting.forms import form_of, read_form, write_form
 from amazon_desc.run.predicting.lines import (
     GrowingLines,
+    Input,
     Kept,
     Offsets,
     OtherLines,
@@ -134,7 +134,7 @@ class Output:
         self,
         record: dict[str, Any] | None,
         settings: dict[str, Any],
-        table: TitleTable,
+        table: Input,
         choose: Callable[[Way | None], Way],
         offsets: Path,
     ) -> GrowingLines | None:
@@ -165,6 +165,8 @@ class Output:
                 first = kept.num_written
             elif record is not None and before is not None:
                 kept = kept_of(self.partial, table, places, first, before.titles_together)
+                with storage(self.path.parent):
+                    cut(self.partial, kept)  # on the disk before it is noted how it goes on
         except DataError as error:
             raise UserError(f"{error}. {REMEDY}") from error
         way = choose(before)
@@ -177,15 +179,13 @@ class Output:
             if is_longer:
                 self.open_again(table, kept.num_lines)
                 kept = kept_of(self.partial, table, places)
-            if self.partial.exists():
-                cut(self.partial, kept)
         if is_longer:
             say(f"{self.path} has the first {kept.num_lines:,} of {len(table):,} records")
         elif kept.num_lines:
             say(f"Resuming after record {kept.num_lines:,} of {len(table):,} in {self.partial}")
         return GrowingLines(self.partial, table, places, kept)
 
-    def kept_whole(self, table: TitleTable) -> Kept:
+    def kept_whole(self, table: Input) -> Kept:
         """Returns what a whole file has of the records.
 
         Raises:
@@ -204,7 +204,7 @@ class Output:
             num_written += is_written_for(of_input)
         return Kept(num_lines, num_written)
 
-    def open_again(self, table: TitleTable, num_records: int) -> None:
+    def open_again(self, table: Input, num_records: int) -> None:
         """Makes the lines of a whole file anew, to go on after them."""
         with replacing_file(self.partial) as temporary, temporary.open("wb") as lines:
             of_input = zip(read_form(self.path), table.records(), strict=False)

@@ -28,7 +28,7 @@ from amazon_desc.run.predicting.records import (
     skipped,
     written,
 )
-from amazon_desc.support.errors import UserError
+from amazon_desc.support.errors import DataError, UserError
 
 MUG, LAMP = Description("A mug,\nred.", "stop", 4), Description('=HYPERLINK("x")', "length", 9)
 RECORDS = [
@@ -112,8 +112,8 @@ def test_a_file_is_read_back_without_the_shops_columns(name: str, tmp_path: Path
     output = tmp_path / name
     write_form(lines_in(tmp_path), output)
     own = [{name: r[name] for name in OWN if name in r} for r in RECORDS]
-    assert list(read_form(output)) == list(map(line_of, own))
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(["lines", name])
+    assert list(read_form(output)) == own
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 def test_a_csv_has_a_column_for_each_and_empty_cells_for_nothing(tmp_path: Path):
@@ -155,6 +155,18 @@ def test_a_file_that_cannot_be_written_is_not_there(name: str, tmp_path: Path):
     with pytest.raises(ValueError, match="Unterminated"):
         write_form(lines, tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == ["lines"]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
+def test_a_file_that_was_changed_by_hand_is_said(name: str, tmp_path: Path):
+    output = tmp_path / name
+    write_form(lines_in(tmp_path), output)
+    whole = output.read_bytes()
+    damages = [b"kept", b"[]\n", b'{"row": 1', b"\xff\xfe\n", b"row,title\nx,Mug\n", whole[:-20]]
+    for damage in damages:
+        output.write_bytes(damage)
+        with pytest.raises(DataError, match=f"{name} is not as it was written"):
+            list(read_form(output))
 
 
 @pytest.mark.parametrize("name", ["out", "out.txt", "out.json"])

@@ -58,7 +58,7 @@ def predictions_of(table: Table) -> list[Prediction]:
 
 def write(folder: Path, table: Table, some: int, kept: Kept = NOTHING) -> Path:
     """Writes what is missing, `some` predictions at a time."""
-    partial, offsets = folder / "out.jsonl.partial", Offsets(folder / "offsets", len(table))
+    partial, offsets = folder / "out.jsonl.partial", Offsets(folder / "offsets")
     if kept.num_lines:
         assert kept_of(partial, table, offsets) == kept
     growing = GrowingLines(partial, table, offsets, kept)
@@ -105,7 +105,7 @@ def test_a_file_that_is_cut_at_any_byte_goes_on_to_the_same_bytes(
     whole = partial.read_bytes()
     for size in chance.sample(range(len(whole)), 60):
         partial.write_bytes(whole[:size])
-        kept = kept_of(partial, table, Offsets(tmp_path / "offsets", len(table)))
+        kept = kept_of(partial, table, Offsets(tmp_path / "offsets"))
         assert kept.num_lines == whole[:size].count(b"\n")
         cut(partial, kept)
         assert write(tmp_path, table, chance.randint(1, 5), kept).read_bytes() == whole
@@ -121,14 +121,14 @@ def test_titles_that_are_written_for_together_are_kept_together(
     table = table_of([f"Mug {number}" for number in range(10)])
     partial = write(tmp_path, table, 1)
     partial.write_bytes(b"".join(partial.read_bytes().splitlines(keepends=True)[:num_lines]))
-    found = kept_of(partial, table, Offsets(tmp_path / "offsets", 10), first, size)
+    found = kept_of(partial, table, Offsets(tmp_path / "offsets"), first, size)
     assert (found.num_lines, found.num_written) == (kept, kept)
 
 
 def test_lines_without_a_title_after_a_whole_group_and_the_last_group_are_kept(tmp_path: Path):
     table = table_of(["a", "b", "", "", "c"])
     partial = write(tmp_path, table, 1)
-    offsets = Offsets(tmp_path / "offsets", 5)
+    offsets = Offsets(tmp_path / "offsets")
     assert kept_of(partial, table, offsets, 0, 2).num_lines == 5, "the last group is smaller"
     partial.write_bytes(b"".join(partial.read_bytes().splitlines(keepends=True)[:4]))
     assert kept_of(partial, table, offsets, 0, 2)[:2] == (4, 2)
@@ -137,13 +137,13 @@ def test_lines_without_a_title_after_a_whole_group_and_the_last_group_are_kept(t
 def test_lines_of_other_titles_are_no_ones_to_go_on_after(tmp_path: Path):
     partial = write(tmp_path, table_of(["a", "b"]), 1)
     with pytest.raises(OtherLines, match="line 2"):
-        kept_of(partial, table_of(["a", "c"]), Offsets(tmp_path / "offsets", 2))
+        kept_of(partial, table_of(["a", "c"]), Offsets(tmp_path / "offsets"))
 
 
 def test_titles_that_are_added_to_the_input_go_on_after_a_finished_file(tmp_path: Path):
     before, after = table_of(["a", "b"]), table_of(["a", "b", "a", "", "c"])
     partial = write(tmp_path, before, 1)
-    kept = kept_of(partial, after, Offsets(tmp_path / "offsets", 5))
+    kept = kept_of(partial, after, Offsets(tmp_path / "offsets"))
     assert kept[:2] == (2, 2)
     longer = write(tmp_path, after, 1, kept).read_bytes()
     partial.unlink()
@@ -152,9 +152,9 @@ def test_titles_that_are_added_to_the_input_go_on_after_a_finished_file(tmp_path
 
 def test_a_title_whose_end_was_not_read_is_marked(tmp_path: Path):
     table = table_of(["a", "b", "a"])
-    offsets = Offsets(tmp_path / "offsets", 3)
+    offsets = Offsets(tmp_path / "offsets")
     growing = GrowingLines(tmp_path / "out", table, offsets, NOTHING)
     first, second = predictions_of(table)
     records = growing.add([first._replace(is_shortened=True), second])
     growing.close()
-    assert [record.get("reason") for record in records] == [SHORTENED, None, SHORTENED]
+    assert [record.get("reason") for record, _ in records] == [SHORTENED, None, SHORTENED]

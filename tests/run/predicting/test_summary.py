@@ -10,11 +10,15 @@ LOOP = "on and " * 20
 
 def test_a_summary_counts_texts_ends_loops_lengths_and_what_was_skipped():
     summary = Summary()
-    texts = [("A mug.", "stop", 3), (LOOP, "length", 40), ("A lamp.", "stop", 4)]
+    texts = [
+        Description("A mug.", "stop", 3),
+        Description(LOOP, "length", 40),
+        Description("A lamp.", "stop", 4),
+    ]
     for row, text in enumerate(texts):
         reason = SHORTENED if row == 2 else ""
-        summary.add(written(row, "Mug", [Description(*text)], reason))
-    first = written(0, "Mug", [Description(*texts[0])])
+        summary.add(written(row, "Mug", [text], reason))
+    first = written(0, "Mug", [texts[0]])
     summary.add(repeated(3, "Mug", first), is_repeated=True)
     for row in (4, 5):
         summary.add(skipped(row, "", "title is empty"))
