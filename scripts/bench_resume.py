@@ -182,7 +182,11 @@ def files_outcome(folder: Path) -> dict[str, str]:
         "progress": json.dumps(progress_of(checkpoint), sort_keys=True),
         "best": json.dumps(checkpoint["callbacks"]["BestAdapter"]),
     }
-    for name in ("adapter/adapter_model.safetensors", "metrics.json", "predictions/titles.jsonl"):
+    for name in (
+        "adapter/adapter_model.safetensors",
+        "metrics.json",
+        "predictions/titles.txt.jsonl",
+    ):
         parts[name] = sha256((folder / name).read_bytes())
     return parts
 

@@ -392,7 +392,7 @@ def test_the_config_of_a_run_from_before_is_refused_by_fit_alone_with_what_to_se
     assert exit_code(["fit", *given, *rows]) == 0
     assert "This run is finished" in capfd.readouterr().out
     assert exit_code(["validate", *given]) == 0
-    (run.predictions / "titles.jsonl").unlink()
+    (run.predictions / "titles.txt.jsonl").unlink()
     assert exit_code(["predict", *given]) == 0
 
 
@@ -411,7 +411,7 @@ def test_the_config_of_a_run_from_before_decoding_was_a_group_still_writes(
     config["data"]["titles"] = str(place / "titles.txt")
     (place / "decoding before.yaml").write_text(yaml.safe_dump(config))
     given = ["--config", str(place / "decoding before.yaml")]
-    written = run.predictions / "titles.jsonl"
+    written = run.predictions / "titles.txt.jsonl"
     expected = written.read_bytes()
     written.unlink()
     assert exit_code(["predict", *given]) == 0
@@ -721,7 +721,7 @@ def test_other_training_options_do_not_matter_to_descriptions(
     finished: RunFolder, call: Call, copied: Callable[..., str], place: Path
 ):
     name = copied(finished)
-    file = place / name / "predictions/titles.jsonl"
+    file = place / name / "predictions/titles.txt.jsonl"
     expected = file.read_bytes()
     assert expected.count(b"\n") == 5
     shutil.rmtree(file.parent)

@@ -40,7 +40,7 @@ def describer(run: Path) -> Describer:
 
 
 def test_texts_are_those_of_predict(run: Path, describer: Describer):
-    lines = (run / "predictions/three.jsonl").read_text("utf-8").splitlines()
+    lines = (run / "predictions/three.txt.jsonl").read_text("utf-8").splitlines()
     assert describer(TITLES) == [json.loads(line)["description"] for line in lines]
     assert describer(TITLES[:1]) == describer(TITLES)[:1]
     assert describer([]) == []

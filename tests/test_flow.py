@@ -55,10 +55,13 @@ ORDER = """
     run.folder run.logger run.checkpoints run.model_card
     run.options.arguments run.options.trainer_options run.options.refusals
     run.options.former_names run.options.settings run.options.paths run.options.checks
-    run.options.micro_batch run.prediction_files
+    run.options.micro_batch
     run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
-    run.callbacks.monitoring run.callbacks.progress run.callbacks.predictions
+    run.callbacks.monitoring run.callbacks.progress
     run.callbacks.score_report run.callbacks.signals run.callbacks.reporting
+    run.predicting.records run.predicting.forms run.predicting.lines run.predicting.summary
+    run.predicting.source run.predicting.provenance run.predicting.output run.predicting.callback
+    run.predicting.command
     run.failures run.terminal
     cli
     describer

@@ -48,7 +48,7 @@ def test_it_learns_and_writes_on_the_card(
     titles = tmp_path / "titles.txt"
     titles.write_text("Teal Mug\nOak Lamp\n")
     main(["predict", *options, "--data.titles", str(titles)])
-    assert len((run.predictions / "titles.jsonl").read_text().splitlines()) == 2
+    assert len((run.predictions / "titles.txt.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_four_bit_base_lies_on_the_card() -> None:

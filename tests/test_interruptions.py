@@ -267,7 +267,7 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
     untouched: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    file = place / "untouched/predictions/titles.jsonl"
+    file = place / "untouched/predictions/titles.txt.jsonl"
     whole = file.read_bytes()
     metrics = (place / "untouched/metrics.json").read_bytes()
     file.unlink()
@@ -276,7 +276,7 @@ def test_a_signal_in_validate_and_predict_leaves_with_its_code(
             patch.setattr(DescriptionModule, function, at_call(2, send(number), original(function)))
             assert call(command, "untouched") == code
     assert (place / "untouched/metrics.json").read_bytes() == metrics
-    partial = place / "untouched/predictions/titles.jsonl.partial"
+    partial = place / "untouched/predictions/titles.txt.jsonl.partial"
     assert whole.startswith(partial.read_bytes())
     assert partial.read_bytes().count(b"\n") == 2
     assert call("predict", "untouched") == 0
@@ -328,7 +328,7 @@ def test_what_a_killed_run_left_half_written_goes(
         path.with_name(f".tmp-4711-{path.name}").write_text("half")
     (run.path / ".tmp-4711-adapter").mkdir()
     run.predictions.mkdir()
-    (run.predictions / ".tmp-4711-titles.settings.json").write_text("half")
+    (run.predictions / ".tmp-4711-titles.txt.jsonl.settings.json").write_text("half")
     finish_and_compare(call, place, name, untouched)
 
 
@@ -603,7 +603,7 @@ def test_a_disk_that_is_full_while_predicting_keeps_what_is_written(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ):
-    file = place / "untouched/predictions/titles.jsonl"
+    file = place / "untouched/predictions/titles.txt.jsonl"
     whole = file.read_bytes()
     file.unlink()
     with monkeypatch.context() as patch:
@@ -652,7 +652,7 @@ def test_a_second_fit_in_a_folder_is_refused_and_predict_is_not(
         assert call("fit", "untouched") == 75
         err = capfd.readouterr().err
         assert f"checkpoints is in use: trained by process {os.getpid()} on " in err
-        (run.predictions / "titles.jsonl").unlink()
+        (run.predictions / "titles.txt.jsonl").unlink()
         assert call("predict", "untouched") == 0
     assert bench.outcome(run.path) == before == untouched
 
@@ -660,9 +660,9 @@ def test_a_second_fit_in_a_folder_is_refused_and_predict_is_not(
 def test_a_second_predict_of_the_same_output_is_refused(
     call: Call, place: Path, untouched: dict[str, str], capfd: pytest.CaptureFixture[str]
 ):
-    with alone(place / "untouched/predictions/titles.jsonl", "written"):
+    with alone(place / "untouched/predictions/titles.txt.jsonl", "written"):
         assert call("predict", "untouched") == 75
-        assert "titles.jsonl is in use: written by process" in capfd.readouterr().err
+        assert "titles.txt.jsonl is in use: written by process" in capfd.readouterr().err
         assert call("validate", "untouched") == 0
 
 

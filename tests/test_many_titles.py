@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.run.callbacks.predictions import PredictionFile
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.predicting.callback import PredictionFile
 from tests.conftest import commands_in, exit_code
 
 pytestmark = pytest.mark.slow
@@ -64,8 +64,8 @@ class Predict:
         run = RunFolder(Path(options[-1]))
         file = run.path.parent / f"{name}.txt"
         file.write_text("".join(f"{title}\n" for title in titles))
-        self.output = run.predictions / f"{name}.jsonl"
-        self.partial = run.predictions / f"{name}.jsonl.partial"
+        self.output = run.predictions / f"{name}.txt.jsonl"
+        self.partial = run.predictions / f"{name}.txt.jsonl.partial"
         asked = ["--data.titles", str(file), "--data.generation_batch_size", str(size)]
         self.arguments = ["predict", *options, *asked, *WAYS[way]]
 

@@ -115,15 +115,15 @@ def test_predictions_for_a_part_of_the_titles_are_completed_by_the_next_command(
     call: Call, run: RunFolder, capfd: pytest.CaptureFixture[str]
 ):
     assert call("predict", "run", "--trainer.limit_predict_batches", "1") == 0
-    assert not (run.predictions / "titles.jsonl").exists()
+    assert not (run.predictions / "titles.txt.jsonl").exists()
     assert "2 of 5 descriptions are in" in capfd.readouterr().out
     assert call("predict", "run") == 0
-    whole = (run.predictions / "titles.jsonl").read_bytes()
+    whole = (run.predictions / "titles.txt.jsonl").read_bytes()
     assert whole.count(b"\n") == 5
     for file in run.predictions.iterdir():
         file.unlink()
     assert call("predict", "run") == 0
-    assert (run.predictions / "titles.jsonl").read_bytes() == whole
+    assert (run.predictions / "titles.txt.jsonl").read_bytes() == whole
 
 
 def test_a_fit_whose_time_is_over_is_stopped_and_resumes_to_the_same_bits(

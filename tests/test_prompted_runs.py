@@ -134,12 +134,12 @@ def test_what_was_made_before_there_were_system_messages_goes_on_without_one(
     record = json.loads(file.read_text())
     del record["system"]
     file.write_text(json.dumps(record))
-    file = run.predictions / "titles.settings.json"
+    file = run.predictions / "titles.txt.jsonl.settings.json"
     predicted = json.loads(file.read_text())
     del predicted["settings"]["--data.prompt.system"]
     file.write_text(json.dumps(predicted))
 
-    assert "are in runs/before/predictions/titles.jsonl already" in call("predict", "before")
+    assert "are in runs/before/predictions/titles.txt.jsonl already" in call("predict", "before")
     call("validate", "before")
     unfinished(run)
     assert "Resuming from runs/before/checkpoints/" in call("fit", "before")
@@ -205,7 +205,7 @@ def test_the_block_of_the_model_card_writes_what_predict_writes(
     capfd.readouterr()
     names: dict[str, Any] = {}
     exec(code, names)
-    line = (run.predictions / "titles.jsonl").read_text(encoding="utf-8")
+    line = (run.predictions / "titles.txt.jsonl").read_text(encoding="utf-8")
     assert json.loads(line)["title"] == names["title"] == TITLE_SHOWN
     assert capfd.readouterr().out == json.loads(line)["description"] + "\n"
     assert not names["model"].training

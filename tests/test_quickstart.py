@@ -77,7 +77,7 @@ def texts(quickstart, products, tmp_path_factory) -> dict[str, list[str]]:
     folder = ("--trainer.default_root_dir", str(run.path))
     options = ["--config", str(run.config), *folder, "--data.titles", str(file)]
     assert exit_code(["predict", *options]) == 0
-    lines = (run.predictions / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (run.predictions / "held_out.txt.jsonl").read_text(encoding="utf-8").splitlines()
     return {
         "base": base_texts(titles),
         "tuned": [json.loads(line)["description"] for line in lines],

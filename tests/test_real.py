@@ -114,7 +114,7 @@ def test_validate_and_predict_on_the_real_titles(
     file = tmp_path / "real_titles.txt"
     file.write_text("\n".join(titles) + "\n", encoding="utf-8")
     main(["predict", *options("whole"), "--data.titles", str(file)])
-    lines = (whole.predictions / "real_titles.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (whole.predictions / "real_titles.txt.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["title"] for line in lines] == titles
 
 

@@ -76,7 +76,7 @@ def test_the_reference_commands_run_word_for_word(
     stand_in_hub.close()  # what is in the cache suffices
     forget_downloads()
     main(["predict", "--config", "configs/qlora.yaml", "--data.titles", "titles.txt"])
-    descriptions = (run.predictions / "titles.jsonl").read_bytes()
+    descriptions = (run.predictions / "titles.txt.jsonl").read_bytes()
     assert [json.loads(line)["title"] for line in descriptions.splitlines()] == TITLES
     assert capsys.readouterr().out.count("Converting") == 0
     assert from_the_hub == descriptions
@@ -96,4 +96,4 @@ def predicted_by_an_adapter_of_the_hub(run: RunFolder, hub: StandInHub, folder: 
             *("--model.adapter", "some/adapter", "--trainer.default_root_dir", "runs/other"),
         ]
     )
-    return (RunFolder(Path("runs/other")).predictions / "titles.jsonl").read_bytes()
+    return (RunFolder(Path("runs/other")).predictions / "titles.txt.jsonl").read_bytes()

@@ -338,11 +338,11 @@ def test_predict_writes_one_line_a_title_in_order(
     titles = tmp_path / f"titles_{suffix}.{suffix}"
     write_titles(titles)
     call("predict", "run", "--data.titles", str(titles), "--data.generation_batch_size", "4")
-    file = run.predictions / f"titles_{suffix}.jsonl"
+    file = run.predictions / f"titles_{suffix}.{suffix}.jsonl"
     predictions = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [prediction["title"] for prediction in predictions] == TITLES
     for prediction in predictions:
-        assert list(prediction) == ["title", "description", "finish_reason", "num_tokens"]
+        assert list(prediction)[:3] == ["row", "title", "description"]
         assert prediction["finish_reason"] in ("stop", "length")
         assert 0 <= prediction["num_tokens"] <= 8
         assert (prediction["finish_reason"] == "length") == (prediction["num_tokens"] == 8)
@@ -358,8 +358,13 @@ def test_predict_of_a_file_with_bad_records_names_their_lines(
     shown = capsys.readouterr().out
     assert "partly.jsonl, line 2: title is not text" in shown
     assert "partly.jsonl, line 4: not valid JSON" in shown
-    lines = (run.predictions / "partly.jsonl").read_text().splitlines()
-    assert [json.loads(line)["title"] for line in lines] == ["Mug", "Lamp"]
+    lines = (run.predictions / "partly.jsonl.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["title"] for record in records] == ["Mug", "", "Lamp", ""]
+    assert [record["finish_reason"] == "skipped" for record in records] == [False, True] * 2
+    assert [record.get("reason") for record in records] == [
+        *(None, "title is not text", None, "not valid JSON"),
+    ]
 
 
 # the adapter without this package

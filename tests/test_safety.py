@@ -273,6 +273,8 @@ RUNS_CODE = {
 }
 # Writes a table that a spreadsheet would compute.
 WRITES_TABLES = {"writer", "DictWriter", "to_csv", "write_csv", "to_excel", "CSVLogger"}
+# Writes cells that a spreadsheet does not compute: tests/run/predicting/test_forms.py.
+DEFUSED = "amazon_desc/run/predicting/forms.py"
 
 # Takes pickles from its own processes, through pipes that nobody else can write to.
 PIPES = "amazon_desc/data/corpus/workers.py"
@@ -299,7 +301,7 @@ def offences_of_call(node: ast.Call, place: str) -> Iterator[str]:
         yield name
     if name == "torch.load" and not is_constant(given.get("weights_only"), True):
         yield name
-    if name.rpartition(".")[2] in WRITES_TABLES:
+    if name.rpartition(".")[2] in WRITES_TABLES and place != DEFUSED:
         yield name
     for word in ("trust_remote_code", "shell", "allow_pickle"):
         if word in given and not is_constant(given[word], False):
@@ -601,7 +603,7 @@ def test_hostile_titles_send_a_terminal_nothing(watched: Watched):
 
 @pytest.mark.slow
 def test_hostile_titles_come_back_as_they_were_in_json(watched: Watched):
-    written = (watched.folder / "runs/trained/predictions/titles.jsonl").read_bytes().decode()
+    written = (watched.folder / "runs/trained/predictions/titles.txt.jsonl").read_bytes().decode()
     assert steering(written.replace("\u202e", "")) == []  # for a reader of JSON a letter
     titles = [json.loads(line)["title"] for line in written.splitlines()]
     assert titles == [f"{word} Desk" for word in HOSTILE]

@@ -107,7 +107,7 @@ def assert_equal(found: Weights, wanted: Weights) -> None:
 
 OURS = """
     ProgressLine StopOnSignal ChosenPath DataLengths Throughput TextSamples BestAdapter ScoreReport
-    PredictionFile ResumeCheckpoint SaveRunConfig
+    ResumeCheckpoint SaveRunConfig
 """.split()  # noqa: SIM905
 
 

@@ -341,18 +341,41 @@ PRODUCT_FILES = [
 ]
 
 TITLE_FILES = [
-    Case("none named", "", 2, ("predict needs a file of titles: --data.titles FILE",)),
+    Case("none named", "", 2, ("predict needs titles: --data.titles FILE", "--data.title")),
     Case("missing", "--data.titles none.txt", 3, ("none.txt does not exist", "Check the path")),
     Case("a folder", "--data.titles folder.jsonl", 3, ("folder.jsonl is a folder", "Wanted one")),
     Case("empty", "--data.titles empty.jsonl", 3, ("empty.jsonl is empty (0 bytes)",)),
-    Case("blank", "--data.titles blank.txt", 3, ("blank.txt is empty: wanted a title on every",)),
+    Case("two", "--data.titles titles.txt --data.title Mug", 2, ("found both", "Leave one away")),
     Case("column", "--data.titles name.csv", 3, ("'title'", "are name", "--data.title_column")),
-    Case("numbers", "--data.titles numbers.jsonl", 3, ("no usable title", "3 records", "Write")),
     Case(
-        "more bad records than allowed",
-        "--data.titles gaps.txt --data.max_bad_records 1",
+        "form",
+        "--data.titles titles.txt --data.output out.xlsx",
+        2,
+        ("--data.output out.xlsx", "ends in .jsonl, .csv, .parquet", "found .xlsx", "Give it one"),
+    ),
+    Case(
+        "output is a folder",
+        "--data.titles titles.txt --data.output folder.jsonl",
+        2,
+        ("--data.output folder.jsonl: wanted a file, found a folder", "name another"),
+    ),
+    Case(
+        "output is the input",
+        "--data.titles name.csv --data.output name.csv",
+        2,
+        ("name.csv is there already, and predictions are never overwritten", "name another"),
+    ),
+    Case(
+        "column to keep",
+        "--data.titles one.jsonl --data.keep_columns sku,price",
         3,
-        ("more than 1 records", "gaps.txt, line 2: title is empty", "line 3: not valid UTF-8"),
+        ("'sku' and a column 'price' to keep", "are title, content", "--data.keep_columns"),
+    ),
+    Case(
+        "columns of a text file",
+        "--data.titles titles.txt --data.keep_columns sku",
+        3,
+        ("a column 'sku' to keep", "a .txt file holds titles alone", "--data.keep_columns"),
     ),
 ]
 
@@ -747,10 +770,14 @@ def test_damaged_record_of_a_run_is_refused(trained_place: Path, refused: Refuse
 
 
 def test_predictions_are_never_overwritten(trained_place: Path, refused: Refused):
-    file = trained_place / "runs/trained/predictions/titles.jsonl"
+    file = trained_place / "runs/trained/predictions/titles.txt.jsonl"
     file.parent.mkdir()
     file.write_text("the work of a night")
-    wanted = ("predictions/titles.jsonl is there already", "never overwritten", "Move or delete it")
+    wanted = (
+        "predictions/titles.txt.jsonl is there already",
+        "never overwritten",
+        "Move or delete it",
+    )
     refused(Case("", "", 2, wanted, "predict"), [TRAINED_ON, "--data.titles", "titles.txt"])
     assert file.read_text() == "the work of a night"
 

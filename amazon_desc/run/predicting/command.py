@@ -18,8 +18,8 @@ from lightning.pytorch.trainer import Trainer
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.markers import warn_of_markers
 from amazon_desc.data.loading.titles import TitleTable
-from amazon_desc.run.callbacks.predictions import PredictionFile
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.predicting.callback import PredictionFile
 from amazon_desc.run.predicting.forms import read_form
 from amazon_desc.run.predicting.lines import GrowingLines
 from amazon_desc.run.predicting.output import Output

@@ -13,9 +13,9 @@ import pytest
 
 from amazon_desc.generation.texts import Description
 from amazon_desc.generation.writing import Prediction
-from amazon_desc.run.callbacks.predictions import PredictionFile
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import content
+from amazon_desc.run.predicting.callback import PredictionFile
 from amazon_desc.run.predicting.forms import read_form
 from amazon_desc.run.predicting.lines import GrowingLines, is_written_for
 from amazon_desc.run.predicting.output import Output

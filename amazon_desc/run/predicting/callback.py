@@ -1,7 +1,7 @@
 """Writes predictions as they come: each batch of them is on its way to the disk at once.
 
 In come batches of predictions, out go the lines that follow from them. What the files are called,
-and what is resumed, is decided in ../predicting/output.py.
+and what is resumed, is decided in output.py.
 """
 
 from __future__ import annotations
