@@ -341,6 +341,8 @@ def test_predict_writes_one_line_a_title_in_order(
     file = run.predictions / f"titles_{suffix}.{suffix}.jsonl"
     predictions = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert [prediction["title"] for prediction in predictions] == TITLES
+    tags = predictions.pop(TITLES.index("</s> <s>"))
+    assert (tags["finish_reason"], tags["reason"]) == ("skipped", "title is empty after cleaning")
     for prediction in predictions:
         assert list(prediction)[:3] == ["row", "title", "description"]
         assert prediction["finish_reason"] in ("stop", "length")
