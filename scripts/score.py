@@ -2,7 +2,7 @@
 
     python scripts/score.py predictions.jsonl references.jsonl
 
-In: predictions as `amazon_desc predict` writes them (title, description), and products in any file
+In: predictions as `amazon_desc predict` writes them, in any of its forms, and products in any file
 that `amazon_desc` trains on. Out: ROUGE and BLEU on the screen, through `evaluate`. References are
 cleaned like the training data, since the model learnt that text; predictions stay as they are.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from amazon_desc.data.cleaning.cleaner import Cleaner, normalize_title
 from amazon_desc.data.reading.records import Fault, Product, read_products
 from amazon_desc.evaluation.metrics import DESCRIPTION_SCORES
+from amazon_desc.run.predicting.forms import as_it_was
 from amazon_desc.support.errors import DataError, UserError
 
 # What predict reads and writes is cleaned by the rules that all have as a default.
@@ -59,12 +60,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_predictions(path: Path) -> list[Product]:
-    """Returns the rows in order; leaving out one that cannot be read would flatter the model."""
-    products = []
+    """Returns the rows in order; leaving out one that cannot be read would flatter the model.
+
+    Those without a title and a text are left out: predict writes them for records without a title.
+    """
+    products, is_csv = [], path.suffix.lower() == ".csv"
     for record in read_products(path, "title", "description"):
         if isinstance(record, Fault):
             raise DataError(f"{record.place}: {record.reason}. Write the predictions anew.")
-        products.append(record)
+        texts = record.title, record.description
+        title, text = map(as_it_was, texts) if is_csv else texts
+        if title.strip() or text:
+            products.append(Product(title, text, record.place))
     return products
 
 

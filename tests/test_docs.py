@@ -276,7 +276,7 @@ def test_options_that_a_page_names_exist(path: Path, defaults: dict[str, object]
 
 # Defaults that the table tells in words: what is null, and what is another option's or too long.
 NONE = {"none", "all", "main branch", "beside the run folder", "if it has one", "by device"}
-NONE |= {"the run's own", "the run's own choice"}
+NONE |= {"the run's own", "the run's own choice", "after the titles' file"}
 ELSEWHERE = {"see `--help`"}
 
 

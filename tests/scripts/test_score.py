@@ -104,6 +104,18 @@ def test_an_empty_prediction_is_not_left_out(score: ModuleType) -> None:
     assert score.join([Product("Hat", "")], [Product("Hat", "r1")]) == [("", "r1")]
 
 
+def test_a_record_without_a_title_is_no_prediction(score: ModuleType, tmp_path: Path) -> None:
+    file = _predictions(tmp_path, ("Hat", "a hat."), ("", ""), (" ", ""), ("Tutu", ""))
+    assert [product.title for product in score.read_predictions(file)] == ["Hat", "Tutu"]
+
+
+def test_what_is_defused_in_a_csv_is_scored_as_it_was(score: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "predictions.csv"
+    file.write_text("title,description\n'=Hat,'-50 % wool.\n'90s Hat,a hat.\n")
+    found = [(product.title, product.description) for product in score.read_predictions(file)]
+    assert found == [("=Hat", "-50 % wool."), ("'90s Hat", "a hat.")]
+
+
 def test_cleaned_titles_find_raw_ones_and_references_are_cleaned(score: ModuleType) -> None:
     predictions = [Product("Mog & Bunny", "<b>p</b>")]
     references = [Product(" mog &amp;  Bunny", "<p>Soft &amp; warm</p>")]
