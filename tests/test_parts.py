@@ -116,7 +116,7 @@ def test_predictions_for_a_part_of_the_titles_are_completed_by_the_next_command(
 ):
     assert call("predict", "run", "--trainer.limit_predict_batches", "1") == 0
     assert not (run.predictions / "titles.txt.jsonl").exists()
-    assert "2 of 5 descriptions are in" in capfd.readouterr().out
+    assert "2 of 5 records are in" in capfd.readouterr().out
     assert call("predict", "run") == 0
     whole = (run.predictions / "titles.txt.jsonl").read_bytes()
     assert whole.count(b"\n") == 5

@@ -103,7 +103,7 @@ def test_each_row_of_a_shops_export_is_answered_with_its_own_columns(
     options = ["--data.titles", shop, "--data.title_column", "Title", "--data.output", output]
     assert predict(*options, "--data.keep_columns", "SKU,Note") == 0
     said = capfd.readouterr().out
-    assert f"All 180 records are in {output}\n" in said
+    assert f"All records (180) are in {output}\n" in said
     assert "Texts written: 50 in " in said
     assert "Repeated titles, with the text of the first: 10.\n" in said
     assert "Skipped records: 120 (120 × title is empty).\n" in said
@@ -171,7 +171,7 @@ def test_standard_input_is_read_and_known_again(
     assert [record["sku"] for record in records_of(file)] == [7, 8]
     before = file.read_bytes()
     assert given('{"title": "Red Mug", "sku": 7}\n{"title": "", "sku": 8}\n') == 0
-    assert f"All 2 records are in {file} already" in capfd.readouterr().out
+    assert f"All records (2) are in {file} already" in capfd.readouterr().out
     assert given('{"title": "Red Mug", "sku": 9}\n{"title": "", "sku": 8}\n') == 2
     refused = capfd.readouterr().err
     assert re.search(r"--data\.titles: standard_input .*, now standard_input ", refused)
@@ -213,7 +213,7 @@ def test_typed_titles_may_go_to_a_file(
     predict: Predict, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     assert predict("--data.title", "Red Mug", "--data.output", tmp_path / "a.csv") == 0
-    assert f"All 1 records are in {tmp_path / 'a.csv'}" in capfd.readouterr().out
+    assert f"All records (1) are in {tmp_path / 'a.csv'}" in capfd.readouterr().out
     assert [record["title"] for record in records_of(tmp_path / "a.csv")] == ["Red Mug"]
 
 

@@ -117,7 +117,9 @@ def test_a_run_begun_with_one_spelling_goes_on_with_the_other(call: Callable[...
     for command in ("validate", "test", "predict"):
         said = call(command, "my typed one", "--data.prompt.template", TYPED)
         assert said.count(WARNING) == 1, command
-    assert "descriptions are in" in call("predict", "my typed one", "--data.prompt.template", MEANT)
+    assert "All records (1) are in" in call(
+        "predict", "my typed one", "--data.prompt.template", MEANT
+    )
 
 
 @pytest.mark.slow

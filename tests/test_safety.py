@@ -702,7 +702,7 @@ def test_predictions_of_a_foreign_file_of_titles_send_a_terminal_nothing(
     options = ("--model.adapter", adapter, "--trainer.default_root_dir", "runs/new")
     assert call("predict", *options, "--data.titles", f"titles{ESCAPE}.txt") == 0
     out, err = capfd.readouterr()
-    assert "1 descriptions are in runs/new/predictions/" in out
+    assert "All records (1) are in runs/new/predictions/" in out
     assert steering(out + err) == []
 
 

@@ -29,7 +29,7 @@ from amazon_desc.run.options.settings import (
     refuse_other_settings,
     settings_record,
 )
-from amazon_desc.run.prediction_files import deciding
+from amazon_desc.run.predicting.provenance import deciding
 from amazon_desc.support.errors import UserError
 
 LISTS = (DECIDING, BY_CONTENT, OPERATIONAL, FOLLOWING)

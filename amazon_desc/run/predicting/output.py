@@ -160,7 +160,7 @@ class Output:
             if is_longer:
                 kept = self.kept_whole(table)
                 if kept.num_lines == len(table):
-                    say(f"All {len(table):,} records are in {self.path} already")
+                    say(f"All records ({len(table):,}) are in {self.path} already")
                     return None
                 first = kept.num_written
             elif record is not None and before is not None:
@@ -216,7 +216,7 @@ class Output:
         """Returns what is said of it at the end."""
         num_records = len(lines.table)
         if lines.is_complete:
-            return f"All {num_records:,} records are in {self.path}"
+            return f"All records ({num_records:,}) are in {self.path}"
         return (
             f"{lines.num_lines:,} of {num_records:,} records are in {self.partial}. The same "
             f"command without --trainer.limit_predict_batches resumes from there."

@@ -252,7 +252,7 @@ def test_a_complete_output_is_left_as_it_is(
     predict(output, size=3)
     before = {file: file.read_bytes() for file in output.path.parent.iterdir()}
     assert begin(output) is None
-    assert capsys.readouterr().out == f"All 11 records are in {output.path} already\n"
+    assert capsys.readouterr().out == f"All records (11) are in {output.path} already\n"
     assert {file: file.read_bytes() for file in output.path.parent.iterdir()} == before
 
 
