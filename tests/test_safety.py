@@ -25,7 +25,7 @@ import torch
 import yaml
 
 from amazon_desc.cli import main
-from amazon_desc.data.corpus.product_files import usable_titles
+from amazon_desc.data.loading.titles import TitleTable
 from amazon_desc.run.callbacks.signals import TIME_OVER
 from amazon_desc.run.checkpoints import (
     NO_COMMENT,
@@ -687,7 +687,8 @@ def test_a_gap_in_a_foreign_file_of_titles_sends_a_terminal_nothing(
 ):
     file = tmp_path / f"titles{ESCAPE}.txt"
     file.write_text("Mug\n\n")
-    assert usable_titles(file, "title", 1) == ["Mug"]
+    table = TitleTable.read(file, "title", "none", tmp_path / "table", str)
+    assert list(table.written()) == [(0, "Mug")]
     out = capsys.readouterr().out
     assert "line 2: title is empty" in out
     assert steering(out) == []

@@ -1,9 +1,9 @@
 """Titles and descriptions as the trainer wants them: one loader for each stage.
 
-In come the data options, out go batches: packed rows to train on; packed rows and prompts of the
-same fixed examples to score; prompts of a file of titles to predict. The only file of the data
-stage that knows Lightning. It also keeps the position in the data that a checkpoint stores; the
-module that trains moves it on.
+In come the data options, out go batches: packed rows to train on; packed rows and titles of the
+same fixed examples to score; titles of a table to predict. Of titles a batch has the numbers, and
+their prompts come as a stream. The only file of the data stage that knows Lightning. It also keeps
+the position in the data that a checkpoint stores; the module that trains moves it on.
 """
 
 from __future__ import annotations
@@ -60,12 +60,11 @@ class DescriptionData(L.LightningDataModule):
         title: titles to predict for in place of a file; may be given several times
         output: the file to predict into, its form by its name (.jsonl, .csv, .parquet); null:
             `RUN/predictions/<name of the titles' file>.jsonl`
-        keep_columns: columns of the titles' file that the output has too: `none`, `all`, or names,
-            as `sku,price` or as a list
+        keep_columns: columns of the titles' file to write too: `none`, `all` or names: `sku,price`
         cleaning: what is cleaned away, and which products are not learnt from
         repeated_titles: of several descriptions of one title, learn the longest (`best`) or `all`
         num_products: use only this many products, a part that stays the same; null: all
-        max_bad_records: stop when more records than this cannot be read
+        max_bad_records: stop when more records of products than this cannot be read
         validation_fraction: share of all titles that validation holds out, chosen by their hash
         test_fraction: share of all titles that test holds out; of both at least one, if not 0
         num_scored: held-out products that validate and test score; always the same ones
@@ -80,10 +79,8 @@ class DescriptionData(L.LightningDataModule):
         loss_on: what is learnt: description and end (`completion`), or the prompt too (`all`)
         num_workers: processes that load batches; 0: the main process does
         corpora: folder that keeps prepared data; null: `corpora` beside the run folder
-        prepare_workers: processes that prepare data, at most 8; null: one for each core; 0: the
-            main process does
-        verify: read all files again to see that they are the same: if their size or time has
-            `changed`, or `always`
+        prepare_workers: processes that prepare data, at most 8; null: one a core; 0: the main one
+        verify: read all files again to be sure of them: `always`, or if size or time has `changed`
         backbone: the base whose tokenizer is used; follows model.backbone
         revision: the hub commit of the base; follows model.revision
         num_epochs: passes over the data; follows trainer.max_epochs

@@ -32,7 +32,7 @@ import json, re, sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from amazon_desc.data.reading.records import Fault, read_products, read_titles
+from amazon_desc.data.reading.records import read_products, read_title_records
 from amazon_desc.support.errors import DataError
 
 def most_memory():
@@ -41,9 +41,9 @@ def most_memory():
 path, most_records = Path(sys.argv[1]), int(sys.argv[2])
 before, read, refusal = most_memory(), Counter(), ""
 try:
-    records = read_titles(path) if path.suffix == ".txt" else read_products(path)
+    records = read_title_records(path) if path.suffix == ".txt" else read_products(path)
     for record in islice(records, most_records):
-        read[record.reason if isinstance(record, Fault) else "good"] += 1
+        read[getattr(record, "reason", "") or "good"] += 1
 except DataError as error:
     refusal = str(error)
 print(json.dumps([read, refusal, most_memory() - before]))

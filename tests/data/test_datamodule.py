@@ -6,13 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
+from torch.utils.data import DataLoader
 
+from amazon_desc.data.cleaning.cleaner import CleaningSettings
 from amazon_desc.data.corpus.corpus import identity_of, name_of
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.loading.batches import RowBatch
-from amazon_desc.support.errors import DataError, UserError
+from amazon_desc.data.loading.titles import TitleTable
+from amazon_desc.support.errors import UserError
 
 
 @pytest.fixture
@@ -186,39 +190,86 @@ def test_options_that_contradict_each_other_are_refused(
     assert error.value.exit_code == 2
 
 
+def predicting(
+    options: dict[str, Any], data: bytes, name: str = "titles.txt", **changes: Any
+) -> DescriptionData:
+    """Returns the module of a command that predicts for a file of titles, which it has read."""
+    path = Path(options["train_file"]).with_name(name)
+    path.write_bytes(data)
+    module = opened(options, "predict", **changes)
+    table = path.with_name("table")
+    module.table = TitleTable.read(path, "title", "none", table, module.clean_title)
+    return module
+
+
 def predicted(data: DescriptionData) -> tuple[list[str], list[list[int]]]:
     prompts = list(data.prompts())
     assert {prompt.reference for prompt in prompts} == {""}
     return [prompt.title for prompt in prompts], [prompt.ids for prompt in prompts]
 
 
-def test_a_title_keeps_its_row_where_prediction_is_resumed(options: dict[str, Any], tmp_path: Path):
-    (tmp_path / "titles.txt").write_text("a\nb\nc\nd\ne\n")
-    data = opened(options, "predict", titles=str(tmp_path / "titles.txt"))
+def test_a_title_keeps_its_row_where_prediction_is_resumed(options: dict[str, Any]):
+    """Titles are counted without the records that are skipped, or repeat one; rows with them."""
+    data = predicting(options, b"a\n\nb\na\nc\nd\n\xff\ne\n")
     data.titles_at_a_time = 2
+    assert data.num_titles == 5
     assert list(data.predict_dataloader()) == [[0, 1], [2, 3], [4]]
     data.num_predicted = 3
     assert list(data.predict_dataloader()) == [[3, 4]]
-    assert [(p.row, p.title) for p in data.prompts(3)] == [(3, "d"), (4, "e")]
-    assert [(p.row, p.title) for p in data.prompts(1, 2)] == [(1, "b"), (2, "c")]
+    assert [(p.row, p.title) for p in data.prompts(3)] == [(5, "d"), (7, "e")]
+    assert [(p.row, p.title) for p in data.prompts(1, 2)] == [(2, "b"), (4, "c")]
+    data.num_predicted = 5
+    assert list(data.predict_dataloader()) == list(data.prompts(5)) == []
 
 
-def test_titles_are_served_as_written_and_encoded_as_cleaned(
-    options: dict[str, Any], tmp_path: Path
-):
-    (tmp_path / "titles.txt").write_text("red mug\n<b>red</b> &#109;ug\nmug w7\n")
-    titles, prompts = predicted(opened(options, "predict", titles=str(tmp_path / "titles.txt")))
-    assert titles == ["red mug", "<b>red</b> &#109;ug", "mug w7"]
-    assert prompts == [[1, 10, 11, 12, 13], [1, 10, 11, 12, 13], [1, 10, 11, 13, 107]]
-    assert not Path(options["corpora"]).exists()
+def test_a_file_without_a_title_to_write_for_gives_no_prompts(options: dict[str, Any]):
+    data = predicting(options, b"\n \n\xff\n")
+    assert data.num_titles == 0
+    assert list(data.predict_dataloader()) == list(data.prompts()) == []
 
 
-def test_a_title_is_prompted_as_it_was_trained_on(options: dict[str, Any], tmp_path: Path):
-    table = opened(options, "validate").opened.held_out("validation")
-    (tmp_path / "titles.jsonl").write_text(
-        "".join(json.dumps({"title": title}) + "\n" for title in table["title"])
+class Writer(L.LightningModule):
+    """Takes the numbers of titles, and writes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[list[int]] = []
+
+    def predict_step(self, batch: list[int]) -> list[int]:
+        self.taken.append(batch)
+        return batch
+
+
+def test_prediction_keeps_none_of_the_numbers_that_it_was_served(options: dict[str, Any]):
+    """Of a loader that makes batches, Lightning notes the numbers that each is made of."""
+    data = predicting(options, b"".join(b"mug %d\n" % number for number in range(20)))
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
     )
-    titles, prompts = predicted(opened(options, "predict", titles=str(tmp_path / "titles.jsonl")))
+    trainer.predict(writer := Writer(), data.predict_dataloader(), return_predictions=False)
+    assert writer.taken == [[*range(8)], [*range(8, 16)], [*range(16, 20)]]
+    served = trainer.predict_dataloaders
+    assert isinstance(served, DataLoader)
+    assert getattr(served.batch_sampler, "seen_batch_indices", []) == []
+
+
+def test_titles_are_served_as_written_and_encoded_as_cleaned(options: dict[str, Any]):
+    lines = b"<b>red</b> &#109;ug\nmug w7\nred mug\n"
+    titles, prompts = predicted(predicting(options, lines))
+    assert titles == ["<b>red</b> &#109;ug", "mug w7"]
+    assert prompts == [[1, 10, 11, 12, 13], [1, 10, 11, 13, 107]]
+    assert not Path(options["corpora"]).exists()
+    data = predicting(options, lines, cleaning=CleaningSettings(entities=False))
+    titles, (uncleaned, *others) = predicted(data)
+    assert titles == ["<b>red</b> &#109;ug", "mug w7", "red mug"]
+    assert others == [prompts[1], prompts[0]]
+    assert uncleaned != prompts[0]
+
+
+def test_a_title_is_prompted_as_it_was_trained_on(options: dict[str, Any]):
+    table = opened(options, "validate").opened.held_out("validation")
+    lines = "".join(json.dumps({"title": title}) + "\n" for title in table["title"])
+    titles, prompts = predicted(predicting(options, lines.encode(), "titles.jsonl"))
     assert titles == list(table["title"])
     assert len(prompts) > 50
     assert prompts == [row["input_ids"][: row["num_prompt_tokens"]] for row in table]
@@ -236,33 +287,6 @@ def test_a_title_that_reads_like_markup_is_scored_as_it_was_trained_on(
     assert all("<b>" in row["title"] for row in table)
     prompts = [prompt.ids for prompt in data.prompts()]
     assert prompts[:5] == [row["input_ids"][: row["num_prompt_tokens"]] for row in table]
-
-
-def test_lines_without_a_title_are_told_and_left_out(
-    options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    (tmp_path / "titles.txt").write_bytes(b"red mug\n \n\xff\nmug w7\n")
-    titles, _ = predicted(opened(options, "predict", titles=str(tmp_path / "titles.txt")))
-    assert titles == ["red mug", "mug w7"]
-    assert capsys.readouterr().out.splitlines() == [
-        "No title at titles.txt, line 2: title is empty",
-        "No title at titles.txt, line 3: not valid UTF-8",
-    ]
-
-
-def test_a_file_of_titles_that_cannot_be_used_is_refused(options: dict[str, Any], tmp_path: Path):
-    with pytest.raises(UserError, match=r"predict needs a file of titles: --data\.titles FILE"):
-        _ = opened(options, "predict").product_titles
-    with pytest.raises(DataError, match=r"missing\.txt does not exist"):
-        _ = opened(options, "predict", titles=str(tmp_path / "missing.txt")).product_titles
-    (tmp_path / "titles.jsonl").write_text('{"title": ""}\n{"title": " "}\n')
-    with pytest.raises(DataError, match=r"no usable title in it \(2 records without one\)"):
-        _ = opened(options, "predict", titles=str(tmp_path / "titles.jsonl")).product_titles
-    (tmp_path / "titles.txt").write_text("mug\n \n \n")
-    with pytest.raises(DataError, match="more than 1 records cannot be read"):
-        _ = opened(
-            options, "predict", titles=str(tmp_path / "titles.txt"), max_bad_records=1
-        ).product_titles
 
 
 def test_several_files_make_one_data_set(options: dict[str, Any], tmp_path: Path):

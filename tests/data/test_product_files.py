@@ -1,7 +1,6 @@
 """Reading: every record of every file once, in order, and how far the reading has come."""
 
 import gzip
-import hashlib
 import json
 import zipfile
 from itertools import islice
@@ -14,13 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from amazon_desc.data.corpus import product_files as reading
-from amazon_desc.data.corpus.product_files import (
-    BadRecords,
-    ProductFiles,
-    RecordReader,
-    usable_titles,
-    usable_titles_of,
-)
+from amazon_desc.data.corpus.product_files import BadRecords, ProductFiles, RecordReader
 from amazon_desc.data.corpus.selection import PartBound
 from amazon_desc.data.corpus.splits import HASH_RANGE
 from amazon_desc.data.reading.records import Fault, read_products
@@ -176,45 +169,10 @@ def test_the_member_of_an_archive_follows_from_its_use(tmp_path: Path):
     assert [batch.titles[0] for batch in batches] == ["cup 0", "mug 0", "mug 10"]
 
 
-def test_titles_to_write_for_are_told_apart_from_lines_without_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    (tmp_path / "titles.txt").write_bytes(b"red mug\n \nblue mug\n")
-    assert usable_titles(tmp_path / "titles.txt", "title", 1) == ["red mug", "blue mug"]
-    assert capsys.readouterr().out == "No title at titles.txt, line 2: title is empty\n"
-    with pytest.raises(DataError, match="more than 0 records cannot be read"):
-        usable_titles(tmp_path / "titles.txt", "title", 0)
-
-
-def test_titles_are_never_taken_for_those_of_a_file_that_replaced_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    path = tmp_path / "titles.txt"
-    path.write_bytes(b"red mug\n")
-    titles = ["red mug"], hashlib.sha256(b"red mug\n").hexdigest()
-    assert usable_titles_of(path, "title", 0) == titles
-
-    def read_and_replace(*arguments: Any) -> list[str]:
-        found = usable_titles(*arguments)
-        path.write_bytes(b"red cup\n")
-        return found
-
-    monkeypatch.setattr(reading, "usable_titles", read_and_replace)
-    with pytest.raises(DataError, match=r"--data\.titles .* was replaced while it was read"):
-        usable_titles_of(path, "title", 0)
-
-
-def test_records_that_may_hold_others_are_told_of_all_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_records_that_may_hold_others_are_told_of_all_files(tmp_path: Path):
     for name, lines in (("a.csv", 30), ("b.csv", 50)):
         text = "A mug.\n" * lines
         (tmp_path / name).write_text(f'title,content\nMug,"{text}"\nCup,"{text}"\n')
     reader = reader_of(tmp_path / "a.csv", tmp_path / "b.csv")
     list(reader)
     assert str(reader.long_records) == "4, the longest of 51 lines at b.csv, line 2"
-    assert usable_titles(tmp_path / "a.csv", "content", 0) == ["A mug.\n" * 30] * 2
-    assert capsys.readouterr().out == (
-        "Titles that may hold the lines after them: 2, the longest of 31 lines at a.csv, line 2. "
-        "If a quote is not closed there, close it or take it out.\n"
-    )

@@ -5,7 +5,7 @@ import gzip
 import json
 import random
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from amazon_desc.data.reading.records import (
     Product,
     read_products,
     read_title_records,
-    read_titles,
 )
 from amazon_desc.data.reading.sources import Meter
 from amazon_desc.support.errors import DataError
@@ -53,11 +52,17 @@ def parquet(folder: Path, columns: dict) -> Path:
     return folder / "data.parquet"
 
 
+def titles_of(path: Path, title_column: str = "title") -> Iterator[str | Fault]:
+    """Yields the title of each record, or a Fault that says why there is none to write for."""
+    for record in read_title_records(path, title_column):
+        yield Fault(record.place, record.reason) if record.reason else record.title
+
+
 def read_until_refused(path: Path) -> tuple[list[str | Fault], str]:
     """Returns the titles in front of what is refused, and how it is."""
     titles: list[str | Fault] = []
     with pytest.raises(DataError) as error:
-        titles.extend(read_titles(path))
+        titles.extend(titles_of(path))
     return titles, str(error.value)
 
 
@@ -91,22 +96,19 @@ def test_every_format_gives_the_same_products_and_titles(
 ):
     path = written(tmp_path, name, bom + data)
     assert list(read_products(path)) == PRODUCTS
-    assert list(read_titles(path)) == TITLES
-    assert [(record.title, record.reason) for record in read_title_records(path)] == [
-        (title, "") for title in TITLES
-    ]
+    assert list(titles_of(path)) == TITLES
 
 
 def test_parquet_gives_the_same(tmp_path: Path):
     path = parquet(tmp_path, {"n": [1, 2], "title": TITLES, "content": ["A cat's tale.", None]})
     assert list(read_products(path)) == PRODUCTS
-    assert list(read_titles(path)) == TITLES
+    assert list(titles_of(path)) == TITLES
 
 
 def test_parquet_counts_over_its_batches(tmp_path: Path):
     texts = [f"title {number}" for number in range(3000)]
     path = parquet(tmp_path, {"title": [*texts, None], "content": [*texts, "x"]})
-    assert list(read_titles(path)) == [
+    assert list(titles_of(path)) == [
         *texts,
         Fault("data.parquet, record 3001", "title is empty"),
     ]
@@ -117,7 +119,7 @@ def test_parquet_text_that_is_no_text_is_a_fault(tmp_path: Path):
 
     raw = pyarrow.array([b"Mog", b"\xff\xfe", b"Car"], pyarrow.binary()).view(pyarrow.string())
     path = parquet(tmp_path, {"title": raw})
-    assert list(read_titles(path)) == [
+    assert list(titles_of(path)) == [
         "Mog",
         Fault("data.parquet, record 2", "not valid UTF-8"),
         "Car",
@@ -128,7 +130,7 @@ def test_parquet_text_that_is_longer_than_any_line_may_be_is_a_fault(tmp_path: P
     longest = "x" * sources.LINE_BYTES
     path = parquet(tmp_path, {"title": ["Mog", longest, longest + "x", "Car"]})
     fault = Fault("data.parquet, record 3", "text too long")
-    assert list(read_titles(path)) == ["Mog", longest, fault, "Car"]
+    assert list(titles_of(path)) == ["Mog", longest, fault, "Car"]
 
 
 def test_the_data_sets_own_archive_is_read_in_place(tmp_path: Path):
@@ -136,7 +138,7 @@ def test_the_data_sets_own_archive_is_read_in_place(tmp_path: Path):
     members = {f"{folder}/": b"", f"{folder}/lbl.json.gz": b"{}", f"{folder}/trn.json.gz": LINES}
     path = zipped(tmp_path, members | {f"{folder}/tst.json.gz": b"{}"}, "LF-Amazon-1.3M.raw.zip")
     assert list(read_products(path)) == PRODUCTS
-    assert list(read_titles(path)) == TITLES
+    assert list(titles_of(path)) == TITLES
     broken = zipped(tmp_path, {"trn.json.gz": LINES + b"{"})
     assert list(read_products(broken))[2] == Fault(
         "data.zip (trn.json.gz), line 3", "not valid JSON"
@@ -182,20 +184,7 @@ def test_other_columns_are_read_by_name(tmp_path: Path):
     path = written(tmp_path, "a.csv", b"name,text,title\nMog,A cat,x\n")
     columns = {"title_column": "name", "description_column": "text"}
     assert list(read_products(path, **columns)) == [Product("Mog", "A cat")]
-    assert list(read_titles(path, title_column="name")) == ["Mog"]
-
-
-def test_a_text_file_has_a_title_on_every_line(tmp_path: Path):
-    path = written(tmp_path, "titles.txt", b"\xef\xbb\xbfMog\r\n\n \t\nTin\xff\n</s> Car\n\n")
-    assert list(read_titles(path)) == [
-        "Mog",
-        Fault("titles.txt, line 2", "title is empty"),
-        Fault("titles.txt, line 3", "title is empty"),
-        Fault("titles.txt, line 4", "not valid UTF-8"),
-        "</s> Car",
-        Fault("titles.txt, line 6", "title is empty"),
-    ]
-    assert list(read_titles(written(tmp_path, "titles.txt", b"Mog"))) == ["Mog"]
+    assert list(titles_of(path, title_column="name")) == ["Mog"]
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path: Path):
@@ -206,7 +195,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path):
     path = written(tmp_path, "a.csv", f'title,content\n{title},"x\ry"\n'.encode())
     assert list(read_products(path)) == [Product(title, "x\ry")]
     path = written(tmp_path, "a.txt", f"{title}\rh\r\n{title}\n".encode())
-    assert list(read_titles(path)) == [f"{title}\rh", title]
+    assert list(titles_of(path)) == [f"{title}\rh", title]
 
 
 @pytest.mark.parametrize(
@@ -243,16 +232,6 @@ def test_odd_json_records_are_products(tmp_path: Path):
         Product("Mog", ""),
         Product("", "A \0cat"),
         Product("\U0001f600 </s>", "\U0001f600"),
-    ]
-
-
-def test_an_empty_title_is_a_fault_only_where_titles_are_wanted(tmp_path: Path):
-    path = written(tmp_path, "a.jsonl", b'{"title": null}\n{"title": " "}\n{"title": 3}\n' + LINES)
-    assert list(read_titles(path)) == [
-        Fault("a.jsonl, line 1", "title is empty"),
-        Fault("a.jsonl, line 2", "title is empty"),
-        Fault("a.jsonl, line 3", "title is not text"),
-        *TITLES,
     ]
 
 
@@ -298,14 +277,14 @@ def test_an_array_is_read_in_parts_that_end_anywhere(
     rows = [{"n": [10**n, -1.5e9], "title": title} for n, title in enumerate(titles)]
     data = json.dumps([*rows, 12345], indent=indent, ensure_ascii=False).encode()
     fault = Fault("a.json, record 12", "not a JSON object")
-    assert list(read_titles(written(tmp_path, "a.json", data + b"\n "))) == [*titles, fault]
+    assert list(titles_of(written(tmp_path, "a.json", data + b"\n "))) == [*titles, fault]
 
 
 def test_a_list_in_the_first_line_makes_no_array_of_a_file_of_lines(tmp_path: Path):
     path = written(tmp_path, "a.jsonl", b'["a", "list"]\r\n' + LINES)
-    assert list(read_titles(path)) == [Fault("a.jsonl, line 1", "not a JSON object"), *TITLES]
+    assert list(titles_of(path)) == [Fault("a.jsonl, line 1", "not a JSON object"), *TITLES]
     path = written(tmp_path, "a.jsonl", json.dumps([MOG, CAR]).encode() + b"\n\n")
-    assert list(read_titles(path)) == TITLES
+    assert list(titles_of(path)) == TITLES
 
 
 def test_csv_fields_may_hold_commas_quotes_and_lines(tmp_path: Path):
@@ -469,7 +448,7 @@ def test_two_columns_of_the_name_that_is_asked_for_are_refused(tmp_path: Path, n
     assert name in message
     assert "wanted one column 'content', found 2" in message
     assert "give the others another name" in message
-    assert list(read_titles(tmp_path / name)) == ["Mog"]
+    assert list(titles_of(tmp_path / name)) == ["Mog"]
 
 
 def test_lines_in_closed_quotes_are_text_whatever_they_look_like(tmp_path: Path):
@@ -495,7 +474,7 @@ def test_the_process_keeps_its_own_csv_limit(tmp_path: Path):
 
 def test_a_line_of_just_the_limit_is_read(tmp_path: Path):
     longest = b"x" * sources.LINE_BYTES
-    records = list(read_titles(written(tmp_path, "a.txt", longest + b"\n" + longest + b"x\nMog")))
+    records = list(titles_of(written(tmp_path, "a.txt", longest + b"\n" + longest + b"x\nMog")))
     assert records == [longest.decode(), Fault("a.txt, line 2", "line too long"), "Mog"]
 
 
@@ -505,7 +484,7 @@ def test_a_missing_file_is_named_with_its_whole_path(tmp_path: Path, monkeypatch
         read_products(Path("trn.json.gz"))
     assert str(tmp_path / "trn.json.gz") in str(error.value)
     with pytest.raises(DataError, match="does not exist"):
-        read_titles(Path("titles.txt"))
+        read_title_records(Path("titles.txt"))
 
 
 def test_a_folder_is_refused(tmp_path: Path):
@@ -519,21 +498,21 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path: Path):
     for suffix in (".json", ".jsonl", ".json.gz", ".csv", ".tsv", ".parquet", ".zip"):
         assert suffix in message
     assert ".txt" not in message
-    assert ".txt" in refusal(read_titles, path)
+    assert ".txt" in refusal(titles_of, path)
     assert "not supported" in refusal(read_products, written(tmp_path, "a.txt", b"Mog"))
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.csv", "a.txt", "a.tsv.gz"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz", "a.csv", "a.tsv.gz"])
 @pytest.mark.parametrize("data", [b"", b" \n\r\n\t \n"])
 def test_an_empty_file_is_refused(tmp_path: Path, name: str, data: bytes):
     path = written(tmp_path, name, data)
-    assert f"{path} is empty" in refusal(read_titles, path)
+    assert f"{path} is empty" in refusal(titles_of, path)
 
 
 def test_a_file_without_records_is_refused(tmp_path: Path):
     assert "holds no record" in refusal(read_products, written(tmp_path, "a.json", b" [ ]"))
-    assert "holds no record" in refusal(read_titles, written(tmp_path, "a.csv", b"title,content\n"))
-    assert "is empty" in refusal(read_titles, written(tmp_path, "a.parquet", b""))
+    assert "holds no record" in refusal(titles_of, written(tmp_path, "a.csv", b"title,content\n"))
+    assert "is empty" in refusal(titles_of, written(tmp_path, "a.parquet", b""))
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.csv", "a.parquet"])
@@ -551,14 +530,14 @@ def test_missing_columns_are_named_with_those_seen_and_the_option(tmp_path: Path
     )
     message = refusal(read_products, path, description_column="text")
     assert "--data.title_column and --data.description_column" in message
-    assert refusal(read_titles, path).endswith("Name yours with --data.title_column.")
+    assert refusal(titles_of, path).endswith("Name yours with --data.title_column.")
 
 
 def test_a_column_may_first_appear_in_the_hundredth_object(tmp_path: Path):
     other = b'{"name": "Mog"}\n'
     path = written(tmp_path, "a.jsonl", other * 99 + LINES)
-    assert list(read_titles(path))[99:] == TITLES
-    message = refusal(read_titles, written(tmp_path, "b.jsonl", other * 100 + LINES))
+    assert list(titles_of(path))[99:] == TITLES
+    message = refusal(titles_of, written(tmp_path, "b.jsonl", other * 100 + LINES))
     assert "the columns seen are name." in message
 
 
@@ -573,7 +552,7 @@ def test_alpaca_rows_are_refused_with_the_options_to_use(
     message = refusal(read_products, path)
     assert "look like Alpaca rows" in message
     assert f"use --data.title_column {column} --data.description_column output." in message
-    assert refusal(read_titles, path).endswith(f"use --data.title_column {column}.")
+    assert refusal(titles_of, path).endswith(f"use --data.title_column {column}.")
     columns = {"title_column": column, "description_column": "output"}
     assert list(read_products(path, **columns)) == [Product(text or "Describe", "A cat")]
 
@@ -591,7 +570,7 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path: Path):
 
 
 def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path):
-    message = refusal(read_titles, written(tmp_path, "a.csv", b"t\xeftle,content\nMog,A cat\n"))
+    message = refusal(titles_of, written(tmp_path, "a.csv", b"t\xeftle,content\nMog,A cat\n"))
     assert (
         "a.csv, line 1: the line that names the columns cannot be read: not valid UTF-8" in message
     )
@@ -600,7 +579,7 @@ def test_a_header_that_cannot_be_read_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("name", ["a.csv", "a.json", "a.txt"])
 def test_utf16_is_named(tmp_path: Path, name: str):
     path = written(tmp_path, name, "title,content\nMog,A cat\n".encode("utf-16"))
-    assert "UTF-16" in refusal(read_titles, path)
+    assert "UTF-16" in refusal(titles_of, path)
 
 
 @cache
@@ -682,10 +661,10 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path):
     table = parquet(tmp_path, {"title": ["Mog", "Car"] * 50, "content": ["A cat", None] * 50})
     for path in [*small_files(tmp_path), table]:
         whole = path.read_bytes()
-        assert len(list(read_titles(path))) >= 20
+        assert len(list(titles_of(path))) >= 20
         for length in range(0, len(whole), 1 if path != table else 5):
             path.write_bytes(whole[:length])
-            message = refusal(read_titles, path)
+            message = refusal(titles_of, path)
             assert f"{path} is " in message
             assert "Copy or download it again" in message
 
@@ -693,14 +672,14 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path):
 def test_a_byte_changed_anywhere_is_noticed_or_changes_nothing(tmp_path: Path):
     """It changes nothing in the time of packing, or in what the system was called."""
     for path in small_files(tmp_path):
-        whole, titles = path.read_bytes(), list(read_titles(path))
+        whole, titles = path.read_bytes(), list(titles_of(path))
         num_refused = 0
         for place in range(len(whole)):
             changed = bytearray(whole)
             changed[place] ^= 0xFF
             path.write_bytes(changed)
             try:
-                found = list(read_titles(path))
+                found = list(titles_of(path))
             except DataError:
                 num_refused += 1
             else:
@@ -717,9 +696,9 @@ def test_a_changed_page_of_parquet_is_noticed_where_it_has_a_check_sum(tmp_path:
     pyarrow.parquet.write_table(
         pyarrow.table(columns), path, write_page_checksum=True, compression="none"
     )
-    assert len(list(read_titles(path))) == 1_000
+    assert len(list(titles_of(path))) == 1_000
     path.write_bytes(path.read_bytes().replace(b"title 500", b"title 50O", 1))
-    assert f"{path} is damaged or no Parquet file" in refusal(read_titles, path)
+    assert f"{path} is damaged or no Parquet file" in refusal(titles_of, path)
 
 
 def test_plain_text_that_is_called_gz_is_named(tmp_path: Path):
@@ -739,7 +718,7 @@ def test_the_real_rows_are_all_there(real_dir: Path):
 
 @pytest.mark.real
 def test_the_real_titles_are_all_there(real_dir: Path):
-    titles = [title for title in read_titles(real_dir / "titles.txt") if isinstance(title, str)]
+    titles = [title for title in titles_of(real_dir / "titles.txt") if isinstance(title, str)]
     assert len(titles) == 300
     assert titles[0].startswith("Spears 1406 Series PVC Tube Fitting")
     assert len(list(read_products(real_dir / "quirk_samples.jsonl"))) == 147

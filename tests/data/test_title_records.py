@@ -57,8 +57,9 @@ def test_a_file_of_blank_lines_is_no_error(tmp_path: Path):
     records = records_of(tmp_path, "a.txt", b"\n" * 150)
     assert {(record.title, record.reason) for record in records} == {("", "title is empty")}
     assert len(records) == 150
-    with pytest.raises(DataError, match="is empty"):
-        records_of(tmp_path, "b.txt", b"\xef\xbb\xbf")
+    for data in (b"", b"\xef\xbb\xbf"):
+        with pytest.raises(DataError, match="is empty"):
+            records_of(tmp_path, "b.txt", data)
 
 
 def test_every_record_of_json_has_its_reason_and_columns(tmp_path: Path):
@@ -206,7 +207,7 @@ def test_a_kept_column_that_is_missing_is_refused_with_those_seen(tmp_path: Path
         pq.write_table(pa.table({"title": ["Mug"], "sku": [1]}), path)
     assert refusal(path, ["sku", "ean", "size"]) == (
         f"{path}: wanted a column 'ean' and a column 'size' to keep; the columns seen are title, "
-        "sku. Keep some of these, or none."
+        "sku. Use --data.keep_columns with names of these (as in sku,price), all or none."
     )
     with pytest.raises(DataError, match="wanted a column 'name' with the title; the columns seen"):
         list(read_title_records(path, "name", ["ean"]))
@@ -215,7 +216,11 @@ def test_a_kept_column_that_is_missing_is_refused_with_those_seen(tmp_path: Path
 def test_text_has_no_columns_to_keep(tmp_path: Path):
     assert records_of(tmp_path, "a.txt", b"Mug\n", "all")[0].kept is None
     assert records_of(tmp_path, "a.txt", b"Mug\n", [])[0].kept is None
-    assert "wanted a column 'sku' to keep; a .txt file" in refusal(tmp_path / "a.txt", ["sku"])
+    path = tmp_path / "a.txt"
+    assert refusal(path, ["sku"]) == (
+        f"{path}: wanted a column 'sku' to keep; a .txt file holds titles alone. Use "
+        "--data.keep_columns none, or write the titles with their columns as .csv or .jsonl."
+    )
 
 
 def test_of_two_kept_columns_of_a_name_neither_is_guessed(tmp_path: Path):

@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from amazon_desc.data.corpus.pairs import ProductBatch
 from amazon_desc.data.corpus.selection import PartBound
-from amazon_desc.data.reading.records import Fault, Product, read_products, read_titles
+from amazon_desc.data.reading.records import Fault, Product, read_products
 from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, LongRecords, Meter
-from amazon_desc.support.digests import Use, sha256_of
+from amazon_desc.support.digests import Use
 from amazon_desc.support.errors import DataError
-from amazon_desc.support.printing import say
 from amazon_desc.support.resources import SAMPLE_PRODUCTS
 
 RECORDS_PER_BATCH = 1_000
@@ -93,47 +92,6 @@ class BadRecords:
                 f"more than {self.most} records cannot be read (--data.max_bad_records): {counts}. "
                 f"The first: {'; '.join(self.faults[:3])}. Mend the file, or raise the limit."
             )
-
-
-def usable_titles(path: Path, title_column: str, max_bad_records: int) -> list[str]:
-    """Reads a file of titles to write for; says which of its records hold none.
-
-    Raises:
-        DataError: there are too many of those, or nothing else.
-    """
-    bad, meter, titles = BadRecords(max_bad_records), Meter(), []
-    for record in read_titles(path, title_column, meter):
-        if isinstance(record, Fault):
-            bad.add(record)
-        else:
-            titles.append(record)
-    for fault in bad.faults:
-        say(f"No title at {fault}")
-    if meter.long_records.num:
-        say(f"Titles that may hold the lines after them: {meter.long_records}. {LONG_REMEDY}")
-    if not titles:
-        raise DataError(
-            f"--data.titles {path}: no usable title in it ({bad.counts.total()} records without "
-            f"one). Write one title a line."
-        )
-    return titles
-
-
-def usable_titles_of(path: Path, title_column: str, max_bad_records: int) -> tuple[list[str], str]:
-    """Reads a file of titles; returns them, and the sha256 of the file that they are from.
-
-    Raises:
-        DataError: as usable_titles, or the file was replaced meanwhile.
-    """
-    before = sha256_of(path) if path.is_file() else None
-    titles = usable_titles(path, title_column, max_bad_records)
-    sha256 = sha256_of(path)
-    if sha256 != before:
-        raise DataError(
-            f"--data.titles {path} was replaced while it was read. When it is whole, run the same "
-            f"command again."
-        )
-    return titles, sha256
 
 
 class RecordReader:

@@ -42,7 +42,7 @@ def ordered_loader(
 def fixed_loader(
     items: Sequence[Any], batch_size: int, collate: Callable[[list[Any]], Any], seed: int
 ) -> DataLoader[Any]:
-    """Returns a loader of what is scored or predicted, in its order."""
+    """Returns a loader of what is scored, in its order."""
     return DataLoader(
         items,  # pyright: ignore[reportArgumentType] (has all that a map-style Dataset needs)
         batch_size=batch_size,

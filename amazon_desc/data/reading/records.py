@@ -1,10 +1,10 @@
-"""A file of products or titles -> one Product (or title) per record, in order, or a Fault.
+"""A file of products -> a Product or a Fault for every record, in order; of titles, a TitleRecord.
 
-What is wrong with one record is a Fault with its place, and the caller decides whether to go on;
-where every record has to be told of, it is the reason that a TitleRecord has no title to write for.
-What is wrong with the whole file raises DataError: missing, empty, damaged, or other columns than
-the ones asked for. How files are opened is in sources.py, how records stand in them in formats.py;
-no text is changed here.
+What is wrong with a product is a Fault with its place, and the caller decides whether to go on; of
+a file of titles it is the reason that a TitleRecord has none to write for, as every record has to
+be told of. What is wrong with the whole file raises DataError: missing, empty, damaged, or other
+columns than the ones asked for. How files are opened is in sources.py, how records stand in them in
+formats.py; no text is changed here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ from amazon_desc.data.reading.sources import (
 )
 from amazon_desc.support.errors import DataError
 
-__all__ = ["Fault", "Product", "TitleRecord", "read_products", "read_title_records", "read_titles"]
+__all__ = ["Fault", "Product", "TitleRecord", "read_products", "read_title_records"]
 
 TITLE_EMPTY = "title is empty"
 
@@ -90,46 +90,13 @@ def read_products(
     return _checked(path, rows, options, _product)
 
 
-def read_titles(
-    path: Path, title_column: str = "title", meter: Meter | None = None
-) -> Iterator[str | Fault]:
-    """Yields one title or Fault for every record of a file, in the file's order.
-
-    Reads what read_products reads, and .txt with a title on every line. An empty title is a
-    Fault, since one line of output is owed to every title.
-
-        "Mog's Kittens\\n\\n" -> "Mog's Kittens", Fault("titles.txt, line 2", "title is empty")
-
-    Raises:
-        DataError: as read_products.
-    """
-    path = Path(path)
-    check_file(path, (".txt", *SUPPORTED))
-    if path.suffix.lower() == ".txt":
-        return _text_titles(path)
-    rows = read_records(path, [title_column], meter=meter)
-    return _checked(path, rows, {"title": title_column}, _title)
-
-
-def _text_titles(path: Path) -> Iterator[str | Fault]:
-    has_title = False
-    with open_source(path) as source:
-        for number, line in split_lines(source):
-            place = f"{source.name}, line {number}"
-            title = Fault(place, LINE_TOO_LONG) if line is None else _decoded(place, line)
-            has_title = has_title or title != Fault(place, TITLE_EMPTY)
-            yield title
-    if not has_title:
-        raise DataError(f"{path} is empty: wanted a title on every line, found only white space.")
-
-
 def read_title_records(
     path: Path, title_column: str = "title", kept: Kept = "none", meter: Meter | None = None
 ) -> Iterator[TitleRecord]:
     """Yields one TitleRecord for every record of a file, in the file's order.
 
-    Reads what read_titles reads. Of .txt every line is a record, also a blank one; elsewhere blank
-    lines stand between records, as the formats have it.
+    Reads what read_products reads, and .txt with a title on every line, where a blank line is a
+    record too; elsewhere blank lines stand between records, as the formats have it.
 
         "Mog's Kittens\\n\\n" -> TitleRecord("Mog's Kittens", "", None, "titles.txt, line 1"),
                                TitleRecord("", "title is empty", None, "titles.txt, line 2")
@@ -145,8 +112,9 @@ def read_title_records(
     if path.suffix.lower() == ".txt":
         if names:
             raise DataError(
-                f"{path}: wanted {_columns_to_keep(names)}; a .txt file holds titles alone. Keep "
-                f"none, or write the titles with their columns as .csv or .jsonl."
+                f"{path}: wanted {_columns_to_keep(names)}; a .txt file holds titles alone. Use "
+                f"--data.keep_columns none, or write the titles with their columns as .csv or "
+                f".jsonl."
             )
         return _text_records(path, meter)
     others = None if kept == "all" else names
@@ -173,24 +141,19 @@ def _text_records(path: Path, meter: Meter | None) -> Iterator[TitleRecord]:
     number = 0
     with open_source(path, meter=meter) as source:
         for number, line in split_lines(source):
-            place = f"{source.name}, line {number}"
-            title = Fault(place, LINE_TOO_LONG) if line is None else _decoded(place, line)
-            if isinstance(title, str):
-                yield TitleRecord(title, "", None, place)
-            elif title.reason == TITLE_EMPTY:
-                yield TitleRecord((line or b"").decode(), TITLE_EMPTY, None, place)
-            else:
-                yield TitleRecord("", title.reason, None, place)
+            yield _text_record(f"{source.name}, line {number}", line)
     if number == 0:
         raise DataError(f"{path} is empty: wanted a title on every line, found none.")
 
 
-def _decoded(place: str, line: bytes) -> str | Fault:
+def _text_record(place: str, line: bytes | None) -> TitleRecord:
+    if line is None:
+        return TitleRecord("", LINE_TOO_LONG, None, place)
     try:
         title = line.decode()
     except UnicodeDecodeError:
-        return Fault(place, NOT_UTF8)
-    return title if title.strip() else Fault(place, TITLE_EMPTY)
+        return TitleRecord("", NOT_UTF8, None, place)
+    return TitleRecord(title, "" if title.strip() else TITLE_EMPTY, None, place)
 
 
 def _product(row: RawRecord | Fault, options: dict[str, str]) -> Product | Fault:
@@ -207,13 +170,6 @@ def _product(row: RawRecord | Fault, options: dict[str, str]) -> Product | Fault
     if isinstance(description, Fault):
         return description
     return Product(title, description, row.place)
-
-
-def _title(row: RawRecord | Fault, options: dict[str, str]) -> str | Fault:
-    title = row if isinstance(row, Fault) else _text(row, options["title"], "title")
-    if isinstance(title, Fault) or title.strip():
-        return title
-    return Fault(row.place, TITLE_EMPTY)
 
 
 def _text(row: RawRecord, column: str, word: str) -> str | Fault:
@@ -268,7 +224,7 @@ def _refuse_columns(
     found = ", ".join(str(column)[:40] for column in list(columns)[:20]) or "none"
     if not missing:
         wanted = _columns_to_keep([name for name in kept if name in names])
-        remedy = "Keep some of these, or none."
+        remedy = "Use --data.keep_columns with names of these (as in sku,price), all or none."
     elif {"instruction", "output"} <= set(columns):
         remedy = _alpaca_remedy(columns, options)
     else:
