@@ -59,12 +59,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_predictions(path: Path) -> list[Product]:
-    """Returns the rows in order; leaving out one that cannot be read would flatter the model."""
+    """Returns the rows with titles in order: predict writes nothing for those without one.
+
+    Leaving out one that cannot be read would flatter the model.
+    """
     products = []
     for record in read_products(path, "title", "description"):
         if isinstance(record, Fault):
             raise DataError(f"{record.place}: {record.reason}. Write the predictions anew.")
-        products.append(record)
+        if title_key(record.title):
+            products.append(record)
     return products
 
 

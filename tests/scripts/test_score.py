@@ -154,6 +154,17 @@ def test_left_out_predictions_are_counted(
     assert counts == [2]
 
 
+def test_records_that_predict_skipped_are_no_texts_of_the_model(
+    score: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(score, "print_scores", lambda *found, **left: seen.append((*found, left)))
+    predictions = _predictions(tmp_path, ("Hat", "p1"), ("", ""), ("<br>", ""))
+    shop = [{"title": title, "content": f"of {title}"} for title in ("", "<br>", "Hat")]
+    assert score.main([str(predictions), str(_write(tmp_path / "r.jsonl", shop))]) == 0
+    assert seen == [([("p1", "of Hat")], {"num_left_out": 0})]
+
+
 @pytest.mark.parametrize(
     ("prediction_lines", "reference_lines", "told"),
     [
