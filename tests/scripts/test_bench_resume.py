@@ -142,7 +142,7 @@ def make_run(folder: Path, loss: float = 3.0) -> None:
     for name, text in (
         ("adapter/adapter_model.safetensors", "weights"),
         ("metrics.json", '{"loss": 2.5}'),
-        ("predictions/titles.jsonl", '{"title": "Red Mug"}\n'),
+        ("predictions/titles.txt.jsonl", '{"title": "Red Mug"}\n'),
         ("run.json", '{"finished": "today"}'),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -212,8 +212,8 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a score": (rewrite("metrics.json", '{"loss": 2.50}'), "other metrics.json"),
     "a description": (
-        rewrite("predictions/titles.jsonl", '{"title": "Red Mug "}\n'),
-        "other predictions/titles.jsonl",
+        rewrite("predictions/titles.txt.jsonl", '{"title": "Red Mug "}\n'),
+        "other predictions/titles.txt.jsonl",
     ),
     "a step that was logged twice": (log_again, "other train/loss"),
     "a file that is left over": (
