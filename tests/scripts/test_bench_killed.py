@@ -266,6 +266,7 @@ def test_real_predictions_are_killed_while_they_are_written(
     titles.write_text("".join(f"Red Mug {number}\n" for number in range(40)))
     command = [sys.executable, str(ROOT / "scripts/bench_killed.py"), str(real_run), *options]
     command += ["--titles", str(titles), "--trials", "1", "--kills", "3"]
+    command += ["--seed", "4"]  # which kills at 14, 37 and 44 of 48 lines, or later where they grow
     done = subprocess.run(
         [*command, "--", "--data.generation_batch_size", "1"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
@@ -276,4 +277,5 @@ def test_real_predictions_are_killed_while_they_are_written(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
-    assert re.match(r"1 of 1 equal in every (byte|record) \(3 kills", last), done
+    equal = r"1 of 1 equal in every (byte|record) \([1-3] kills, [1-3] of them between the first"
+    assert re.match(equal, last), done
