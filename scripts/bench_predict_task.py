@@ -15,8 +15,8 @@ from random_base import make_base
 from sweep_decoding import held_out
 
 from amazon_desc.cli import build
-from amazon_desc.data.cleaning.cleaner import Cleaner
 from amazon_desc.data.loading.prompts import Prompt, prompts_of
+from amazon_desc.data.reading.records import read_title_records
 from amazon_desc.describer import Describer
 from amazon_desc.generation.decoding import DecodingSettings
 
@@ -91,10 +91,12 @@ def of_base(base: str, folder: Path, titles: str, settings: DecodingSettings) ->
 
 
 def prompts_of_file(describer: Describer, file: str) -> list[Prompt]:
+    """Returns those of all titles of a file that predict would write for, also of repeated ones."""
     data = describer.data
-    data.titles = file
-    pairs = [(title, "") for title in data.product_titles]
-    return list(prompts_of(pairs, data.encoder, Cleaner(data.settings.cleaning).text, 0))
+    records = read_title_records(Path(file), data.settings.sources.title_column)
+    titles = [record.title for record in records if not record.reason]
+    pairs = [(title, "") for title in titles if data.clean_title(title)]
+    return list(prompts_of(pairs, data.encoder, data.clean_title, 0))
 
 
 def random_prompts(tokenizer: Any, num: int, seed: int = 0) -> list[Prompt]:

@@ -182,11 +182,8 @@ def files_outcome(folder: Path) -> dict[str, str]:
         "progress": json.dumps(progress_of(checkpoint), sort_keys=True),
         "best": json.dumps(checkpoint["callbacks"]["BestAdapter"]),
     }
-    for name in (
-        "adapter/adapter_model.safetensors",
-        "metrics.json",
-        "predictions/titles.txt.jsonl",
-    ):
+    predictions = "predictions/titles.txt.jsonl"
+    for name in ("adapter/adapter_model.safetensors", "metrics.json", predictions):
         parts[name] = sha256((folder / name).read_bytes())
     return parts
 

@@ -60,18 +60,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_predictions(path: Path) -> list[Product]:
-    """Returns the rows in order; leaving out one that cannot be read would flatter the model.
+    """Returns the rows with titles in order: predict writes nothing for those without one.
 
-    Those without a title and a text are left out: predict writes them for records without a title.
+    Leaving out one that cannot be read would flatter the model.
     """
-    products, is_csv = [], path.suffix.lower() == ".csv"
+    products, was = [], as_it_was if path.suffix.lower() == ".csv" else str
     for record in read_products(path, "title", "description"):
         if isinstance(record, Fault):
             raise DataError(f"{record.place}: {record.reason}. Write the predictions anew.")
-        texts = record.title, record.description
-        title, text = map(as_it_was, texts) if is_csv else texts
-        if title.strip() or text:
-            products.append(Product(title, text, record.place))
+        if title_key(title := was(record.title)):
+            products.append(Product(title, was(record.description), record.place))
     return products
 
 

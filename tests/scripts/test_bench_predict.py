@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.texts import Text
@@ -151,6 +152,18 @@ def test_random_prompts_are_as_long_as_real_ones_and_the_same_each_time(work: Mo
         tokenizer.all_special_ids
     )
     assert prompts == task.random_prompts(tokenizer, 200)
+
+
+def test_a_file_has_the_prompts_that_predict_writes_for(work: ModuleType, tmp_path: Path):
+    task = load_script("bench_predict_task")
+    (tmp_path / "titles.txt").write_text("Red Mug\n\n<b>Oak</b> Desk\n<br>\nRed Mug\n")
+    data = DescriptionData(backbone="tiny")
+    prompts = task.prompts_of_file(SimpleNamespace(data=data), str(tmp_path / "titles.txt"))
+    found = [data.tokenizer.decode(prompt.ids) for prompt in prompts]
+    assert [prompt.row for prompt in prompts] == [0, 1, 2], "no place of a batch is empty"
+    for title, text in zip(("Red Mug", "Oak Desk", "Red Mug"), found, strict=True):
+        assert title in text
+    assert not any("<b" in text for text in found)
 
 
 def test_prompts_are_padded_on_the_left(work: ModuleType):

@@ -104,11 +104,6 @@ def test_an_empty_prediction_is_not_left_out(score: ModuleType) -> None:
     assert score.join([Product("Hat", "")], [Product("Hat", "r1")]) == [("", "r1")]
 
 
-def test_a_record_without_a_title_is_no_prediction(score: ModuleType, tmp_path: Path) -> None:
-    file = _predictions(tmp_path, ("Hat", "a hat."), ("", ""), (" ", ""), ("Tutu", ""))
-    assert [product.title for product in score.read_predictions(file)] == ["Hat", "Tutu"]
-
-
 def test_what_is_defused_in_a_csv_is_scored_as_it_was(score: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "predictions.csv"
     file.write_text("title,description\n'=Hat,'-50 % wool.\n'90s Hat,a hat.\n")
@@ -164,6 +159,17 @@ def test_left_out_predictions_are_counted(
     references = _write(tmp_path / "r.jsonl", [{"title": "Tutu", "content": "r1"}])
     assert score.main([str(predictions), str(references)]) == 0
     assert counts == [2]
+
+
+def test_records_that_predict_skipped_are_no_texts_of_the_model(
+    score: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(score, "print_scores", lambda *found, **left: seen.append((*found, left)))
+    predictions = _predictions(tmp_path, ("Hat", "p1"), ("", ""), ("<br>", ""))
+    shop = [{"title": title, "content": f"of {title}"} for title in ("", "<br>", "Hat")]
+    assert score.main([str(predictions), str(_write(tmp_path / "r.jsonl", shop))]) == 0
+    assert seen == [([("p1", "of Hat")], {"num_left_out": 0})]
 
 
 @pytest.mark.parametrize(
