@@ -27,18 +27,16 @@ class PredictionFile(Callback):
 
     Args:
         lines: those of the output; None: this is a trial, and nothing is kept
-        summary: of what is written
         weights: file and digest of those that it is written with
     """
 
     def __init__(
         self,
         lines: GrowingLines | None = None,
-        summary: Summary | None = None,
         weights: dict[str, str] | None = None,
     ) -> None:
-        self.lines, self.summary = lines, summary or Summary()
-        self.weights = weights
+        self.lines, self.weights = lines, weights
+        self.summary = Summary()
         self.num_new = 0
         self.begun_at = self.seconds = 0.0
 

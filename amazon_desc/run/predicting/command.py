@@ -31,7 +31,6 @@ from amazon_desc.run.predicting.provenance import (
     titles_record,
 )
 from amazon_desc.run.predicting.source import TitleSource
-from amazon_desc.run.predicting.summary import Summary
 from amazon_desc.support.printing import printable, say
 from amazon_desc.training.module import DescriptionModule
 
@@ -106,7 +105,7 @@ class Predicting:
 
     def write(self, output: Output, lines: GrowingLines, weights: dict[str, str]) -> PredictionFile:
         """Adds what is missing, with the model only where there is a text to write."""
-        file = PredictionFile(lines, Summary(), weights)
+        file = PredictionFile(lines, weights)
         file.add([])
         if not lines.is_complete:
             self.data.num_predicted = lines.num_written

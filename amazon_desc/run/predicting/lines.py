@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from amazon_desc.data.loading.titles import TitleRow
 from amazon_desc.generation.writing import Prediction
 from amazon_desc.run.predicting.records import (
     Record,
@@ -31,32 +32,11 @@ SHORTENED = "title is too long: its end was not read"
 NUM_RECENT = 4096
 
 
-class InputRecord(Protocol):
-    """A record of the input; rows are from 0."""
-
-    @property
-    def row(self) -> int: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def reason(self) -> str:
-        """why there is nothing to write for; empty: there is"""
-        ...
-
-    @property
-    def first(self) -> int:
-        """the row of the first record with this title"""
-        ...
-
-    @property
-    def kept(self) -> str | None:
-        """the shop's columns, as JSON"""
-        ...
-
-
 class Input(Protocol):
+    """What a TitleTable has, of which no more is asked here."""
+
     def __len__(self) -> int: ...
-    def records(self, start: int = 0) -> Iterator[InputRecord]: ...
+    def records(self, start: int = 0) -> Iterator[TitleRow]: ...
 
 
 class Kept(NamedTuple):
@@ -78,10 +58,6 @@ class Added(NamedTuple):
 
 class OtherLines(DataError):
     """A file has lines of other records."""
-
-
-def is_written_for(record: InputRecord) -> bool:
-    return not record.reason and record.first == record.row
 
 
 class Offsets:
@@ -127,7 +103,7 @@ def kept_of(partial: Path, table: Input, offsets: Offsets, first: int = 0, size:
                     f"{partial}, line {of_input.row + 1}: wanted the records of the titles in "
                     f"their order, found another"
                 )
-            if is_written_for(of_input):
+            if of_input.is_written:
                 offsets[of_input.row] = position
                 num_written += 1
             position += len(line)
@@ -160,7 +136,7 @@ class GrowingLines:
         self.recent: OrderedDict[int, Record] = OrderedDict()
         self.coming: list[bytes] = []
         with storage(partial.parent):
-            self.file = partial.open("ab+", buffering=0)
+            self.file = partial.open("ab", buffering=0)
 
     @property
     def num_lines(self) -> int:
@@ -179,7 +155,7 @@ class GrowingLines:
         self.waiting.extend(predictions)
         added = []
         while self.next is not None and (record := self.record_of(self.next)) is not None:
-            if is_written_for(self.next):
+            if self.next.is_written:
                 self.offsets[self.next.row] = self.position
                 self.num_written += 1
                 self.remember(self.next.row, record)
@@ -191,7 +167,7 @@ class GrowingLines:
         self.flush()
         return added
 
-    def record_of(self, of_input: InputRecord) -> Record | None:
+    def record_of(self, of_input: TitleRow) -> Record | None:
         """Returns the next record; None: its text is still to come."""
         row, title = of_input.row, of_input.title
         columns: dict[str, Any] = {} if of_input.kept is None else json.loads(of_input.kept)
@@ -211,14 +187,9 @@ class GrowingLines:
             self.recent.move_to_end(row)
             return self.recent[row]
         self.flush()
-        with storage(self.partial.parent):
-            self.file.seek(self.offsets[row])
-            line = b""
-            while not line.endswith(b"\n"):
-                part = self.file.read(1 << 16)
-                assert part, "a line that was written is there"
-                line += part[: part.find(b"\n") + 1 or None]
-        record = json.loads(line)
+        with storage(self.partial.parent), self.partial.open("rb") as lines:
+            lines.seek(self.offsets[row])
+            record = json.loads(lines.readline())
         self.remember(row, record)
         return record
 

@@ -29,7 +29,6 @@ from amazon_desc.run.predicting.lines import (
     Offsets,
     OtherLines,
     cut,
-    is_written_for,
     kept_of,
 )
 from amazon_desc.run.predicting.provenance import Way, way_of
@@ -177,7 +176,7 @@ class Output:
         with storage(self.path.parent):
             write_text(self.settings, json.dumps(text, indent=1) + "\n")
             if is_longer:
-                self.open_again(table, kept.num_lines)
+                self.open_again(table)
                 kept = kept_of(self.partial, table, places)
         if is_longer:
             say(f"{self.path} has the first {kept.num_lines:,} of {len(table):,} records")
@@ -201,10 +200,10 @@ class Output:
                     f"{self.path}, record {num_lines}: wanted the {len(table):,} records of the "
                     f"titles in their order, found another"
                 )
-            num_written += is_written_for(of_input)
+            num_written += of_input.is_written
         return Kept(num_lines, num_written)
 
-    def open_again(self, table: Input, num_records: int) -> None:
+    def open_again(self, table: Input) -> None:
         """Makes the lines of a whole file anew, to go on after them."""
         with replacing_file(self.partial) as temporary, temporary.open("wb") as lines:
             of_input = zip(read_form(self.path), table.records(), strict=False)

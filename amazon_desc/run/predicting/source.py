@@ -55,7 +55,9 @@ class TitleSource:
                 f'--data.title "A TITLE".'
             )
         file = None if data.titles == STANDARD_INPUT else source_path(data.titles)
-        return cls(file, None, data.settings.sources.title_column, kept_of(data.keep_columns))
+        return cls(
+            file, None, data.settings.sources.title_column, columns_to_keep(data.keep_columns)
+        )
 
     @property
     def name(self) -> str:
@@ -101,9 +103,8 @@ def stdin() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def kept_of(option: str | list[str]) -> Kept:
+def columns_to_keep(option: str | list[str]) -> Kept:
     """Returns the columns to keep: "all" -> "all", "sku, price" -> ["sku", "price"]"""
     if option in ("none", "all"):
         return option  # pyright: ignore[reportReturnType]
-    names = option.split(",") if isinstance(option, str) else option
-    return [name.strip() for name in names] if isinstance(option, str) else list(names)
+    return [name.strip() for name in option.split(",")] if isinstance(option, str) else option

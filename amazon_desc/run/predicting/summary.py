@@ -1,4 +1,4 @@
-"""What an output holds, in a few lines: said at its end, and how far it is while it grows.
+"""What an output holds, in a few lines: said at its end.
 
 In come records one by one, out come counts and sentences. Nothing is kept of a text but numbers.
 """

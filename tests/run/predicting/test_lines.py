@@ -4,10 +4,10 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from amazon_desc.data.loading.titles import TitleRow
 from amazon_desc.generation.texts import Description
 from amazon_desc.generation.writing import Prediction
 from amazon_desc.run.predicting import lines as lines_module
@@ -18,32 +18,23 @@ from amazon_desc.run.predicting.lines import (
     Offsets,
     OtherLines,
     cut,
-    is_written_for,
     kept_of,
 )
 
 NOTHING = Kept()
 
 
-class Of(NamedTuple):
-    row: int
-    title: str
-    reason: str
-    first: int
-    kept: str | None
-
-
-class Table(list[Of]):
-    def records(self, start: int = 0) -> Iterator[Of]:
+class Table(list[TitleRow]):
+    def records(self, start: int = 0) -> Iterator[TitleRow]:
         return iter(self[start:])
 
 
 def table_of(titles: list[str]) -> Table:
     """An empty title is skipped; each record has a column of its own."""
     return Table(
-        Of(row, title, "" if title else "title is empty", titles.index(title), f'{{"sku": {row}}}')
+        TitleRow(row, title, "", titles.index(title), f'{{"sku": {row}}}')
         if title
-        else Of(row, title, "title is empty", row, f'{{"sku": {row}}}')
+        else TitleRow(row, title, "title is empty", row, f'{{"sku": {row}}}')
         for row, title in enumerate(titles)
     )
 
@@ -52,7 +43,7 @@ def predictions_of(table: Table) -> list[Prediction]:
     return [
         Prediction(of.title, Description(f"{of.title} for all,\nat home.", "stop", of.row))
         for of in table
-        if is_written_for(of)
+        if of.is_written
     ]
 
 

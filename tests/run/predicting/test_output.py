@@ -7,17 +7,18 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
+from amazon_desc.data.loading.titles import TitleRow
 from amazon_desc.generation.texts import Description
 from amazon_desc.generation.writing import Prediction
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.settings import content
 from amazon_desc.run.predicting.callback import PredictionFile
 from amazon_desc.run.predicting.forms import read_form
-from amazon_desc.run.predicting.lines import GrowingLines, is_written_for
+from amazon_desc.run.predicting.lines import GrowingLines
 from amazon_desc.run.predicting.output import Output
 from amazon_desc.run.predicting.provenance import Way
 from amazon_desc.support.digests import sha256_of
@@ -28,33 +29,24 @@ SETTINGS = {"--model.decoding.max_new_tokens": 4}
 FORMS = ["jsonl", "csv", "parquet"]
 
 
-class Of(NamedTuple):
-    row: int
-    title: str
-    reason: str
-    first: int
-    kept: str | None = None
-
-
-class Table(list[Of]):
+class Table(list[TitleRow]):
     """Records with these titles; an empty one is skipped."""
 
     def __init__(self, titles: str, sku: int = 0) -> None:
         self.sku = sku
         kept = f'{{"sku": {sku}}}'
         super().__init__(
-            Of(row, title, "", titles.index(title), kept)
+            TitleRow(row, title, "", titles.index(title), kept)
             if title.strip()
-            else Of(row, "", "title is empty", row, kept)
+            else TitleRow(row, "", "title is empty", row, kept)
             for row, title in enumerate(titles)
         )
 
-    def records(self, start: int = 0) -> Iterator[Of]:
+    def records(self, start: int = 0) -> Iterator[TitleRow]:
         return iter(self[start:])
 
 
 TITLES = Table("abc defagb ")
-NUM_TEXTS = 7
 
 
 @pytest.fixture
@@ -96,7 +88,7 @@ def predict(output: Output, size: int = 2, stop: int = 99, table: Table = TITLES
         return
     file, trainer, module = PredictionFile(lines), SimpleNamespace(), SimpleNamespace()
     file.add([])
-    coming = [of.title for of in table if is_written_for(of)][lines.num_written :]
+    coming = [of.title for of in table if of.is_written][lines.num_written :]
     file.on_predict_start(trainer, module)  # pyright: ignore[reportArgumentType]
     for number, first in enumerate(range(0, len(coming), size)):
         if number == stop:
@@ -422,7 +414,7 @@ def test_weights_that_were_replaced_while_they_were_loaded_are_not_used(
     (tmp_path / "weights").write_text("weights")
     weights = content(str(tmp_path / "weights"), sha256_of(tmp_path / "weights"))
     (tmp_path / "weights").write_text("others")
-    callback: Any = PredictionFile(begin(output), None, weights)
+    callback: Any = PredictionFile(begin(output), weights)
     with pytest.raises(InUseError, match="was replaced, by a fit, while it was being loaded"):
         callback.on_predict_start(SimpleNamespace(), SimpleNamespace())
     assert output.partial.read_bytes() == b""
