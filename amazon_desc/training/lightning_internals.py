@@ -8,12 +8,14 @@ not known here.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import reduce
+from operator import or_
+from typing import Any, get_args
 
 import lightning as L
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 
 # Of the micro-batch that was just trained on
@@ -87,9 +89,23 @@ def leaves_unscaling_to(optimizer: Optimizer) -> bool:
 
 
 class OptionsOnlyCLI(LightningCLI):
-    """Takes no option from a checkpoint: they would silently beat YAML and command line."""
+    """Takes options as they were given.
+
+    None from a checkpoint: they would silently beat YAML and command line. And `1` is the whole
+    number where an option takes shares as well: with 1.0 in its place --trainer.limit_val_batches 1
+    would be all of them. The annotations say `Union[int, float]`, of which the first that fits is
+    taken, but typing caches by equality: whoever last said `Union[float, int]` turns them round.
+    """
 
     def _parse_ckpt_path(self) -> None: ...
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_core_arguments_to_parser(parser)
+        for action in parser._actions:
+            kinds = get_args(getattr(action, "_typehint", None))
+            if {int, float} <= set(kinds):
+                whole_first = sorted(kinds, key=lambda each: each is float)
+                action._typehint = reduce(or_, whole_first)  # pyright: ignore
 
 
 class SparingBar(TQDMProgressBar):

@@ -11,7 +11,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader, TensorDataset
@@ -305,6 +305,33 @@ def test_a_checkpoint_says_nothing_about_options(
     arguments = ["validate", "--model.width=5", f"--ckpt_path={path}", "--trainer.logger=false"]
     kind(Options, save_config_callback=None, args=[*arguments, "--trainer.accelerator=cpu"])
     assert found == [width]
+
+
+@pytest.mark.filterwarnings("ignore")  # of Lightning's own use of jsonargparse
+@pytest.mark.parametrize("given", ["1", "0.5"])
+def test_a_whole_number_is_none_that_is_a_share(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """However the annotations that mean the same are turned."""
+    added = LightningArgumentParser.add_lightning_class_args
+
+    def turned(parser: LightningArgumentParser, *arguments: Any, **named: Any) -> Any:
+        names = added(parser, *arguments, **named)
+        for action in parser._actions:
+            if action.dest.startswith("trainer.limit_"):
+                action._typehint = float | int | None  # pyright: ignore[reportAttributeAccessIssue]
+        return names
+
+    monkeypatch.setattr(LightningArgumentParser, "add_lightning_class_args", turned)
+    monkeypatch.setattr(OptionsOnlyCLI, "_run_subcommand", lambda self, name: None)
+    (tmp_path / "a.yaml").write_text(f"trainer: {{limit_test_batches: {given}, accelerator: cpu}}")
+    typed = [f"--trainer.limit_predict_batches={given}", "--trainer.limit_val_batches=2"]
+    arguments = ["validate", f"--config={tmp_path / 'a.yaml'}", *typed, "--trainer.logger=false"]
+    trainer = OptionsOnlyCLI(Options, save_config_callback=None, args=arguments).trainer
+    wanted = int(given) if given == "1" else float(given)
+    for found in (trainer.limit_predict_batches, trainer.limit_test_batches):
+        assert (found, type(found)) == (wanted, type(wanted))
+    assert type(trainer.limit_val_batches) is int
 
 
 def test_a_bar_is_drawn_only_where_it_is_due(tmp_path: Path):
