@@ -160,10 +160,20 @@ def storage(folder: Path, elsewhere: str = "name another folder") -> Iterator[No
         reason = error.strerror or str(error)
         if "No space left on device" in reason:  # pyarrow says more, but nothing of use
             reason = "No space left on device"
+        place = kept_place(folder)
         raise StorageError(
-            f"{folder} cannot be written: {reason}{free_space(folder)}. Make room there, or "
+            f"{place} cannot be written: {reason}{free_space(place)}. Make room there, or "
             f"{elsewhere}."
         ) from error
+
+
+def kept_place(path: Path) -> Path:
+    """Returns a path as its user knows it: the folder in which its temporary folder lies.
+
+    runs/shop/predictions/.tmp-42-scratch/table -> runs/shop/predictions
+    """
+    names = (name for name, part in enumerate(path.parts) if part.startswith(".tmp-"))
+    return path if (first := next(names, None)) is None else Path(*path.parts[:first])
 
 
 def free_space(folder: Path) -> str:

@@ -20,6 +20,7 @@ from amazon_desc.support.files import (
     replacing_file,
     replacing_folder,
     storage,
+    temporary_folder,
     write_text,
 )
 
@@ -128,6 +129,16 @@ def test_another_failure_to_flush_a_folder_is_a_failed_write(
     folders_answer(monkeypatch, failure)
     with pytest.raises(StorageError, match="cannot be written"), storage(tmp_path):
         write_text(tmp_path / "report.txt", "new")
+
+
+def test_a_full_disk_is_said_of_the_folder_that_its_user_knows(tmp_path: Path):
+    """Not of one that goes with the command."""
+    with (
+        pytest.raises(StorageError, match=rf"^{tmp_path} cannot be written: No space left .*free"),
+        temporary_folder(tmp_path / "shop.csv") as scratch,
+        storage(scratch / "table"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, OSError, KeyboardInterrupt, Killed])
