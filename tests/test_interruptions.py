@@ -183,7 +183,7 @@ NUMBERS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
     [
         ("importing", signal.SIGTERM),
         ("reading options", signal.SIGHUP),
-        *(("preparing", number) for number, _ in NUMBERS),
+        ("preparing", signal.SIGTERM),
         ("loading the base", signal.SIGINT),
     ],
 )

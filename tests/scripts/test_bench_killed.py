@@ -256,9 +256,7 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [["--form", "jsonl"], ["--form", "csv", "--append"], ["--form", "parquet"]], ids=str
-)
+@pytest.mark.parametrize("options", [["--form", "csv", "--append"], ["--form", "parquet"]], ids=str)
 def test_real_predictions_are_killed_while_they_are_written(
     options: list[str], real_run: Path, tmp_path: Path
 ):

@@ -15,6 +15,7 @@ from amazon_desc.generation.texts import Text
 from amazon_desc.model.writing_plan import WritingPlan
 from amazon_desc.support.resources import TINY_BASE
 from tests.conftest import load_script
+from tests.shallow_base import shallow_base
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +265,9 @@ def test_the_fused_engine_is_measured_with_its_busy_slots(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """4 texts of 3 tokens in 2 slots, on kernels as Triton interprets them."""
-    options = bench.build_parser().parse_args(["--titles", "4", "--new-tokens", "3"])
+    base = shallow_base(tmp_path / "base")
+    arguments = ["--base", str(base), "--titles", "4", "--new-tokens", "3"]
+    options = bench.build_parser().parse_args(arguments)
     options.ends = False
     given = bench.bench_of(options, tmp_path)
     plan = WritingPlan("fused", "", 2, is_merged=True, is_exact=True)

@@ -15,20 +15,21 @@ from tests.model.test_fused_path import in_4_bits
 
 pytestmark = RUNS_KERNELS
 
+GREEDY = DecodingSettings(5, frequency_penalty=2.0)
+DRAWN = DecodingSettings(5, temperature=1.0, top_p=0.9, num_candidates=2)
 FLOAT32_ONLY = pytest.mark.skipif(HAS_CARD, reason="tensor cores have no float32")
 
 
 @FLOAT32_ONLY
-@pytest.mark.parametrize("is_merged", [True, slow_case(False)])
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "is_merged", "has_lora"),
     [
-        DecodingSettings(6, frequency_penalty=2.0),
-        slow_case(DecodingSettings(6, temperature=1.0, top_p=0.9, num_candidates=2)),
+        (GREEDY, True, True),
+        *(slow_case(GREEDY, *case) for case in [(True, False), (False, True), (False, False)]),
+        slow_case(DRAWN, False, True),
+        slow_case(DRAWN, True, False),
     ],
-    ids=["greedy", "drawn"],
 )
-@pytest.mark.parametrize("has_lora", [True, slow_case(False)])
 def test_texts_are_the_same(
     settings: DecodingSettings, is_merged: bool, has_lora: bool, monkeypatch: pytest.MonkeyPatch
 ):

@@ -21,7 +21,7 @@ from tests.model.test_fused_path import in_4_bits
 
 pytestmark = RUNS_KERNELS
 
-END, LONGEST, NEW = 2, 20, 8
+END, LONGEST, NEW = 2, 20, 5
 PLAIN = replace(GREEDY, max_new_tokens=NEW)
 FLOAT32_ONLY = pytest.mark.skipif(HAS_CARD, reason="tensor cores have no float32")
 

@@ -171,7 +171,7 @@ def test_an_output_that_was_cut_off_in_its_last_step_is_finished_without_a_text(
     assert list(read_form(output.path)) == whole
 
 
-@pytest.mark.parametrize("size", [2, *map(slow_case, (1, 3, 7))])
+@pytest.mark.parametrize("size", [2, *map(slow_case, (1, 7))])
 def test_a_file_cut_at_any_byte_is_finished_as_if_it_had_never_been(
     size: int, output: Output, monkeypatch: pytest.MonkeyPatch
 ):
