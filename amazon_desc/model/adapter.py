@@ -189,7 +189,8 @@ def save(
             so that PEFT finds its layers there; None: the base stands alone
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load as load_tensors
+    from safetensors.torch import save_file
 
     config: Any = model.peft_config["default"]
     config.base_model_name_or_path = base_name
@@ -201,7 +202,9 @@ def save(
         model.save_pretrained(str(folder), save_embedding_layers=False)
         if part is not None:
             file = folder / ADAPTER_WEIGHTS
-            tensors = {published_key(n, part): t for n, t in load_file(file).items()}
+            # from its bytes: tensors that are mapped from a file cannot be written over it
+            tensors = load_tensors(file.read_bytes())
+            tensors = {published_key(name, part): tensors[name] for name in tensors}
             save_file(tensors, file, {"format": "pt"})
             written = read_json(folder / ADAPTER_CONFIG) | published_settings(model, part)
             text = json.dumps(written, indent=2, sort_keys=True)

@@ -224,8 +224,10 @@ def refuse_other_embeddings(model: PreTrainedModel, folder: Path, here: Translat
         for name, text_name in here.names.items():
             if text_name not in here.copies:
                 continue
-            is_head = ".lm_head." in text_name
-            layer: Any = model.get_output_embeddings() if is_head else model.get_input_embeddings()
+            which = "lm_head" if ".lm_head." in text_name else "embed_tokens"
+            layer: Any = model.get_input_embeddings()
+            if which == "lm_head":
+                layer = model.get_output_embeddings()
             own, found = layer.weight, file.get_tensor(name)
             dtype = min(own.dtype, found.dtype, key=lambda dtype: dtype.itemsize)
             is_same = own.shape == found.shape and found.to(dtype).equal(
@@ -234,8 +236,8 @@ def refuse_other_embeddings(model: PreTrainedModel, folder: Path, here: Translat
             if not is_same:
                 raise UserError(
                     f"adapter {folder}: wanted matrices of LoRA on the base as it is, found "
-                    f"another {name.split('.')[-2]} of {len(found)} rows in {ADAPTER_WEIGHTS}; the "
-                    f"base's has {len(own)}. Its vocabulary was enlarged or trained. {MERGE}"
+                    f"another {which} of {len(found)} rows in {ADAPTER_WEIGHTS}; the base's has "
+                    f" {len(own)}. Its vocabulary was enlarged or trained. {MERGE}"
                 )
 
 
