@@ -16,7 +16,7 @@ PACKAGE = Path(amazon_desc.__file__).parent
 ORDER = """
     support.errors support.signals support.secrets support.printing support.files support.locks
     support.resources support.options
-    support.layouts support.digests support.hub
+    support.layouts support.digests support.hub_access support.hub
     data.reading.sources data.reading.standard_input data.reading.delimited data.reading.formats
     data.reading.kept data.reading.records
     data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.cleaner
