@@ -111,12 +111,11 @@ def published_settings(model: Any, part: TextPart) -> dict[str, Any]:
     be found in the part for images too.
     """
     config: Any = model.peft_config["default"]
-    base = model.get_base_model()
-    with_lora = {name: module for name, module in base.named_modules() if hasattr(module, "lora_A")}
-    targets = config.target_modules
-    by_name = isinstance(targets, (list, set)) and not any(getattr(config, f) for f in BY_PATTERN)
-    if not by_name or any(not name.startswith("model.") for name in with_lora):
-        targets = with_lora
+    layers = dict(model.get_base_model().named_modules())
+    with_lora = {name: layer for name, layer in layers.items() if hasattr(layer, "lora_A")}
+    last_names = {name.rpartition(".")[2] for name in with_lora}
+    alike = {name for name in layers if name.rpartition(".")[2] in last_names}
+    targets = last_names if alike == with_lora.keys() else with_lora
     found: dict[str, Any] = {"target_modules": pattern_of(part, targets)}
     found |= dict.fromkeys(BY_PATTERN)
     for field, default, values in (
