@@ -211,12 +211,18 @@ FOREIGN = {
         "target_modules": ["q_proj"],
         "modules_to_save": ["multi_modal_projector", "model.language_model.norm"],
     },
+    "guide": {"target_modules": "all-linear", "modules_to_save": ["lm_head", "embed_tokens"]},
+    "guide, tied": {
+        "target_modules": "all-linear",
+        "modules_to_save": ["lm_head", "embed_tokens"],
+        "ensure_weight_tying": True,
+    },
     "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [30, 31]},
     "bias": {"target_modules": ["q_proj"], "lora_bias": True},
     "dora": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
 }
 WITH_VISION = {"trl", "trl all-linear", "unsloth both", "patterns", "rslora", "head", "saved"}
-WITH_VISION |= {"one layer", "tokens", "bias", "dora"}
+WITH_VISION |= {"one layer", "tokens", "bias", "dora", "guide", "guide, tied"}
 
 
 def of_others(base: Path, folder: Path, **settings: Any) -> torch.Tensor:
@@ -246,7 +252,7 @@ def test_an_adapter_that_was_trained_on_the_published_model_computes_its_logits_
     planned = skeleton(config, LoraSettings(), tmp_path / "theirs")
     assert adapter.settings_of(planned) == adapter.settings_of(loaded)
 
-    if name in ("saved", "tokens", "bias"):
+    if name in ("saved", "tokens", "bias", "guide", "guide, tied"):
         return  # not trained on here, so never saved
     (tmp_path / "ours").mkdir()
     adapter.save(loaded, tmp_path / "ours", str(full), None, PART)
