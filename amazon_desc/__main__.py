@@ -27,7 +27,8 @@ Fine-tunes a 4-bit language model with LoRA to write product descriptions from t
   --version         the version of amazon_desc
 
 configs/quickstart.yaml runs on a laptop in three minutes and downloads nothing;
-configs/qlora.yaml is the reference run on the real data.
+configs/qlora.yaml is the reference run on the real data;
+configs/gemma3.yaml is the same with Gemma 3 4B IT, which is gated.
 """
 
 

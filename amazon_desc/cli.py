@@ -22,6 +22,7 @@ from amazon_desc.data.encoding.markers import warn_of_markers
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
+from amazon_desc.model.adapter_folder import refuse_more_than_lora
 from amazon_desc.run import terminal
 from amazon_desc.run.callbacks.reporting import with_ours
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
@@ -194,6 +195,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         if self.checkpoint:
             say(check_resumed(self.checkpoint, model, data, self.trainer, self.run))
         if model.adapter_folder is not None:
+            refuse_more_than_lora(model.adapter_folder)
             check_adapter(model.adapter_folder, model, data, keys=["base_sha256", "base_files"])
             for line in adapters.overruled(model.adapter_folder, model.lora):
                 say(line)

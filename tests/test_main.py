@@ -13,13 +13,13 @@ from amazon_desc.support.resources import PACKAGE
 from tests.conftest import Ended
 
 
-def test_the_help_names_every_command_and_both_configs():
+def test_the_help_names_every_command_and_all_configs():
     command = [sys.executable, "-m", "amazon_desc", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent, timeout=120)
     assert done.returncode == 0
     for word in ("fit ", "validate ", "test ", "predict ", "quickstart.yaml", "qlora.yaml"):
         assert word in done.stdout
-    for config in ("configs/quickstart.yaml", "configs/qlora.yaml"):
+    for config in ("configs/quickstart.yaml", "configs/qlora.yaml", "configs/gemma3.yaml"):
         assert config in done.stdout
         assert Path(PACKAGE.parent / config).is_file()
 

@@ -7,16 +7,24 @@ matrices alone are trainable, in float32. PEFT owns the weights; nothing here tr
 # No postponed annotations here: to read LoraSettings the command line would import PEFT for them.
 
 import errno
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from amazon_desc.model.adapter_folder import (
+    check_folder,
+    fitting,
+    refuse_other_embeddings,
+    translation_of,
+)
+from amazon_desc.model.families import TextPart
+from amazon_desc.model.published import named_by_us, published_key, published_settings
 from amazon_desc.support.errors import UserError
-from amazon_desc.support.files import read_json
+from amazon_desc.support.files import read_json, write_text
 from amazon_desc.support.hub import first_line
 from amazon_desc.support.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from amazon_desc.support.options import Fraction, PositiveInt
@@ -108,7 +116,8 @@ def overruled(folder: Path, lora: LoraSettings) -> Iterator[str]:
     ):
         if found != asked:
             yield f"--model.lora.{option} is {found}, as the adapter {folder} has it, not {asked}."
-    targets = config.get("target_modules")  # names, or a regular expression
+    targets = config.get("target_modules")  # names, or a regular expression, maybe one of ours
+    targets = named_by_us(targets) or targets
     found = targets if isinstance(targets, str) else ", ".join(sorted(targets or []))
     # all-linear is the default, and PEFT writes down the names that it stands for
     if lora.target_modules != "all-linear" and found != ", ".join(sorted(set(lora.target_modules))):
@@ -121,20 +130,26 @@ def overruled(folder: Path, lora: LoraSettings) -> Iterator[str]:
 def load(model: "PreTrainedModel", folder: Path, dropout: float) -> "PeftModel":
     """Attaches the adapter in `folder`, trainable, and checks that every matrix was found.
 
-    Rank, scale and layers are the adapter's own, `dropout` is that of this run.
+    Rank, scale and layers are the adapter's own, `dropout` is that of this run. Its names may be
+    those of the text model or of the model that this was published in.
 
     Raises:
-        UserError: the folder is no LoRA adapter in safetensors, or belongs to another base.
+        UserError: the folder is no LoRA adapter that is used here, or belongs to another base.
     """
     from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
 
+    check_folder(folder)
+    here = translation_of(folder, model.config, dropout)
+    refuse_other_embeddings(model, folder, here)
     with fitting(folder):
         peft_model = PeftModel.from_pretrained(
-            model, str(folder), is_trainable=True, config=config_in(folder, dropout)
+            model,
+            str(folder),
+            is_trainable=True,
+            config=here.config,
+            key_mapping=here.key_mapping or None,
         )
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-        found = set(file.keys())
+    found = set(here.names.values()) - here.copies
     wanted = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
     if found != wanted:
         lacking = sorted(wanted - found) or sorted(found - wanted)
@@ -154,61 +169,28 @@ def attach_as_in(model: "PreTrainedModel", folder: Path, dropout: float) -> "Pef
     """
     from peft import get_peft_model
 
-    with fitting(folder):
-        return get_peft_model(model, config_in(folder, dropout))  # pyright: ignore[reportReturnType]
-
-
-def config_in(folder: Path, dropout: float) -> Any:
-    """Returns PEFT's configuration of an adapter that is to be trained with this `dropout`."""
-    from peft import PeftConfig
-
-    config: Any = PeftConfig.from_pretrained(str(folder))
-    config.lora_dropout = dropout
-    config.inference_mode = False
-    return config
-
-
-@contextmanager
-def fitting(folder: Path) -> Iterator[None]:
-    """Checks an adapter's folder, and says of what PEFT refuses that it is of another base."""
     check_folder(folder)
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"the adapter {folder} does not fit the base "
-            f"({str(error).strip().splitlines()[-1].strip()[:200]}). Name the base that it was "
-            f"trained on with --model.backbone."
-        ) from error
+    with fitting(folder):
+        config = translation_of(folder, model.config, dropout).config
+        return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """Returns the adapter's configuration; refuses what is no LoRA adapter in safetensors."""
-    problem = ""
-    if not folder.is_dir():
-        problem = "no such folder"
-    elif not (folder / ADAPTER_CONFIG).is_file():
-        problem = f"it has no {ADAPTER_CONFIG}"
-    elif not (folder / ADAPTER_WEIGHTS).is_file():
-        problem = f"it has no {ADAPTER_WEIGHTS} (pickled .bin weights are never loaded)"
-    if problem:
-        raise UserError(
-            f"adapter {folder}: {problem}. Wanted a folder that PEFT saved, with "
-            f"{ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}: name one with --model.adapter."
-        )
-    config = read_json(folder / ADAPTER_CONFIG)
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        raise UserError(
-            f"adapter {folder}: wanted a LoRA adapter (peft_type LORA in {ADAPTER_CONFIG}), "
-            f"found {kind}. Train or name a LoRA adapter."
-        )
-    return config
+def save(
+    model: "PeftModel",
+    folder: Path,
+    base_name: str,
+    revision: str | None,
+    part: TextPart | None = None,
+) -> None:
+    """Writes weights and configuration into the existing `folder`, as PEFT wants them.
 
-
-def save(model: "PeftModel", folder: Path, base_name: str, revision: str | None) -> None:
-    """Writes weights and configuration into the existing `folder`, as PEFT wants them."""
+    Args:
+        part: how the base is published as a part of more: the folder has the names of that model,
+            so that PEFT finds its layers there; None: the base stands alone
+    """
     from safetensors import SafetensorError
+    from safetensors.torch import load as load_tensors
+    from safetensors.torch import save_file
 
     config: Any = model.peft_config["default"]
     config.base_model_name_or_path = base_name
@@ -218,6 +200,15 @@ def save(model: "PeftModel", folder: Path, base_name: str, revision: str | None)
             setattr(config, name, sorted(names))
     try:
         model.save_pretrained(str(folder), save_embedding_layers=False)
+        if part is not None:
+            file = folder / ADAPTER_WEIGHTS
+            # from its bytes: tensors that are mapped from a file cannot be written over it
+            tensors = load_tensors(file.read_bytes())
+            tensors = {published_key(name, part): tensors[name] for name in tensors}
+            save_file(tensors, file, {"format": "pt"})
+            written = read_json(folder / ADAPTER_CONFIG) | published_settings(model, part)
+            text = json.dumps(written, indent=2, sort_keys=True)
+            write_text(folder / ADAPTER_CONFIG, text)
     except SafetensorError as error:  # all that can go wrong here is the disk
         raise OSError(errno.EIO, str(error), str(folder)) from error
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card

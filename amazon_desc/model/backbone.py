@@ -11,6 +11,8 @@ import importlib
 import json
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -126,12 +128,26 @@ def load_weights(
         )
     if (part := text_part_of(config)) is not None:
         # The files hold more than text; the plain call would leave every text weight random.
-        return getattr(transformers, part.text_class).from_pretrained(
-            folder, config=config.get_text_config(), key_mapping=part.key_mapping, **options
-        )
+        with without_report():
+            return getattr(transformers, part.text_class).from_pretrained(
+                folder, config=config.get_text_config(), key_mapping=part.key_mapping, **options
+            )
     return AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportReturnType]
         folder, config=config, **options
     )
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Has transformers print no table of the weights that are not loaded: they are not text's."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def import_bitsandbytes() -> None:

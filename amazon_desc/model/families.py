@@ -27,11 +27,40 @@ class TextPart:
     prefixes: tuple[str, ...]
     """what the names of its weights begin with in the folder's files, where it alone has `model.`;
     the last one is also the name of transformers' module in the whole model"""
+    heads: tuple[str, ...]
+    """what its head is called there, where it alone has `lm_head`"""
+    beside: tuple[str, ...]
+    """what names of weights begin with that no text goes through"""
+
+    head = "lm_head"
 
     @property
     def key_mapping(self) -> dict[str, str]:
         """What transformers renames weights by: patterns of the files' names -> the model's."""
-        return {f"^{re.escape(prefix)}": "model." for prefix in self.prefixes}
+        heads = {f"^{re.escape(name)}\\b": self.head for name in self.heads}
+        return {f"^{re.escape(prefix)}": "model." for prefix in self.prefixes} | heads
+
+    def is_published(self, name: str) -> bool:
+        """Whether a weight or layer is called as in the whole model."""
+        return name.startswith((*self.prefixes, *self.beside)) or self.text_name(name) != name
+
+    def text_name(self, name: str) -> str:
+        """Returns what a weight or layer of the whole model is called in the text model alone.
+
+        model.language_model.layers.0.mlp -> model.layers.0.mlp; lm_head -> lm_head
+        """
+        for pattern, replacement in self.key_mapping.items():
+            name, num = re.subn(pattern, replacement, name)
+            if num:
+                break
+        return name
+
+    def published_name(self, name: str) -> str:
+        """Returns what a weight or layer of the text model is called in the whole model.
+
+        model.layers.0.mlp -> model.language_model.layers.0.mlp; lm_head -> lm_head
+        """
+        return re.sub(r"^model\.", self.prefixes[-1], name)
 
 
 @dataclass(frozen=True)
@@ -100,7 +129,14 @@ FAMILIES = {
         # github.com/huggingface/transformers/issues/36822; of 270M too (onnxruntime/issues/26732)
         overflows_float16=True,
         text_part=TextPart(
-            "gemma3", "Gemma3ForCausalLM", ("language_model.model.", "model.language_model.")
+            "gemma3",
+            "Gemma3ForCausalLM",
+            prefixes=("language_model.model.", "model.language_model."),
+            heads=("language_model.lm_head",),
+            beside=(
+                *("vision_tower.", "multi_modal_projector."),
+                *("model.vision_tower.", "model.multi_modal_projector."),
+            ),
         ),
     ),
 }

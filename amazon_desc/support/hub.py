@@ -16,6 +16,7 @@ from pathlib import Path
 from amazon_desc.support import layouts
 from amazon_desc.support.errors import StorageError, UserError
 from amazon_desc.support.files import free_space, read_json
+from amazon_desc.support.hub_access import refusal_of
 from amazon_desc.support.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG
 from amazon_desc.support.resources import TINY_BASE
 
@@ -227,30 +228,18 @@ class Repository:
         """Returns why the hub does not hand something out, and what a user can do about it."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (
-            GatedRepoError,
             HfHubHTTPError,
             HFValidationError,
-            RepositoryNotFoundError,
             RevisionNotFoundError,
         )
 
         # What the hub answered is the cause of the news that nothing is in the local cache.
         error = error.__cause__ if isinstance(error.__cause__, HfHubHTTPError) else error
-        page = f"{HfApi().endpoint}/{self.name}"
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, GatedRepoError) and status == 401:
-            return (
-                f"it is gated: accept its terms on {page}, and set HF_TOKEN in the environment to "
-                f"a token of that account"
-            )
-        if isinstance(error, GatedRepoError) or status == 403:
-            return f"the account of HF_TOKEN may not read it yet: accept its terms on {page}"
         if isinstance(error, RevisionNotFoundError):
             return f"it has no --model.revision {self.revision}"
-        if isinstance(error, RepositoryNotFoundError):
-            return "there is no such model, or it is private and HF_TOKEN is not that of its owner"
-        if status == 401:
-            return "HF_TOKEN in the environment is no valid token"
+        page = f"{HfApi().endpoint}/{self.name}"
+        if (refusal := refusal_of(error, page, hub_token() is not False)) is not None:
+            return refusal
         kind = "" if isinstance(error, HFValidationError) else "no answer, or not all of it: "
         return f"{kind}{first_line(error)}"
 

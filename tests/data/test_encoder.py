@@ -3,6 +3,7 @@
 import copy
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -13,6 +14,8 @@ from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer, tokenizer_fingerprint
 from amazon_desc.data.reading.records import Product
 from amazon_desc.support.errors import UserError
+from tests.gemma_base import BOS, END_OF_TURN, EOS, START_OF_TURN, gemma_tokenizer
+from tests.gemma_base import TEMPLATE as GEMMA_TEMPLATE
 
 TEMPLATE = "Gere uma descrição criativa para o produto:\nTítulo: {title}\nDescrição:"
 TUTU = Product(
@@ -85,6 +88,73 @@ def test_a_chat_description_ends_with_the_templates_end_of_turn(
     prompt = [3, 6, 32, 11, 12, 13, 5, 6, 4, 6]  # <|user|> \n describe : ▁red ▁mug <|end|> ...
     example = encoder.examples([Product("red mug", "a mug.")])[0]
     assert example == Example([*prompt, 30, 13, 21, 5], 10, "whole")  # "a", not "▁a", behind \n
+
+
+def ending_with(after: str) -> str:
+    """Returns a chat template that writes this after each turn."""
+    return (
+        "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}"
+        f"{after}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+
+
+@pytest.mark.parametrize("after", ["<end_of_turn>\n", "\n<|im_end|>", "###"])
+def test_an_end_of_turn_that_is_no_control_token_is_refused(
+    after: str, toy_chat_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+):
+    """EOS would be learnt in its place, and the base's own end of turn never ends a text."""
+    monkeypatch.setattr(toy_chat_tokenizer, "chat_template", ending_with(after))
+    with pytest.raises(UserError) as error:
+        toy_encoder(toy_chat_tokenizer, 64)
+    assert (
+        f"--data.prompt.chat: wanted a chat template that ends a turn with a control token of the "
+        f"base's tokenizer, found {after.strip()!r}, which is text to it: "
+    ) in str(error.value)
+    Encoder(toy_chat_tokenizer, PromptSettings("describe: {title}", chat=False), 64)
+
+
+@pytest.mark.parametrize(("after", "end_id"), [("", 2), ("\n", 2), ("</s>\n", 2), ("\n<|end|>", 5)])
+def test_a_turn_that_ends_with_nothing_ends_with_eos(
+    after: str,
+    end_id: int,
+    toy_chat_tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(toy_chat_tokenizer, "chat_template", ending_with(after))
+    assert toy_encoder(toy_chat_tokenizer, 64).end_id == end_id
+
+
+GEMMA_CHAT = [
+    {"role": "user", "content": "Title: Red Mug\nText:"},
+    {"role": "assistant", "content": "A mug. It holds 3 litres."},
+]
+
+
+def gemma_example(template: str) -> tuple[Example, list[int]]:
+    """Returns an example of a tokenizer like Gemma's, and what its chat template makes of it."""
+    tokenizer = gemma_tokenizer(template)
+    encoder = Encoder(tokenizer, PromptSettings("Title: {title}\nText:"), 64)
+    assert encoder.end_id == END_OF_TURN
+    (example,) = encoder.examples([Product("Red Mug", GEMMA_CHAT[1]["content"])])
+    ids: Any = tokenizer.apply_chat_template(GEMMA_CHAT, return_dict=False)
+    return example, ids
+
+
+def test_a_gemma_learns_its_own_end_of_turn_and_begins_once():
+    example, ids = gemma_example(GEMMA_TEMPLATE)
+    line_break = ids[-1]
+    assert [*example.input_ids, line_break] == ids
+    assert example.input_ids[:2] == [BOS, START_OF_TURN]
+    assert example.input_ids.count(BOS) == 1
+    assert example.input_ids.count(END_OF_TURN) == 2
+    assert EOS not in ids
+
+
+@pytest.mark.real
+def test_the_chat_template_of_gemma_3_gives_the_same_ids(real_dir: Path):
+    template = (real_dir / "gemma3" / "gemma3_chat_template.jinja").read_text()
+    assert gemma_example(template) == gemma_example(GEMMA_TEMPLATE)
 
 
 @pytest.mark.parametrize(

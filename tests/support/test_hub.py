@@ -358,43 +358,89 @@ def refusal(name: str = "some/base") -> str:
     return str(error.value)
 
 
-def test_a_gated_base_says_how_to_get_it(
-    stand_in_hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    published = layouts.one_safetensors(tmp_path / "published")
-    stand_in_hub.publish("some/base", published, access="gated")
-    page = f"{stand_in_hub.endpoint}/some/base"
-    terms = f"accept its terms on {page}"
-    assert f"it is gated: {terms}, and set HF_TOKEN in the environment" in refusal()
-
-    stand_in_hub.tokens.add(TOKEN)
+def use_token(monkeypatch: pytest.MonkeyPatch, hub_: StandInHub, is_known: bool = True) -> None:
+    if is_known:
+        hub_.tokens.add(TOKEN)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     forget_downloads()
-    assert f"the account of HF_TOKEN may not read it yet: {terms}" in refusal()
 
-    stand_in_hub.accept(TOKEN, "some/base")
+
+@pytest.mark.parametrize("kind", ["base", "adapter"])
+def test_a_gated_model_says_where_its_licence_is_and_to_set_a_token(
+    kind: str, stand_in_hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write, find = (layouts.one_safetensors, find_backbone)
+    if kind == "adapter":
+        write, find = (write_adapter, find_adapter)
+    stand_in_hub.publish("some/model", write(tmp_path / "published"), access="gated")
+    licence = f"accept the licence on {stand_in_hub.endpoint}/some/model"
+
+    def refused() -> str:
+        with pytest.raises(UserError) as error:
+            find("some/model")
+        assert TOKEN not in str(error.value)
+        return str(error.value)
+
+    assert f"it is gated: {licence}, and set HF_TOKEN in the environment to a token" in refused()
+    assert {r.status for r in stand_in_hub.requests if r.file} == {401}
+
+    stand_in_hub.requests.clear()
+    use_token(monkeypatch, stand_in_hub)
+    message = refused()
+    assert f"the token in HF_TOKEN may not read it: {licence} with its account, or set" in message
+    assert "or set HF_TOKEN in the environment to a token that may read it" in message
+    assert {r.status for r in stand_in_hub.requests if r.file} == {403}
+
+    stand_in_hub.accept(TOKEN, "some/model")
     forget_downloads()
-    assert find_backbone("some/base").name == "some/base"
+    find("some/model")
+
+
+@pytest.mark.parametrize("has_token", [False, True])
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("asked", [LISTING, "config.json"])
+def test_either_status_says_where_the_licence_is_and_to_set_a_token(
+    asked: str,
+    status: int,
+    has_token: bool,
+    stand_in_hub: StandInHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Also where a proxy, or another hub, says no more than the status."""
+    stand_in_hub.publish("some/base", layouts.one_safetensors(tmp_path / "published"))
+    stand_in_hub.fault("some/base", "error", asked, status=status)
+    if has_token:
+        use_token(monkeypatch, stand_in_hub)
+    message = refusal()
+    assert f"accept the licence on {stand_in_hub.endpoint}/some/base" in message
+    assert "set HF_TOKEN in the environment to " in message
+    assert ("the token in HF_TOKEN " in message) == has_token
 
 
 def test_a_private_or_unknown_base_is_told_alike(
     stand_in_hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     stand_in_hub.publish("some/base", layouts.one_safetensors(tmp_path / "b"), access="private")
+    unknown = "there is no such model, or it is private or gated: check its name, accept the"
     for name in ("some/base", "no/base"):
-        assert "there is no such model, or it is private and HF_TOKEN is not" in refusal(name)
-    stand_in_hub.tokens.add(TOKEN)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    forget_downloads()
-    assert "there is no such model, or it is private and HF_TOKEN is not" in refusal()
+        message = refusal(name)
+        assert (
+            f"{unknown} licence on {stand_in_hub.endpoint}/{name} if there is one, and" in message
+        )
+        assert "set HF_TOKEN in the environment to a token of an account that may read" in message
+    use_token(monkeypatch, stand_in_hub)
+    assert unknown in refusal()
 
 
 def test_a_token_that_the_hub_does_not_know_is_said(
     stand_in_hub: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     stand_in_hub.publish("some/base", layouts.one_safetensors(tmp_path / "published"))
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert "HF_TOKEN in the environment is no valid token" in refusal()
+    use_token(monkeypatch, stand_in_hub, is_known=False)
+    message = refusal()
+    assert "the token in HF_TOKEN is not valid: set HF_TOKEN in the environment to one" in message
+    assert f"accept the licence on {stand_in_hub.endpoint}/some/base as well" in message
 
 
 # What a network does

@@ -220,15 +220,29 @@ class Encoder:
         return ids[: next(n for n in range(len(ids)) if ids[n : n + len(text)] == text)]
 
     def find_end_id(self) -> int:
-        """Returns the token that ends a description: the chat template's end of turn, or EOS."""
+        """Returns the token that ends a description: the chat template's end of turn, or EOS.
+
+        Raises:
+            UserError: the template ends a turn with text that is no control token, so that what is
+                learnt would end otherwise than the base's own answers.
+        """
+        after = self.prompter.frame.after_description
         special = {
             token_id
             for token_id, token in self.backend.get_added_tokens_decoder().items()
-            if token.special
+            if token.special and token.content in after  # not <unk>, for what has no piece
         }
-        for token_id in self.template_ids([self.prompter.frame.after_description])[0]:
+        ids = self.template_ids([after])[0]
+        for token_id in ids:
             if token_id in special:
                 return token_id
+        if after.strip():
+            pieces = " ".join(self.pieces[token_id] for token_id in ids)
+            raise UserError(
+                f"--data.prompt.chat: wanted a chat template that ends a turn with a control token "
+                f"of the base's tokenizer, found {after.strip()!r}, which is text to it: {pieces}. "
+                f"Take template and tokenizer from one place, or set --data.prompt.chat false."
+            )
         return self.eos_id
 
     def last_sentence_end(self, ids: list[int]) -> int:

@@ -29,6 +29,8 @@ def obstacle(model: PeftModel) -> str | None:
         last = name.rsplit(".", 1)[-1]
         if hasattr(module, "lora_A") and last not in LINEARS:
             return f"they have no LoRA on {last}"
+        if hasattr(module, "lora_A") and hasattr(module, "parameter_name"):
+            return f"they have no LoRA on a parameter ({last}.{module.parameter_name})"
         linear = getattr(module, "base_layer", module)
         if getattr(module, "lora_magnitude_vector", None):
             return "they have no DoRA"

@@ -15,7 +15,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from amazon_desc.model import adapter as adapters
+from amazon_desc.model.families import text_part_of
 from amazon_desc.model.identity import write_record
+from amazon_desc.model.suitability import read_config
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.model_card import model_card
 from amazon_desc.support.files import replacing_folder, storage
@@ -56,7 +58,8 @@ def save_adapter(trainer: L.Trainer, module: L.LightningModule) -> None:
     identity = module.identity(module.data)
     adapter = RunFolder(Path(trainer.default_root_dir)).adapter
     with storage(adapter), replacing_folder(adapter) as folder:
-        adapters.save(module.network, folder, identity.backbone, identity.revision)
+        part = text_part_of(read_config(module.base))
+        adapters.save(module.network, folder, identity.backbone, identity.revision, part)
         module.data.tokenizer.save_pretrained(str(folder))
         write_record(folder, identity)
         card = model_card(identity, module, adapter)

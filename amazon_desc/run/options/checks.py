@@ -17,6 +17,7 @@ from lightning.pytorch.trainer import Trainer
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.prompts import Frame
 from amazon_desc.model import adapter as adapters
+from amazon_desc.model.adapter_folder import check_folder, unused_in
 from amazon_desc.model.backbone import weights_folder
 from amazon_desc.model.families import family_of
 from amazon_desc.model.identity import OPTIONS, check_identity, frame_in, read_record
@@ -78,7 +79,10 @@ def check_adapter(
     keys: Collection[str] = tuple(OPTIONS),
 ) -> None:
     """Refuses an adapter that does not belong to this base and prompt; PEFT's own say nothing."""
-    config = adapters.check_folder(folder)
+    config, base_config = check_folder(folder), read_config(model.base)
+    unused = unused_in(folder, base_config.get_text_config(decoder=True))
+    if unused is not None:
+        say(unused)
     record = read_record(folder)
     if record is not None:
         check_identity(record, model.identity(data), f"the adapter {folder}", keys)
