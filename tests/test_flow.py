@@ -28,7 +28,7 @@ ORDER = """
     data.loading.batches data.loading.order data.loading.loaders data.loading.prompts
     data.loading.repeats data.loading.building data.loading.titles
     data.datamodule
-    model.attention model.families model.adapter model.identity model.recomputation
+    model.attention model.families model.overflow model.adapter model.identity model.recomputation
     model.cost.shape model.cost.arithmetic model.cost.memory model.cost.writing model.cost.mfu
     model.loss model.suitability model.probe model.conversion model.backbone
     model.kernels.supported model.kernels.compiling model.kernels.copying

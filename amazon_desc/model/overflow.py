@@ -23,7 +23,7 @@ from amazon_desc.model.families import family_of
 # A scaled token is a vector of length 8 to 16. What a product makes of it is at most that times the
 # length of a row of the matrix, which may be 4,094 before 65,504 is passed; and numbers that are
 # 100,000 times smaller than the token is long still have all digits of float16. Lengths are found
-# from 1e-19 to 1e19: what is smaller becomes zero, and of a larger one nothing is finite, upon which a
+# from 1e-19 to 1e19: smaller ones become zero, and of larger ones nothing is finite, upon which a
 # loss scaler halves its scale.
 LONGEST_EXPONENT = 4
 
@@ -120,9 +120,9 @@ class ScaledProduct(torch.autograd.Function):
 def scaled(states: Tensor) -> tuple[Tensor, Tensor]:
     """Returns vectors (..., N) in float16 and the powers of two (..., 1) they were divided by.
 
-        states    = [[3e5, 4e5], [3e-9, 0]]     5e5 = 0.95 x 2^19, 3e-9 = 0.81 x 2^-28
-        exponents = [[15], [-32]]
-        half      = [[9.16, 12.2], [12.9, 0]]
+    states    = [[3e5, 4e5], [3e-9, 0]]     5e5 = 0.95 x 2^19, 3e-9 = 0.81 x 2^-28
+    exponents = [[15], [-32]]
+    half      = [[9.16, 12.2], [12.9, 0]]
     """
     states = states.float()
     lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
@@ -144,7 +144,7 @@ def times_transposed(half: Tensor, layer: Any) -> Tensor:
 
 
 def half_matrix(layer: Any) -> Tensor:
-    """Returns the matrix of a layer in float16, (outputs, inputs); made anew where it has 4 bits."""
+    """Returns the matrix of a layer in float16, (outputs, inputs); a new one where it has 4 bits."""
     if not is_in_4_bits(layer):
         return layer.weight
     from bitsandbytes.functional import dequantize_4bit
