@@ -144,7 +144,7 @@ def times_transposed(half: Tensor, layer: Any) -> Tensor:
 
 
 def half_matrix(layer: Any) -> Tensor:
-    """Returns the matrix of a layer in float16, (outputs, inputs); a new one where it has 4 bits."""
+    """Returns the matrix of a layer in float16, (outputs, inputs); new where it has 4 bits."""
     if not is_in_4_bits(layer):
         return layer.weight
     from bitsandbytes.functional import dequantize_4bit

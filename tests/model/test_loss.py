@@ -124,7 +124,7 @@ def in_changed_example(rows, changed) -> torch.Tensor:
 def test_gradients_too_are_those_of_a_head_that_sees_a_part_of_the_targets_at_a_time(
     build, monkeypatch
 ) -> None:
-    """The backward pass makes the logits of each part again, so that those of one part are there."""
+    """The backward pass makes the logits of a part again: those of one part are there at a time."""
     model, batch = build(), batch_of(EXAMPLES, row_tokens=64)
     loss, num_targets = target_loss(model, batch)
     loss.backward()
