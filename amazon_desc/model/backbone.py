@@ -23,6 +23,7 @@ from amazon_desc.model.families import text_part_of
 from amazon_desc.model.overflow import compute_safely, norms_in_float32
 from amazon_desc.model.probe import attention_for, choose_attention
 from amazon_desc.model.suitability import NO_CODE, read_config
+from amazon_desc.support.allocator import freed_at_once
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import read_json
 from amazon_desc.support.hub import Backbone, first_line
@@ -58,7 +59,7 @@ def load_backbone(
 
     config, folder = read_config(base), weights_folder(base)
     try:
-        with norms_in_float32(config, dtype):
+        with norms_in_float32(config, dtype), freed_at_once():
             model, report = load_weights(folder, config, quantization, dtype, device)
     except (SafetensorError, OSError, struct.error) as error:
         raise UserError(

@@ -66,9 +66,9 @@ def compute_safely(base: Any) -> None:
     is_scaled = family is not None and family.is_embedding_scaled
     scale = math.sqrt(embeddings.embedding_dim) if is_scaled else 1.0
     embeddings.forward = partial(embedded, embeddings, scale)
-    for layer in base.modules():
-        if isinstance(layer, nn.Linear) and is_frozen_half(layer):
-            layer.forward = partial(multiplied, layer)
+    linears: list[Any] = [layer for layer in base.modules() if isinstance(layer, nn.Linear)]
+    for layer in filter(is_frozen_half, linears):
+        layer.forward = partial(multiplied, layer)
 
 
 def is_frozen_half(layer: nn.Linear) -> bool:
@@ -138,7 +138,7 @@ def times_transposed(half: Tensor, layer: Any) -> Tensor:
     """Returns the product of a layer without its bias, in float16."""
     if not is_in_4_bits(layer):
         return functional.linear(half, layer.weight)
-    from bitsandbytes import matmul_4bit
+    from bitsandbytes.autograd._functions import matmul_4bit
 
     return matmul_4bit(half, layer.weight, quant_state=layer.weight.quant_state)
 

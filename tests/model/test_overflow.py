@@ -30,6 +30,7 @@ from amazon_desc.model.plan import plan, task_of
 from amazon_desc.model.writing_plan import Texts, plan_writing
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone
+from tests.conftest import slow_case
 from tests.model.conftest import batch_of
 
 CPU = torch.device("cpu")
@@ -108,6 +109,7 @@ def distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 # The base
 
 
+@pytest.mark.slow
 def test_the_base_makes_numbers_too_large_for_float16_at_every_place(base: Backbone):
     model, largest = tuned(base, "none", torch.float32), dict[str, float]()
 
@@ -184,6 +186,7 @@ def test_recomputed_layers_change_no_bit(base: Backbone):
     assert all(torch.equal(gradients[name], gradients_again[name]) for name in gradients)
 
 
+@pytest.mark.slow
 def test_training_with_a_loss_scaler_goes_as_in_float32(base: Backbone):
     losses = {}
     for dtype in (torch.float32, torch.float16):
@@ -230,8 +233,10 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize("num_beams", [1, 2])
-@pytest.mark.parametrize("is_merged", [True, False], ids=["merged", "as it is"])
+@pytest.mark.parametrize(
+    ("is_merged", "num_beams"),
+    [(True, 1), *(slow_case(*of) for of in ((True, 2), (False, 1), (False, 2)))],
+)
 @pytest.mark.parametrize("device", DEVICES)
 def test_texts_are_those_of_float32(base: Backbone, device: str, is_merged: bool, num_beams: int):
     settings = DecodingSettings(12, num_beams=num_beams)
