@@ -108,7 +108,8 @@ def fused_seconds(
 def plain_seconds(task: Task, work: Work, card: Card, recompute: Recompute) -> float:
     """Returns the time of forward and backward on the plain path."""
     shape = shape_of(task.config)
-    kept = activation_bytes(shape, task.lora, work.num_tokens, "plain", task.number_bytes)
+    widths = (task.number_bytes, 0, task.state_bytes)
+    kept = activation_bytes(shape, task.lora, work.num_tokens, "plain", *widths)
     again = shape.num_linear_weights if recompute == "layers" else 0
     seconds = products_seconds(task, work, card, again, PLAIN_SHARE)
     busy = seconds + PLAIN_PASSES * kept / (card.tera_bytes * 1e12)

@@ -31,11 +31,16 @@ from amazon_desc.cli import build
 from amazon_desc.data.datamodule import NUM_TEXT_SAMPLES, DescriptionData
 from amazon_desc.model.cost.memory import CONTEXT_BYTES, GIB, Memory
 from amazon_desc.model.cost.shape import shape_of
-from amazon_desc.model.machine import Machine
+from amazon_desc.model.machine import Machine, dtype_of
 from amazon_desc.model.plan import Plan, Task, plan, plan_rows
-from amazon_desc.model.writing_plan import Engine, Texts, plan_writing
+from amazon_desc.model.writing_plan import (
+    Engine,
+    Texts,
+    WritingPlan,
+    bytes_to_write,
+    plan_writing,
+)
 from amazon_desc.run.failures import errors_in_a_sentence
-from amazon_desc.run.options.checks import refuse_overflow
 from amazon_desc.run.options.micro_batch import task_of_options
 from amazon_desc.support.files import write_text
 from amazon_desc.support.printing import say
@@ -49,8 +54,6 @@ SHORT = {"none": "kept", "parts": "parts", "mlp": "mlp", "layers": "layers"}
 class Run(NamedTuple):
     """What the options of a fit say."""
 
-    backbone: str
-    revision: str | None
     task: Task
     rows_per_step: int
     batch_size: int | None
@@ -71,6 +74,12 @@ class Estimate(NamedTuple):
     batch_size: int
     memory: Memory
     fits: bool
+    least_bytes: int
+    """held where a row at a time is trained and all is recomputed that can be"""
+    texts_at_a_time: int
+    """of a validation in between, for all titles that are scored"""
+    texts_bytes: int
+    """held while they are written"""
     step_seconds: float
     tokens_per_second: float
     num_steps: int | None
@@ -81,20 +90,17 @@ class Estimate(NamedTuple):
 # Options
 
 
-def read_options(arguments: list[str], num_rows: int | None) -> Run:
+def read_options(arguments: list[str], num_rows: int | None, card: Card) -> Run:
     cli = build([*arguments, "--trainer.accelerator=cpu"], run=False)
     data, model = cli.datamodule, cli.model
     assert isinstance(data, DescriptionData)
     assert isinstance(model, DescriptionModule)
     data.trainer = cli.trainer  # prepared data is beside the run folder
     trainer, asked = cli.config["trainer"], cli.config["data"]["batch_size"]
-    # A GPU has bf16 or fp16; without an option this machine, which has none, would say float32.
-    is_float32 = str(trainer["precision"]).startswith("32")
-    dtype = torch.float32 if is_float32 else torch.bfloat16
     return Run(
-        backbone=model.backbone,
-        revision=model.revision,
-        task=task_of_options(model, data, dtype, needs_weights=False),
+        task=task_of_options(
+            model, data, dtype_on(card, trainer["precision"]), needs_weights=False
+        ),
         rows_per_step=data.rows_per_step,
         batch_size=None if asked == "auto" else data.batch_size,
         num_epochs=data.num_epochs,
@@ -109,8 +115,12 @@ def read_options(arguments: list[str], num_rows: int | None) -> Run:
 # Estimates
 
 
-def dtype_on(card: Card, dtype: torch.dtype) -> torch.dtype:
-    """Returns in what is computed: a card that is too old has no bf16."""
+def dtype_on(card: Card, precision: Any) -> torch.dtype:
+    """Returns in what is computed: left open, in bf16, which a card that is too old does not have.
+
+    This machine, which may have none, would say float32.
+    """
+    dtype = torch.bfloat16 if precision is None else dtype_of(precision)
     return torch.float16 if card.is_old and dtype == torch.bfloat16 else dtype
 
 
@@ -152,12 +162,18 @@ def estimate(run: Run, plan: Plan, card: Card, machine: Machine) -> Estimate:
         way = "plain layers" if plan.recompute == "layers" else "plain"
         seconds = plain_seconds(task, work, card, plan.recompute)
     step_seconds = seconds * run.rows_per_step / rows
+    between = plan.memory.gradients + plan.memory.optimizer  # which stay meanwhile
+    there = machine._replace(free=machine.free - between)
+    texts, writing = written_with(run, there, is_fused, run.rows.num_scored)
     num_steps = steps_of(run)
     return Estimate(
         way,
         rows,
         plan.memory,
         plan.memory.total <= machine.room,
+        planned(run._replace(batch_size=1), machine._replace(free=0)).memory.total,
+        writing.at_a_time,
+        between + bytes_to_write(task, writing, texts),
         step_seconds,
         run.rows_per_step * task.row_tokens * run.rows.fill / step_seconds,
         num_steps,
@@ -191,13 +207,20 @@ def scoring_seconds(run: Run, work: Work, card: Card, num_steps: int, is_fused: 
 
 def written_seconds(run: Run, card: Card, is_fused: bool, num_titles: int) -> float:
     """Returns the time of the texts for so many titles, each of them as long as it may be."""
+    machine = machine_of(card, run.task.dtype)._replace(obstacle=None)
+    asked, plan = written_with(run, machine, is_fused, num_titles)
+    num_texts = num_titles * (asked.num_copies if plan.engine == "fused" else 1)
+    num_steps = math.ceil(num_texts / plan.at_a_time) * run.max_new_tokens
+    return num_steps * shape_of(run.task.config).num_layers * WRITTEN_LAYER_SECONDS[plan.engine]
+
+
+def written_with(
+    run: Run, machine: Machine, is_fused: bool, num_titles: int
+) -> tuple[Texts, WritingPlan]:
+    """Returns what is written for so many titles, and how."""
     engine: Engine = "fused" if is_fused and not run.texts.has_beams else "plain"
     asked = run.texts._replace(num_texts=max(1, num_titles), engine=engine)
-    machine = machine_of(card, run.task.dtype)._replace(obstacle=None)
-    plan = plan_writing(run.task._replace(obstacle=None), machine, asked)
-    num_texts = num_titles * (asked.num_copies if engine == "fused" else 1)
-    num_steps = math.ceil(num_texts / plan.at_a_time) * run.max_new_tokens
-    return num_steps * shape_of(run.task.config).num_layers * WRITTEN_LAYER_SECONDS[engine]
+    return asked, plan_writing(run.task._replace(obstacle=None), machine, asked)
 
 
 # What is said
@@ -230,6 +253,9 @@ LINES: list[tuple[str, Callable[[Estimate], str]]] = [
     ("GiB of tensors at a time", lambda found: f"{found.memory.allocated / GIB:.2f}"),
     ("  held for them", lambda found: f"{found.memory.total / GIB:.2f}"),
     ("  fits, with a margin", lambda found: "yes" if found.fits else "no"),
+    ("  least that could be held", lambda found: f"{found.least_bytes / GIB:.2f}"),
+    ("texts at a time", lambda found: str(found.texts_at_a_time)),
+    ("  GiB held for them", lambda found: f"{found.texts_bytes / GIB:.2f}"),
     ("ms an optimizer step", lambda found: f"{found.step_seconds * 1e3:,.1f}"),
     ("tokens a second", lambda found: f"{found.tokens_per_second:,.0f}"),
     ("optimizer steps", lambda found: "?" if found.num_steps is None else f"{found.num_steps:,}"),
@@ -268,8 +294,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the numbers there too")
     options, rest = parser.parse_known_args(arguments)
     with errors_in_a_sentence(rest, "python -m amazon_desc fit"):
-        run, card = read_options(rest, options.rows), CARDS[options.card]
-        refuse_overflow(run.backbone, run.revision, dtype_on(card, run.task.dtype))
+        card = CARDS[options.card]
+        run = read_options(rest, options.rows, card)
         paths = on_both_paths(run, card)
         path, reason = taken(run, card)
         say(table(run, card, paths, path, reason))

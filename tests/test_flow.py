@@ -15,7 +15,7 @@ PACKAGE = Path(amazon_desc.__file__).parent
 # A file may import only from files that stand before it.
 ORDER = """
     support.errors support.signals support.secrets support.printing support.files support.locks
-    support.resources support.options
+    support.resources support.options support.allocator
     support.layouts support.digests support.hub_access support.hub
     data.reading.sources data.reading.standard_input data.reading.delimited data.reading.formats
     data.reading.kept data.reading.records
@@ -28,8 +28,8 @@ ORDER = """
     data.loading.batches data.loading.order data.loading.loaders data.loading.prompts
     data.loading.repeats data.loading.building data.loading.titles
     data.datamodule
-    model.attention model.families model.published model.adapter_folder model.adapter model.identity
-    model.recomputation
+    model.attention model.families model.overflow model.published model.adapter_folder
+    model.adapter model.identity model.recomputation
     model.cost.shape model.cost.arithmetic model.cost.memory model.cost.writing model.cost.mfu
     model.loss model.suitability model.probe model.conversion model.backbone
     model.kernels.supported model.kernels.compiling model.kernels.copying

@@ -254,7 +254,7 @@ def test_the_readme_of_runs_has_the_lines_of_the_reference_runs_card():
     prompt = PromptSettings(config["data"]["prompt"]["template"])
     encoder = Encoder(load_tokenizer(TINY_BASE), prompt, config["data"]["max_seq_length"])
     module: Any = SimpleNamespace(
-        compute_dtype=torch.bfloat16,
+        card_dtype=torch.bfloat16,
         data=SimpleNamespace(encoder=encoder),
         end_ids=lambda: [2],
         decoding=DecodingSettings(**config["model"]["decoding"]),

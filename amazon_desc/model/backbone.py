@@ -22,8 +22,10 @@ from amazon_desc.data.encoding.tokenizer import tokenizer_files
 from amazon_desc.model import attention
 from amazon_desc.model.conversion import as_safetensors
 from amazon_desc.model.families import text_part_of
+from amazon_desc.model.overflow import compute_safely, norms_in_float32
 from amazon_desc.model.probe import attention_for, choose_attention
 from amazon_desc.model.suitability import NO_CODE, read_config
+from amazon_desc.support.allocator import freed_at_once
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import read_json
 from amazon_desc.support.hub import Backbone, first_line
@@ -59,7 +61,8 @@ def load_backbone(
 
     config, folder = read_config(base), weights_folder(base)
     try:
-        model, report = load_weights(folder, config, quantization, dtype, device)
+        with norms_in_float32(config, dtype), freed_at_once():
+            model, report = load_weights(folder, config, quantization, dtype, device)
     except (SafetensorError, OSError, struct.error) as error:
         raise UserError(
             f"--model.backbone {base.name}: its files cannot be read ({first_line(error)}). "
@@ -78,6 +81,7 @@ def load_backbone(
             f"Take config.json and weights from one place, or name another base."
         )
     keep_quantized_layout(model)
+    compute_safely(model)
     refuse_misread(model, base.name)
     tried = attention_for(base)
     choose_attention(model, base.name, None if tried is None else [tried])

@@ -96,7 +96,8 @@ class Family:
     bias_switches: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(setting, projections that have a bias where it is true) each"""
     overflows_float16: bool = False
-    """hidden states of its published models are larger than float16 can hold"""
+    """hidden states of its published models are larger than float16 can hold: there they have
+    float32, and products are scaled (overflow.py)"""
     text_part: TextPart | None = None
     """how it is published as a part of more; None: it stands alone"""
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.model.attention import Layout, is_packed
-from amazon_desc.model.cost.memory import SCORED_LOGITS, positions_at_a_time
+from amazon_desc.model.cost.memory import LOGITS, SCORED_LOGITS, positions_at_a_time
 from amazon_desc.model.families import logit_cap_of, logit_scale_of
+from amazon_desc.model.overflow import own_precision
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,18 +28,27 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
     """Returns the loss in nats summed over the targets (float32 scalar) and the number of targets.
 
     The head and the cross-entropy see only the positions before a target: with completions as
-    targets that is about two thirds of the row, and never the padding. Without gradients, as for
-    scores, they see a part of these at a time: logits are most of what scores would take.
+    targets that is about two thirds of the row, and never the padding. Logits are most of what
+    scores would take, and much of what training does where the vocabulary is large: then they see a
+    part of these positions at a time, and the backward pass makes its logits again.
     """
     base: Any = model.get_base_model()
+    with own_precision(base, batch.input_ids.device):
+        return loss_of_targets(base, batch)
+
+
+def loss_of_targets(base: Any, batch: RowBatch) -> tuple[Tensor, int]:
     hidden = hidden_states(base, batch)
     places = batch.before_targets
     hidden, targets = hidden.flatten(0, 1)[places], batch.input_ids.flatten()[places + 1]
-    if torch.is_grad_enabled():
+    most_logits = LOGITS if torch.is_grad_enabled() else SCORED_LOGITS
+    size = positions_at_a_time(base.get_output_embeddings().weight.shape[0], most_logits)
+    if torch.is_grad_enabled() and len(places) <= size:
         return head_loss(base, hidden, targets), len(places)
-    size = positions_at_a_time(base.get_output_embeddings().weight.shape[0], SCORED_LOGITS)
     parts = zip(hidden.split(size), targets.split(size), strict=True)
-    return torch.stack([head_loss(base, *part) for part in parts]).sum(), len(places)
+    # without gradients it only calls the function
+    losses = [checkpoint(head_loss, base, *part, use_reentrant=False) for part in parts]
+    return torch.stack(losses).sum(), len(places)  # pyright: ignore[reportArgumentType]
 
 
 def hidden_states(base: Any, batch: RowBatch) -> Tensor:

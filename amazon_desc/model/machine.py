@@ -49,12 +49,19 @@ def machine_of(device: torch.device, dtype: torch.dtype, loaded: int = 0) -> Mac
     """
     obstacle = device_obstacle(device, dtype)
     if device.type == "cuda":
-        # what torch holds and no tensor takes is free too
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + held
-        return Machine(free + loaded, obstacle=obstacle)
+        return Machine(free_card_memory(device) + loaded, obstacle=obstacle)
     free = free_machine_memory() + loaded
     return Machine(free, SHARE_OF_MACHINE, MOST_TOKENS_WITHOUT_CARD, obstacle)
+
+
+def free_card_memory(device: torch.device) -> int:
+    """Returns the bytes that tensors can still take, of a part of a card if torch has only that."""
+    free, total = torch.cuda.mem_get_info(device)
+    taken = torch.cuda.memory_allocated(device)
+    # what torch holds and no tensor takes is free too
+    free += torch.cuda.memory_reserved(device) - taken
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return min(free, int(share * total) - taken)
 
 
 def free_machine_memory() -> int:

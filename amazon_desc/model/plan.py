@@ -18,6 +18,7 @@ from amazon_desc.model.adapter import LoraSettings, settings_of
 from amazon_desc.model.cost.memory import GIB, Memory, Mode, memory
 from amazon_desc.model.kernels import supported
 from amazon_desc.model.machine import Machine
+from amazon_desc.model.overflow import overflow_obstacle, overflows
 from amazon_desc.model.recomputation import Recompute, RecomputeOption
 from amazon_desc.support.errors import UserError
 
@@ -62,6 +63,11 @@ class Task(NamedTuple):
     @property
     def number_bytes(self) -> int:
         return self.dtype.itemsize
+
+    @property
+    def state_bytes(self) -> int:
+        """Of a number between the products of the plain path."""
+        return 4 if overflows(self.config, self.dtype) else self.number_bytes
 
 
 class Plan(NamedTuple):
@@ -111,7 +117,7 @@ def task_of(
         quantization,
         dtype,
         row_tokens,
-        supported.obstacle(model),
+        overflow_obstacle(base.config, dtype) or supported.obstacle(model),
         kernels,
         recompute,
         unpacked_tokens,
@@ -222,6 +228,7 @@ def counted(task: Task, num_rows: int, mode: Mode, is_dense: bool) -> Memory:
         is_dense=is_dense,
         quantization=task.quantization,
         number_bytes=task.number_bytes,
+        state_bytes=task.state_bytes,
         unpacked_tokens=0 if not mode.startswith("plain") else task.unpacked_tokens,
     )
 

@@ -137,10 +137,10 @@ def fault_of(model: Any) -> str:
         theirs = [reference_logits(model, whole) for whole in wholes]
         ours = [logits_of(model, states) for states in alone]
     if not packed.isfinite().all():
-        return NOT_FINITE.format(dtype=str(packed.dtype).removeprefix("torch."))
+        return NOT_FINITE.format(dtype=str(embeddings.dtype).removeprefix("torch."))
     before_new = [logits[: len(mine)] for logits, mine in zip(theirs, ours, strict=True)]
     of_new = torch.stack([logits[-NEW_TOKENS:] for logits in theirs])
-    tolerance = TOLERANCE if packed.dtype == torch.float32 else HALF_TOLERANCE
+    tolerance = TOLERANCE if embeddings.dtype == torch.float32 else HALF_TOLERANCE
     for fault, found, wanted in (
         (NOT_CAUSAL, early, packed[:-1]),
         (LEAKS, packed, torch.cat(alone)),

@@ -173,6 +173,12 @@ def bytes_to_write(task: Task, plan: WritingPlan, texts: Texts) -> int:
     longest = texts.num_tokens
     num_passed = PREFILLED if plan.engine == "fused" else num_texts * longest
     needed = writing_bytes(
-        shape, num_texts, longest, num_passed, task.number_bytes, is_merged=plan.is_merged
+        shape,
+        num_texts,
+        longest,
+        num_passed,
+        task.number_bytes,
+        is_merged=plan.is_merged,
+        state_bytes=task.state_bytes,
     )
     return bytes_loaded(task) + needed

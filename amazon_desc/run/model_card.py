@@ -22,7 +22,7 @@ MAX_LITERAL = 90
 
 def model_card(identity: Identity, module: DescriptionModule, folder: Path) -> str:
     """Returns the README of the adapter folder: what it is, and lines that write with it."""
-    dtype = str(module.compute_dtype).removeprefix("torch.")
+    dtype = str(module.card_dtype).removeprefix("torch.")
     options = ["    folder,", f"    dtype=torch.{dtype},", '    device_map="auto",']
     quantization = ""
     if identity.quantization == "nf4":

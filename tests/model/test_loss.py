@@ -119,3 +119,22 @@ def in_changed_example(rows, changed) -> torch.Tensor:
     differing = set(example[rows.input_ids != changed.input_ids].tolist())
     assert len(differing) == 1
     return example == differing.pop()
+
+
+def test_gradients_too_are_those_of_a_head_that_sees_a_part_of_the_targets_at_a_time(
+    build, monkeypatch
+) -> None:
+    """The backward pass makes the logits of a part again: those of one part are there at a time."""
+    model, batch = build(), batch_of(EXAMPLES, row_tokens=64)
+    loss, num_targets = target_loss(model, batch)
+    loss.backward()
+    whole, head, sizes = gradients(model), model.get_base_model().lm_head, []
+    head.register_forward_hook(lambda _, inputs, output: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(amazon_desc.model.loss, "LOGITS", 7 * len(head.weight))
+    in_parts, same_number = target_loss(model, batch)
+    assert (same_number, sum(sizes), max(sizes)) == (num_targets, num_targets, 7)
+    in_parts.backward()
+    assert sum(sizes) == 2 * num_targets
+    torch.testing.assert_close(in_parts, loss, rtol=1e-6, atol=0)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6)

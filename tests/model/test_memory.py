@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import amazon_desc.model.cost.memory
+import amazon_desc.model.loss
 from amazon_desc.data.loading.batches import RowBatch, collate_rows
 from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.backbone import load_backbone
@@ -22,8 +25,11 @@ from amazon_desc.model.cost.memory import (
     memory,
 )
 from amazon_desc.model.cost.shape import num_lora_weights, shape_of
+from amazon_desc.model.execution import execute
 from amazon_desc.model.loss import target_loss
-from amazon_desc.support.hub import find_backbone
+from amazon_desc.model.machine import Machine
+from amazon_desc.model.plan import plan, task_of
+from amazon_desc.support.hub import Backbone, find_backbone
 from tests.conftest import gemma_config as gemma
 from tests.conftest import tinyllama_config as tinyllama
 
@@ -305,3 +311,33 @@ def test_a_step_with_dora_takes_what_is_counted(dropout: float) -> None:
     assert needed.workspace > 0.15 * counted
     assert (needed.dense > 0.2 * counted) == (dropout > 0)
     assert 0.8 * counted < allocated.peak < 1.1 * counted
+
+
+@pytest.mark.parametrize("positions", [1000, 60])
+@pytest.mark.parametrize("recompute", ["none", "layers"])
+def test_a_step_between_whose_products_there_is_float32_takes_what_is_counted(
+    recompute: Any, positions: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Gemma in float16; with many pieces, and the head that sees all or some positions."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape: Any = {"vocab_size": 6000, "hidden_size": 128, "intermediate_size": 512, "head_dim": 64}
+    shape |= {"num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model("gemma3_text", **shape, pad_token_id=0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    base = Backbone(tmp_path, "some/gemma")
+    lora = LoraSettings(r=4, dropout=0.0)
+    model = attach(load_backbone(base, "nf4", torch.float16, torch.device("cpu")), lora)
+    for module in (amazon_desc.model.loss, amazon_desc.model.cost.memory):
+        monkeypatch.setattr(module, "LOGITS", 6000 * positions)
+    task = task_of(model, torch.float16, 512, "nf4", recompute=recompute)
+    found = plan(task, Machine(64 * GIB), 1)
+    execute(found, model, 128)
+    row: Any = {"input_ids": [5] * 500, "lengths": [125] * 4, "prompt_lengths": [2] * 4}
+    with Allocated() as allocated:
+        target_loss(model, collate_rows([row], 512, 0, "completion"))[0].backward()
+    needed = found.memory
+    at_a_time = max(needed.logits, needed.one_layer)
+    counted = needed.gradients + needed.workspace + needed.activations + needed.hidden + at_a_time
+    assert (needed.logits == at_a_time) == (positions == 1000)
+    assert 0.75 * counted < allocated.peak < counted

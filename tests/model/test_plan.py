@@ -273,17 +273,18 @@ T4 = Machine(int(14 * GIB), obstacle="T4 is too old for them")
     [
         (tinyllama_config, 2048, "none", ""),
         (tinyllama_config, 4096, "layers", ""),
-        (gemma_config, 1024, "layers", ""),
+        (gemma_config, 2048, "layers", ""),
+        (gemma_config, 4096, "layers", ""),
         (
-            *(gemma_config, 2048, "layers"),
-            "; 13.7 GiB needed, 14.0 GiB free: if memory runs out, lower --data.row_tokens",
+            *(gemma_config, 8192, "layers"),
+            "; 14.0 GiB needed, 14.0 GiB free: if memory runs out, lower --data.row_tokens",
         ),
     ],
 )
 def test_the_plain_path_recomputes_layers_where_a_step_would_not_fit_otherwise(
     config: Any, row_tokens: int, recompute: str, shortage: str
 ):
-    found = plan(tinyllama(config=config(), row_tokens=row_tokens), T4, 1)
+    found = plan(tinyllama(config=config(), row_tokens=row_tokens, dtype=torch.float16), T4, 1)
     assert (found.is_fused, found.recompute, found.shortage) == (False, recompute, shortage)
     layers = "; layers recomputed" if recompute == "layers" else ""
     assert str(found) == f"Kernels: plain: T4 is too old for them{layers}{shortage}."
@@ -302,7 +303,7 @@ def test_what_is_asked_for_is_not_recomputed_even_if_it_does_not_fit_and_that_is
 
 def test_rows_of_the_plain_path_are_counted_for_what_is_recomputed():
     """First all activations of fewer rows; layers only where not even one row would fit."""
-    for free, num_rows, recompute in ((48, 4, "none"), (14, 1, "none"), (9, 2, "layers")):
+    for free, num_rows, recompute in ((48, 4, "none"), (14, 1, "none"), (6, 2, "layers")):
         found, _ = plan_rows(tinyllama(), T4._replace(free=free * GIB), 16)
         assert (found.num_rows, found.recompute, found.shortage) == (num_rows, recompute, "")
 
@@ -341,9 +342,10 @@ def test_more_rows_need_more_and_scores_less_than_training():
     def bytes_of(rows: int, **changes: Any) -> int:
         return plan(tinyllama(**changes), CPU, rows).memory.total
 
-    needed = [bytes_of(rows) for rows in (1, 2, 4)]
+    needed = [bytes_of(rows) for rows in (1, 2, 4, 8)]
     assert needed == sorted(needed)
-    assert needed[2] - needed[1] == pytest.approx(2 * (needed[1] - needed[0]), rel=0.01)
+    # the head sees some positions at a time, so that first the logits are most, then a layer
+    assert needed[3] - needed[2] == pytest.approx(2 * (needed[2] - needed[1]), rel=0.05)
     assert 0 < bytes_to_score(tinyllama(), 2) < needed[1]
     dora = LoraSettings(use_dora=True)
     assert bytes_of(2, lora=dora) > 1.2 * needed[1]

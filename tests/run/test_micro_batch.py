@@ -17,7 +17,7 @@ from amazon_desc.cli import main
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.model.adapter import LoraSettings
 from amazon_desc.model.cost.memory import GIB
-from amazon_desc.model.machine import Machine, dtype_of, free_machine_memory
+from amazon_desc.model.machine import Machine, dtype_of, free_machine_memory, machine_of
 from amazon_desc.model.plan import Task, plan
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.micro_batch import (
@@ -26,7 +26,6 @@ from amazon_desc.run.options.micro_batch import (
     device_of,
     task_of_options,
 )
-from amazon_desc.support.errors import UserError
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import gemma_config, tinyllama_config
@@ -134,43 +133,64 @@ def test_what_leaves_no_choice_is_neither_planned_nor_said(
     assert chosen(asked, command, rows_per_step) == ChosenRows(num_rows)
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
-@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "32-true"])
-@pytest.mark.parametrize("config", [gemma_config, tinyllama_config])
-def test_a_base_that_overflows_float16_is_refused_where_that_is_computed_in(
-    config: Any, precision: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("config", "precision", "obstacle", "state_bytes"),
+    [
+        (gemma_config, "16-mixed", "hidden states of gemma3_text overflow float16, in which", 4),
+        (gemma_config, "bf16-mixed", None, 2),
+        (gemma_config, "32-true", None, 4),
+        (tinyllama_config, "16-mixed", None, 2),
+    ],
+)
+def test_a_base_that_overflows_float16_is_planned_with_what_float32_takes(
+    config: Any, precision: str, obstacle: str | None, state_bytes: int, tmp_path: Path
 ):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config().save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    model = DescriptionModule(backbone=str(tmp_path))
-    trainer = SimpleNamespace(accelerator="auto", devices=1)
-
-    def choose() -> ChosenRows:
-        return choose_micro_batch(2, command, model, DescriptionData(), trainer, precision, None)
-
-    if config is gemma_config and precision == "16-mixed":
-        with pytest.raises(UserError) as refused:
-            choose()
-        said = str(refused.value)
-        for part in (f"--model.backbone {tmp_path}: wanted", "16-mixed", "gemma3_text", "65,504"):
-            assert part in said
-        assert "Use a card with bf16, name another base, or set --trainer.precision 32-true" in said
-    else:
-        assert choose().num_rows == 2
-
-
-def test_a_finished_run_of_such_a_base_and_a_machine_without_a_card_are_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Without a card Lightning computes 16-mixed in bf16."""
-    gemma_config().save_pretrained(tmp_path)
     model, data = DescriptionModule(backbone=str(tmp_path)), DescriptionData()
-    for has_card, command, accelerator in ((True, None, "auto"), (True, "fit", "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda has=has_card: has)
-        trainer = SimpleNamespace(accelerator=accelerator, devices=1)
-        found = choose_micro_batch(2, command, model, data, trainer, "16-mixed", None)
-        assert found == ChosenRows(2)
+    task = task_of_options(model, data, dtype_of(precision), needs_weights=False)
+    assert str(task.obstacle)[: len(str(obstacle))] == str(obstacle)
+    assert task.state_bytes == state_bytes
+
+
+# What a machine has
+
+
+class OldCard:
+    """Answers as a T4 does, of which this process may take a part."""
+
+    total, free, allocated, reserved = 15 * GIB, 11 * GIB, 2 * GIB, 3 * GIB
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], share: float):
+        for name, value in {
+            "get_device_capability": capability,
+            "get_device_name": "Tesla T4",
+            "mem_get_info": (self.free, self.total),
+            "memory_allocated": self.allocated,
+            "memory_reserved": self.reserved,
+            "get_per_process_memory_fraction": share,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+
+
+def test_a_card_of_capability_7_5_takes_the_plain_path_and_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    OldCard(monkeypatch, (7, 5), 1.0)
+    found = machine_of(torch.device("cuda", 0), torch.float16)
+    assert found.obstacle == "Tesla T4 is too old for them"
+    given = Task(tinyllama_config(), LoraSettings(), "nf4", torch.float16, 2048, None)
+    assert str(plan(given, found, 1)) == "Kernels: plain: Tesla T4 is too old for them."
+    OldCard(monkeypatch, (8, 0), 1.0)
+    assert "too old" not in str(machine_of(torch.device("cuda", 0), torch.float16).obstacle)
+
+
+@pytest.mark.parametrize(("share", "gib"), [(1.0, 11 + 1), (0.4, 6 - 2)])
+def test_what_torch_holds_is_free_and_what_it_may_not_take_is_not(
+    share: float, gib: int, monkeypatch: pytest.MonkeyPatch
+):
+    OldCard(monkeypatch, (7, 5), share)
+    assert machine_of(torch.device("cuda", 0), torch.float16).free == gib * GIB
+    assert machine_of(torch.device("cuda", 0), torch.float16, loaded=7).free == gib * GIB + 7
 
 
 def test_a_choice_comes_with_its_plan_and_its_reason(monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from amazon_desc.model.merging import base_layer_of, is_lora, is_mergeable, merged_weight
+from amazon_desc.model.overflow import compute_safely
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,7 +40,9 @@ def merged(model: PeftModel, *, has_lora: bool = True) -> PreTrainedModel:
             taken[id(part)] = made_dense(part, dtype_of(part, base.dtype), has_lora)
         elif not has_lora and (without := without_adapter(part)) is not None:
             taken[id(part)] = copy.deepcopy(without, taken)
-    return copy.deepcopy(base, taken).eval()
+    made = copy.deepcopy(base, taken).eval()
+    compute_safely(made)
+    return made
 
 
 def num_bytes_of_merged(model: PeftModel, *, has_lora: bool = True) -> int:

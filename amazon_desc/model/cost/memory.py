@@ -28,8 +28,9 @@ layers, keeps when whole layers are recomputed."""
 
 GIB = 1 << 30
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)  # a weight, a scale for 64, a scale of 256 scales
-# The head makes at most so many logits at a time: on the fused path, 128 MiB in bf16; for scores on
-# the plain path, 160 MiB with their log-softmax, both in float32.
+# The head makes at most so many logits at a time: on the fused path, 128 MiB in bf16; on the plain
+# one, 768 MiB with what the backward pass makes of them; for scores there, 160 MiB with their
+# log-softmax, both in float32.
 LOGITS, SCORED_LOGITS = 1 << 26, 1 << 24
 PRODUCTS_BYTES = 128 << 20  # what cuBLAS works in, on the stream and in graphs
 CONTEXT_BYTES = 600 << 20  # CUDA itself, outside of torch's count
@@ -105,6 +106,7 @@ def memory(
     quantization: Literal["nf4", "none"] = "nf4",
     target_share: float = 1.0,
     number_bytes: int = 2,
+    state_bytes: int | None = None,
     unpacked_tokens: int = 0,
 ) -> Memory:
     """Counts the bytes of a training step, by part.
@@ -114,6 +116,8 @@ def memory(
         is_dense: fused only: the frozen matrices are kept dense beside their 4 bits
         target_share: of all tokens, those before a target, where the head works
         number_bytes: of a number in the precision of the products: 2, or 4 in float32
+        state_bytes: of a number between the products, on the plain path: 4 where float16 is too
+            small for them; None: as many as in the products
         unpacked_tokens: of the longest example, where each is a row of its own; 0: they are packed
     """
     shape = shape_of(config)
@@ -124,8 +128,10 @@ def memory(
     blocks = list(fused_blocks(shape, lora))
     weight_bytes = NF4_BYTES if quantization == "nf4" else number_bytes
     lora_bytes = 4 * num_lora_weights(shape, lora)
-    weights = attention_weight_bytes(shape, unpacked_tokens, number_bytes)
-    activations = activation_bytes(shape, lora, num_tokens, mode, number_bytes, weights)
+    states = number_bytes if is_fused or state_bytes is None else state_bytes
+    weights = attention_weight_bytes(shape, unpacked_tokens, states)
+    widths = (number_bytes, weights, states)
+    activations = activation_bytes(shape, lora, num_tokens, mode, *widths)
     largest = max(rows * columns for rows, columns in shape.linears().values())
     if is_fused:
         copies = shape.num_layers * 2 * sum(b.room * (b.rows + b.columns) for b in blocks)
@@ -133,7 +139,9 @@ def memory(
         workspace = 2 * max(b.matrix for b in blocks)
     else:
         copies, workspace = lora_bytes * number_bytes // 4, number_bytes * largest
-        dense = dora_dense_bytes(shape, lora, mode, number_bytes)
+        if states > number_bytes:  # LoRA is multiplied as it is
+            copies = 0
+        dense = dora_dense_bytes(shape, lora, mode, states)
         workspace += dora_workspace_bytes(shape, lora)
     return Memory(
         linears=round(shape.num_linear_weights * weight_bytes),
@@ -145,10 +153,10 @@ def memory(
         dense=0 if is_fused and not is_dense else dense,
         workspace=0 if is_fused and is_dense else workspace,
         activations=activations,
-        hidden=2 * (num_tokens + targets) * shape.hidden * number_bytes,
+        hidden=2 * (num_tokens + targets) * shape.hidden * states,
         logits=logit_bytes(shape, targets, mode),
         one_layer=one_layer_bytes(shape, num_tokens, mode, number_bytes),
-        scoring=scoring_bytes(shape, num_tokens, 4 if lora.use_dora else number_bytes),
+        scoring=scoring_bytes(shape, num_tokens, 4 if lora.use_dora else states),
         products=PRODUCTS_BYTES,
     )
 
@@ -160,14 +168,17 @@ def activation_bytes(
     mode: Mode,
     number_bytes: int,
     attention_weights: int = 0,
+    state_bytes: int | None = None,
 ) -> int:
     """Returns what all layers keep for the backward pass.
 
     Args:
         attention_weights: bytes of a token's in a layer, where attention keeps them
+        state_bytes: of a number between the products; None: as many as in them
     """
     if mode.startswith("plain"):
-        layer = plain_bytes(shape, lora, number_bytes) + attention_weights
+        layer = plain_bytes(shape, lora, number_bytes, state_bytes or number_bytes)
+        layer += attention_weights
         inputs = 4 * shape.hidden
     else:
         layer = 2 * layer_numbers(shape, lora, mode)
@@ -202,7 +213,7 @@ def layer_numbers(shape: Shape, lora: LoraSettings, mode: Mode) -> int:
     return numbers
 
 
-def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int) -> int:
+def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int, state_bytes: int) -> int:
     """Returns what autograd keeps of a token in a layer of transformers and PEFT."""
     trained = list(trained_linears(shape, lora).values())
     norms = 4 * (4 if shape.has_post_norms else 2) * shape.hidden  # in float32
@@ -210,11 +221,11 @@ def plain_bytes(shape: Shape, lora: LoraSettings, number_bytes: int) -> int:
         norms += 4 * (shape.queries + shape.keys)
     # An input for each projection, and the mask of its dropout: bytes on a card, else numbers.
     mask = (1 if number_bytes == 2 else number_bytes) * (lora.dropout > 0)
-    inputs = (number_bytes + mask) * sum(columns for _, columns in trained)
+    inputs = (state_bytes + mask) * sum(columns for _, columns in trained)
     # Queries, keys and values of as many heads, and the output, which examples of different length
     # pad by half.
-    attention = 3 * number_bytes * 4 * shape.queries // 2
-    gate = 3 * number_bytes * shape.inner
+    attention = 3 * state_bytes * 4 * shape.queries // 2
+    gate = 3 * state_bytes * shape.inner
     # DoRA scales what a projection gives, and what LoRA adds, by a norm that is trained.
     outputs = 8 * sum(rows for rows, _ in trained) if lora.use_dora else 0
     return norms + inputs + attention + gate + outputs
@@ -252,11 +263,11 @@ def dora_workspace_bytes(shape: Shape, lora: LoraSettings) -> int:
 
 
 def logit_bytes(shape: Shape, num_targets: int, mode: Mode) -> int:
+    part = positions_at_a_time(shape.vocabulary, LOGITS)
     if mode.startswith("plain"):
         # In float32: the logits, their log-softmax, and its gradient.
-        return 12 * shape.vocabulary * num_targets
+        return 12 * shape.vocabulary * min(num_targets, part)
     # The next part is made before the last one goes.
-    part = positions_at_a_time(shape.vocabulary, LOGITS)
     return 2 * shape.vocabulary * min(num_targets, 2 * part)
 
 

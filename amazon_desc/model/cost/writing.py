@@ -48,9 +48,15 @@ def writing_bytes(
     number_bytes: int,
     *,
     is_merged: bool,
+    state_bytes: int | None = None,
 ) -> int:
-    """Returns all that writing takes beside the loaded base."""
+    """Returns all that writing takes beside the loaded base.
+
+    Args:
+        state_bytes: of a number between the products; None: as many as in them
+    """
+    states = state_bytes or number_bytes
     weights = (merged_bytes if is_merged else unpacked_bytes)(shape, number_bytes)
-    others = passing_bytes(shape, num_texts, num_passed, number_bytes) + PRODUCTS_BYTES
-    cache = cache_bytes(shape, num_texts, num_tokens, number_bytes)
+    others = passing_bytes(shape, num_texts, num_passed, states) + PRODUCTS_BYTES
+    cache = cache_bytes(shape, num_texts, num_tokens, states)
     return weights + cache + round((1 + SHARE_HELD) * others)

@@ -19,7 +19,6 @@ from amazon_desc.data.encoding.prompts import Frame
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.adapter_folder import check_folder, unused_in
 from amazon_desc.model.backbone import weights_folder
-from amazon_desc.model.families import family_of
 from amazon_desc.model.identity import OPTIONS, check_identity, frame_in, read_record
 from amazon_desc.model.probe import attention_for
 from amazon_desc.model.suitability import read_config, refuse_quantized, refuse_too_long
@@ -50,26 +49,6 @@ def check_base(model: DescriptionModule, data: DescriptionData) -> None:
         say(warning)
     attention_for(base)
     weights_folder(find_backbone(model.backbone, model.revision))
-
-
-def refuse_overflow(backbone: str, revision: str | None, dtype: torch.dtype) -> None:
-    """Refuses a base whose hidden states are larger than float16 goes, where that is computed in.
-
-    Every loss would be NaN, and the rows of the first step would be blamed.
-    """
-    if dtype != torch.float16:
-        return
-    base = find_backbone(backbone, revision, needs_weights=False)
-    config: Any = read_config(base)
-    family = family_of(config.get_text_config(decoder=True))
-    if family is not None and family.overflows_float16:
-        raise UserError(
-            f"--model.backbone {base.name}: wanted a base that can be computed in float16, since "
-            f"the precision is 16-mixed, as cards without bf16 have it; hidden states of "
-            f"{config.model_type} grow beyond 65,504, where float16 ends. Use a card with bf16, "
-            f"name another base, or set --trainer.precision 32-true, which takes more memory and "
-            f"time."
-        )
 
 
 def check_adapter(

@@ -20,7 +20,6 @@ from amazon_desc.model.probe import attention_for
 from amazon_desc.model.skeleton import skeleton
 from amazon_desc.model.suitability import read_config
 from amazon_desc.model.writing_plan import Engine, WritingPlan, plan_writing
-from amazon_desc.run.options.checks import refuse_overflow
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.writing import texts_of
@@ -52,12 +51,7 @@ def choose_micro_batch(
         command: None: nothing is computed
         trainer: its options
         before: rows of a micro-batch that the run had until now
-
-    Raises:
-        UserError: the base cannot be computed in that precision on that device.
     """
-    if command is not None and device_of(trainer).type == "cuda":  # without one, 16-mixed is bf16
-        refuse_overflow(model.backbone, model.revision, dtype_of(precision))
     if asked != "auto":
         return ChosenRows(asked)
     if data.rows_per_step == 1 or command not in ("fit", "validate", "test"):
