@@ -9,7 +9,8 @@ overflow. What is trained has float32 as ever. Which families need it stands in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -65,10 +66,28 @@ def compute_safely(base: Any) -> None:
     family, embeddings = family_of(base.config), base.get_input_embeddings()
     is_scaled = family is not None and family.is_embedding_scaled
     scale = math.sqrt(embeddings.embedding_dim) if is_scaled else 1.0
-    embeddings.forward = partial(embedded, embeddings, scale)
+    embeddings.forward = Forward(embeddings, partial(embedded, scale))
     linears: list[Any] = [layer for layer in base.modules() if isinstance(layer, nn.Linear)]
     for layer in filter(is_frozen_half, linears):
-        layer.forward = partial(multiplied, layer)
+        layer.forward = Forward(layer, multiplied)
+
+
+class Forward:
+    """The forward of a layer, which does not hold the layer that holds it.
+
+    Else a model's memory would stay for a while after all have let go of it, and a small card has
+    no room for the merged weights of two. That of a copied layer is of the copy.
+    """
+
+    def __init__(self, layer: nn.Module, compute: Callable[[Any, Tensor], Tensor]) -> None:
+        self.layer, self.compute = weakref.ref(layer), compute
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return self.compute(self.layer(), states)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Forward:
+        layer: Any = self.layer()
+        return Forward(memo.get(id(layer), layer), self.compute)
 
 
 def is_frozen_half(layer: nn.Linear) -> bool:
@@ -87,7 +106,7 @@ def own_precision(base: Any, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, enabled=False)
 
 
-def embedded(layer: nn.Embedding, scale: float, input_ids: Tensor) -> Tensor:
+def embedded(scale: float, layer: nn.Embedding, input_ids: Tensor) -> Tensor:
     """Returns embeddings in float32, times the scale that the family has for them."""
     return functional.embedding(input_ids, layer.weight, layer.padding_idx).float() * scale
 

@@ -5,6 +5,8 @@ what norms, attention and MLP give, the product of gate and up, and the residual
 """
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -266,6 +268,23 @@ def test_a_merged_base_is_one_of_its_own(base: Backbone):
             parameter.zero_()
         assert torch.equal(copied(ids).logits, before)
         assert not torch.equal(network(ids).logits, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_merged_base_that_nobody_holds_is_gone_at_once(base: Backbone, dtype: torch.dtype):
+    """Without waiting for the collector of cycles: there is no room for another one beside it."""
+    model = tuned(base, "nf4", dtype).eval()
+    gc.disable()
+    try:
+        network = merged(model)
+        with torch.no_grad():
+            network(torch.tensor([EXAMPLES[0][0]]))
+        held = [weakref.ref(layer) for layer in network.modules()]
+        assert len(held) > 30
+        del network
+        assert not [layer for layer in held if layer() is not None]
+    finally:
+        gc.enable()
 
 
 def test_such_a_base_is_found_right_by_the_probe_and_would_not_be_otherwise(
