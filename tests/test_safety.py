@@ -468,9 +468,9 @@ def test_of_pickles_only_numbers_are_read_however_they_are_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.parametrize("asks_for_megatron", [False, True])
 def test_an_adapter_cannot_name_a_module_to_import(
-    quantization: str,
+    asks_for_megatron: bool,
     watched: Watched,
     place: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -481,14 +481,15 @@ def test_an_adapter_cannot_name_a_module_to_import(
     monkeypatch.syspath_prepend(place)
     shutil.copytree(watched.folder / "runs/trained/adapter", place / "adapter")
     (place / "adapter/amazon_desc.json").unlink()  # as PEFT and TRL write it
-    entries = {"megatron_config": {"a": 1}, "megatron_core": "evil_module"}
+    entries: dict[str, Any] = {"megatron_core": "evil_module"}
     entries["auto_mapping"] = {"base_model_class": "Evil", "parent_library": "evil_module"}
+    if asks_for_megatron:
+        entries["megatron_config"] = {"a": 1}
     changed(place / "adapter/adapter_config.json", **entries)
-    options = ("--model.adapter", "adapter", "--model.quantization", quantization)
-    assert call("validate", *options) == (0 if quantization == "nf4" else 2)  # not asked, refused
+    assert call("validate", "--model.adapter", "adapter") == (2 if asks_for_megatron else 0)
     err = capfd.readouterr().err
     assert "Traceback" not in err
-    assert ("amazon_desc: the adapter adapter" in err) == (quantization == "none")
+    assert ("found megatron_config {'a': 1} in adapter_config.json" in err) == asks_for_megatron
     assert not (place / "canary").exists()
     assert "evil_module" not in sys.modules
 
