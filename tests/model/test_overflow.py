@@ -26,14 +26,15 @@ from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.model.execution import execute
 from amazon_desc.model.loss import target_loss
-from amazon_desc.model.machine import Machine
+from amazon_desc.model.machine import Machine, dtype_of
 from amazon_desc.model.overflow import multiplied, own_precision, scaled
 from amazon_desc.model.plan import plan, task_of
 from amazon_desc.model.writing_plan import Texts, plan_writing
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone
+from amazon_desc.training.module import DescriptionModule
 from tests.conftest import slow_case
-from tests.model.conftest import batch_of
+from tests.model.conftest import batch_of, llama
 
 CPU = torch.device("cpu")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -336,6 +337,22 @@ def test_numbers_that_are_not_finite_stay_so():
         assert not multiplied(layer, torch.tensor([[1.0, wrong, 0.0, 2.0]])).isfinite().any()
 
 
+def test_a_model_card_asks_for_float32_where_float16_alone_would_overflow(
+    base: Backbone, monkeypatch: pytest.MonkeyPatch
+):
+    module, small = DescriptionModule(), tuned(base, "nf4", torch.float16)
+    for network, precision, wanted in (
+        (small, "16-mixed", torch.float32),
+        (small, "bf16-mixed", torch.bfloat16),
+        (llama(), "16-mixed", torch.float16),
+    ):
+        module.network = network
+        monkeypatch.setattr(
+            DescriptionModule, "compute_dtype", property(lambda _, of=precision: dtype_of(of))
+        )
+        assert module.card_dtype == wanted
+
+
 # Plans
 
 
@@ -351,8 +368,6 @@ def test_fused_kernels_are_not_taken_for_it_and_why_is_said(base: Backbone):
 
 
 def test_other_families_are_left_as_they_are(tmp_path: Path, base: Backbone):
-    from tests.model.conftest import llama
-
     model = llama().half()
     assert own_precision(model.get_base_model(), CPU).__class__ is not torch.autocast
     task = task_of(model, torch.float16, 2048, "nf4")
