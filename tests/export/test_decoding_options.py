@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from amazon_desc.export.decoding_options import function_of_penalties, note_on, options_of_generate
 from amazon_desc.generation.choosing import penalised
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.run.model_card import function_of_penalties, note_on, options_of_generate
 
 GREEDY = DecodingSettings(96, no_repeat_ngram_size=0, frequency_penalty=0.0)
 
