@@ -280,6 +280,14 @@ def newest_intact(run: RunFolder, set_aside: bool, say: Callable[[str], None]) -
     return None
 
 
+def trained_precision(run: RunFolder) -> str | None:
+    """Returns the precision that a run was computed in, as an intact checkpoint says it."""
+    for path in run.checkpoint_files():
+        if flaw_of(path) is None:
+            return read_checkpoint(path).get("precision")
+    return None
+
+
 def remove_oldest(run: RunFolder, keep: int, newest: Path) -> None:
     """Deletes all but the `keep` checkpoints of the highest steps, and never the `newest`."""
     for path in run.checkpoint_files()[keep:]:
