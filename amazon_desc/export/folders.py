@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import StorageError, UserError
 from amazon_desc.support.files import (
+    empty_folder_removed,
     read_json,
     remove_leftovers,
     replacing_folder,
@@ -62,17 +64,19 @@ def write_export(
         InUseError: another process writes there.
     """
     folder = folder.absolute()
-    with storage(folder.parent, ELSEWHERE):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(folder, "written"):
-            remove_leftovers(folder)
-            if is_there(folder, made_of, overwrite):
-                return False
-            contents = plan()
-            refuse_without_room(folder, contents.num_bytes)
-            with replacing_folder(folder) as temporary:
-                contents.write(temporary)
-                write_manifest(temporary, made_of)
+    with (
+        storage(folder.parent, ELSEWHERE),
+        nullcontext() if folder.parent.exists() else empty_folder_removed(folder.parent),
+        alone(folder, "written"),
+    ):
+        remove_leftovers(folder)
+        if is_there(folder, made_of, overwrite):
+            return False
+        contents = plan()
+        refuse_without_room(folder, contents.num_bytes)
+        with replacing_folder(folder) as temporary:
+            contents.write(temporary)
+            write_manifest(temporary, made_of)
     return True
 
 

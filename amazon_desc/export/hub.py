@@ -108,6 +108,12 @@ def upload(source: Path, files: list[str], repo: str, token: str, is_public: boo
     refuse_other_contents(api.model_info(repo), files, repo, is_public)
     additions = [CommitOperationAdd(name, str(source / name)) for name in files]
     done = api.create_commit(repo, additions, commit_message=f"Upload {source.resolve().name}")
+    there = {file.rfilename for file in api.model_info(repo).siblings or []}
+    if missing := [name for name in files if name not in there]:
+        raise UserError(
+            f"--repo {repo}: wanted all files there, found {missing[0]} left out by the "
+            f".gitignore of that repository. Change that one, and run the same command again."
+        )
     say(f"Uploaded: {api.endpoint}/{repo} (commit {done.oid[:12]})")
 
 

@@ -38,14 +38,14 @@ class Part(NamedTuple):
         return prod(self.shape) * self.dtype.itemsize
 
 
-def write_shards(folder: Path, parts: Sequence[Part], most: int = SHARD_BYTES) -> None:
+def write_shards(folder: Path, parts: Sequence[Part], most: int | None = None) -> None:
     """Writes parts in their order, with an index where they take more than one file.
 
     Raises:
         UserError: a number is not finite, or too large for its precision.
         OSError: the disk refuses.
     """
-    groups = list(shards_of(parts, most))
+    groups = list(shards_of(parts, most or SHARD_BYTES))
     weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         name = "model.safetensors"

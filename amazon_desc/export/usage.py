@@ -31,25 +31,25 @@ def adapter_lines(
 
     Args:
         folder: of the adapter
-        base: the base's folder, where the adapter's own configuration cannot say it
+        base: its folder, where others cannot find it by the name that the adapter has for it
     """
     dtype = dtype_name(module)
-    options = ["    folder,", f"    dtype=torch.{dtype},", '    device_map="auto",']
+    options = [f"    dtype=torch.{dtype},", '    device_map="auto",']
     quantization = ""
     if identity.quantization == "nf4":
         quantization = QUANTIZATION.format(dtype=dtype)
         options.append("    quantization_config=quantization,")
-    if identity.revision:
+    if identity.revision and base is None:
         options.append(f"    revision={literal(identity.revision)},  # of the base")
-    config = ""
+    loaded = "\n".join(options)
+    loading = OF_THE_HUB.format(options=loaded)
     if base is not None:
-        config = BASE.format(base=literal(base))
-        options.append("    config=config,")
+        loading = OF_A_FOLDER.format(base=literal(base), options=loaded)
     return ADAPTER.format(
+        peft="AutoPeftModelForCausalLM" if base is None else "PeftModel",
+        auto="" if base is None else "AutoModelForCausalLM, ",
         quantization=quantization,
-        options="\n".join(options),
-        peft=", PeftConfig" * bool(base),
-        config=config,
+        loading=loading,
         imports=imports(bool(quantization), module.decoding),
         folder=literal(folder),
         writing=writing_lines(module),
@@ -152,14 +152,12 @@ def fenced(text: str, language: str = "text") -> str:
 
 ADAPTER = """\
 import torch
-from peft import AutoPeftModelForCausalLM{peft}
-from transformers import AutoTokenizer{imports}
+from peft import {peft}
+from transformers import {auto}AutoTokenizer{imports}
 {quantization}
 folder = {folder}  # or wherever it was moved to, or its id on the hub
-{config}tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoPeftModelForCausalLM.from_pretrained(
-{options}
-)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+{loading}
 # On a CPU, or bitsandbytes repacks the weights of some of them and loses precision:
 for layer in model.modules():
     if hasattr(layer, "support_avx512bf16_for_cpu"):
@@ -167,10 +165,19 @@ for layer in model.modules():
 
 {writing}"""
 
-BASE = """\
-config = PeftConfig.from_pretrained(folder)
-config.base_model_name_or_path = {base}  # wherever the folder of the base is
-"""
+OF_THE_HUB = """\
+model = AutoPeftModelForCausalLM.from_pretrained(
+    folder,
+{options}
+)"""
+
+OF_A_FOLDER = """\
+base = {base}  # wherever the folder of the base is
+model = AutoModelForCausalLM.from_pretrained(
+    base,
+{options}
+)
+model = PeftModel.from_pretrained(model, folder)"""
 
 MERGED = """\
 import torch

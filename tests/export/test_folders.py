@@ -144,6 +144,16 @@ def test_half_of_an_export_never_gets_its_name(failure: Any, tmp_path: Path):
     assert names(tmp_path) == []
 
 
+def test_a_folder_that_was_made_for_a_refused_export_goes_and_no_other(tmp_path: Path):
+    def refused() -> Contents:
+        raise UserError("no")
+
+    for name in ("runs/exports/new", "new"):
+        with pytest.raises(UserError, match="no"):
+            write_export(tmp_path / name, MADE_OF, refused)
+        assert names(tmp_path) == []
+
+
 def test_what_a_killed_export_left_is_removed(tmp_path: Path):
     half = tmp_path / ".tmp-99999-new"
     half.mkdir()
