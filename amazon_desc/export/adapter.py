@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from amazon_desc.export.card import Use, card_of
 from amazon_desc.export.facts import Facts
@@ -20,6 +19,7 @@ from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import CheckpointError, UserError
 from amazon_desc.support.files import read_json, write_text
 from amazon_desc.support.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from amazon_desc.training.finite import is_finite
 from amazon_desc.training.module import DescriptionModule
 
 CARD = "README.md"
@@ -48,15 +48,11 @@ def refuse_damaged(folder: Path) -> None:
             raise damaged(file, f"wanted sha256 {wanted[:12]}, found {found[:12]}")
     try:
         with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-            bad = [name for name in file.keys() if not is_whole(file.get_tensor(name))]  # noqa: SIM118
+            bad = [name for name in file.keys() if not is_finite(file.get_tensor(name))]  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise damaged(folder / ADAPTER_WEIGHTS, str(error).splitlines()[0][:160]) from error
     if bad:
         raise damaged(folder / ADAPTER_WEIGHTS, f"{bad[0]} is not finite")
-
-
-def is_whole(tensor: Any) -> bool:
-    return bool(tensor.float().isfinite().all())
 
 
 def damaged(file: Path, flaw: str) -> CheckpointError:

@@ -19,6 +19,7 @@ from torch import Tensor
 from amazon_desc.support.errors import NotFiniteError, UserError
 from amazon_desc.support.files import write_text
 from amazon_desc.support.layouts import SAFETENSORS_INDEX
+from amazon_desc.training.finite import is_finite
 
 # What is in memory beside the model while it is written: Colab's machine has 12 GB in all.
 SHARD_BYTES = 2 * 10**9
@@ -101,7 +102,3 @@ def made(part: Part) -> Tensor:
             f"--model.optimizer.init_args.lr."
         )
     return cast
-
-
-def is_finite(tensor: Tensor) -> bool:
-    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())

@@ -25,6 +25,7 @@ from amazon_desc.run.folder import DAMAGED, RunFolder
 from amazon_desc.support.errors import CheckpointError, NotFiniteError, StorageError, UserError
 from amazon_desc.support.files import replacing_file, storage
 from amazon_desc.support.printing import say
+from amazon_desc.training.finite import is_finite
 
 # A zip file ends with the length of its comment, two bytes, little-endian, and the comment.
 NO_COMMENT = (0).to_bytes(2, "little")
@@ -152,11 +153,6 @@ def refuse_not_finite(checkpoint: dict[str, Any]) -> None:
                 f"--model.optimizer.init_args.lr or --trainer.gradient_clip_val, and start anew in "
                 f"another --trainer.default_root_dir."
             )
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Says whether no number is NaN or infinite, in one pass: the extremes of NaN are NaN."""
-    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
 
 
 def tensors_in(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:
