@@ -63,33 +63,13 @@ class Describer:
         Raises:
             UserError: it is no finished run, or its base is another one now.
         """
-        folder = RunFolder(Path(run).expanduser())
-        if not folder.config.is_file():
-            raise UserError(f"{folder.path}: wanted a run folder, found no config.yaml. Run fit.")
-        options = {
-            "--trainer.default_root_dir": folder.path,
-            "--trainer.logger": "false",
-            "--trainer.accelerator": accelerator,
-            "--model.engine": engine,
-        }
-        typed = [str(part) for pair in options.items() for part in pair]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         states = random_states(device)
         try:
-            return cls.built(build(["--config", str(folder.config), *typed], run=False), folder)
+            model, data = opened(run, engine=engine, accelerator=accelerator)
+            model.configure_model()
         finally:
             restore_random_states(states, device)
-
-    @classmethod
-    def built(cls, cli: Any, run: RunFolder) -> Describer:
-        model, data, trainer = cli.model, cli.datamodule, cli.trainer
-        model.trainer = data.trainer = trainer
-        trainer.datamodule = data
-        check_base(model, data)
-        data.frame = recorded_frame(run, None, model.adapter, is_fit=False)
-        model.adapter = find_weights(run, None, model, data).adapter
-        model.to(trainer.strategy.root_device)
-        model.configure_model()
         return cls(model, data)
 
     def __call__(self, titles: Sequence[str], **decoding: Any) -> list[str]:
@@ -135,3 +115,43 @@ class Describer:
         model = self.model
         asked = texts_of(settings, model.engine, self.data, num_titles)
         return plan_writing(model.task, machine_with(model.task, model.device), asked)
+
+
+def opened(
+    run: str | Path,
+    *,
+    engine: EngineOption = "auto",
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+    precision: str | None = None,
+) -> tuple[DescriptionModule, DescriptionData]:
+    """Returns what a run folder's configuration says, checked; `configure_model` loads the weights.
+
+    They are the run's own, whatever adapter it was started from.
+
+    Args:
+        precision: of computing, as --trainer.precision; None: as the run has it
+
+    Raises:
+        UserError: it is no run with trained weights, or its base is another one now.
+    """
+    folder = RunFolder(Path(run).expanduser())
+    if not folder.config.is_file():
+        raise UserError(f"{folder.path}: wanted a run folder, found no config.yaml. Run fit.")
+    options = {
+        "--trainer.default_root_dir": folder.path,
+        "--trainer.logger": "false",
+        "--trainer.accelerator": accelerator,
+        "--model.engine": engine,
+        **({} if precision is None else {"--trainer.precision": precision}),
+    }
+    typed = [str(part) for pair in options.items() for part in pair]
+    cli: Any = build(["--config", str(folder.config), *typed], run=False)
+    model, data, trainer = cli.model, cli.datamodule, cli.trainer
+    model.trainer = data.trainer = trainer
+    trainer.datamodule = data
+    check_base(model, data)
+    model.adapter = None
+    data.frame = recorded_frame(folder, None, None, is_fit=False)
+    model.adapter = find_weights(folder, None, model, data).adapter
+    model.to(trainer.strategy.root_device)
+    return model, data

@@ -73,3 +73,12 @@ def test_random_states_and_the_run_stay_as_they_were(run: Path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"wanted a run folder, found no config\.yaml"):
         Describer.from_run(tmp_path)
+
+
+def test_a_run_that_was_started_from_an_adapter_writes_with_its_own(run: Path, tmp_path: Path):
+    """Its configuration names the adapter that it began with."""
+    begun = tmp_path / "begun"
+    options = [*SMALL, "--model.adapter", str(run / "adapter"), "--seed_everything", "5"]
+    assert exit_code(["fit", *options, "--trainer.default_root_dir", str(begun)]) == 0
+    describer = Describer.from_run(begun, accelerator="cpu")
+    assert describer.model.adapter == str(begun / "adapter")

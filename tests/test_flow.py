@@ -53,6 +53,8 @@ ORDER = """
     training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring
     training.stepping training.writing training.module
+    export.weights export.decoding_options export.usage export.facts export.card export.folders
+    export.shards export.merged export.adapter export.hub
     run.folder run.logger run.checkpoints run.model_card
     run.options.arguments run.options.trainer_options run.options.refusals
     run.options.former_names run.options.settings run.options.paths run.options.checks

@@ -24,11 +24,12 @@ from amazon_desc.data.encoding.markers import TITLE_SHOWN
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.export.usage import fenced, literal
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model.identity import Identity, read_record
 from amazon_desc.run.checkpoints import read_checkpoint, serialized, write_sealed
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.model_card import fenced, literal, model_card
+from amazon_desc.run.model_card import model_card
 from amazon_desc.support.resources import TINY_BASE
 
 SMALL = [

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from amazon_desc.data.encoding.prompts import Frame, with_line_ends
+from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import read_json, write_text
 
 RECORD_FILE = "amazon_desc.json"
+FILES = "files"  # in that record: the sha256 of those beside it, by name
 
 OPTIONS = {
     "base_sha256": "--model.backbone",
@@ -121,7 +123,12 @@ def frame_in(record: dict[str, Any] | None) -> Frame | None:
 
 
 def write_record(folder: Path, identity: Identity) -> None:
-    write_text(folder / RECORD_FILE, json.dumps(identity.as_dict(), indent=1) + "\n")
+    """Writes what the weights in a folder belong to, and the sha256 of each file that is there."""
+    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    files.pop(RECORD_FILE, None)
+    write_text(
+        folder / RECORD_FILE, json.dumps({**identity.as_dict(), FILES: files}, indent=1) + "\n"
+    )
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

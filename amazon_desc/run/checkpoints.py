@@ -25,6 +25,7 @@ from amazon_desc.run.folder import DAMAGED, RunFolder
 from amazon_desc.support.errors import CheckpointError, NotFiniteError, StorageError, UserError
 from amazon_desc.support.files import replacing_file, storage
 from amazon_desc.support.printing import say
+from amazon_desc.training.finite import is_finite
 
 # A zip file ends with the length of its comment, two bytes, little-endian, and the comment.
 NO_COMMENT = (0).to_bytes(2, "little")
@@ -154,11 +155,6 @@ def refuse_not_finite(checkpoint: dict[str, Any]) -> None:
             )
 
 
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Says whether no number is NaN or infinite, in one pass: the extremes of NaN are NaN."""
-    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
-
-
 def tensors_in(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         return [(name, value)]
@@ -277,6 +273,14 @@ def newest_intact(run: RunFolder, set_aside: bool, say: Callable[[str], None]) -
             f"start anew in another --trainer.default_root_dir; to start anew here, delete "
             f"{run.checkpoints} first."
         )
+    return None
+
+
+def trained_precision(run: RunFolder) -> str | None:
+    """Returns the precision that a run was computed in, as an intact checkpoint says it."""
+    for path in run.checkpoint_files():
+        if flaw_of(path) is None:
+            return read_checkpoint(path).get("precision")
     return None
 
 

@@ -110,6 +110,11 @@ class OptimizerSteps:
             yield self.unseen.popleft()
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Says whether no number is NaN or infinite, in one pass: the extremes of NaN are NaN."""
+    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+
+
 def on_the_host(numbers: Tensor) -> tuple[Tensor, Arrival | None]:
     """Begins to copy numbers to the host; returns where they will be, and what tells when."""
     if numbers.device.type != "cuda":

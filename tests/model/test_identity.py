@@ -1,5 +1,6 @@
 """Weights meet only the base, quantisation and prompt that they were trained with."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,9 @@ MINE = Identity(
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
     write_record(tmp_path, MINE)
+    digests = {"adapter_model.safetensors": hashlib.sha256(b"weights").hexdigest()}
     assert json.loads((tmp_path / "amazon_desc.json").read_text()) == {
         "backbone": "some/base",
         "revision": "abc",
@@ -42,9 +45,12 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path):
         "system": "Be brief.",
         "base_files": {"config.json": "c" * 64},
         "frame": None,
+        "files": digests,
     }
     record = read_record(tmp_path)
-    assert record == MINE.as_dict()
+    assert record == {**MINE.as_dict(), "files": digests}
+    write_record(tmp_path, MINE)  # its own digest is not in it
+    assert read_record(tmp_path) == record
     check_identity(record, MINE, "the adapter")
 
 

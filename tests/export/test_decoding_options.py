@@ -5,9 +5,15 @@ from typing import Any
 import pytest
 import torch
 
+from amazon_desc.export.decoding_options import (
+    function_of_penalties,
+    note_on,
+    notes_on_vllm,
+    options_of_generate,
+    options_of_vllm,
+)
 from amazon_desc.generation.choosing import penalised
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.run.model_card import function_of_penalties, note_on, options_of_generate
 
 GREEDY = DecodingSettings(96, no_repeat_ngram_size=0, frequency_penalty=0.0)
 
@@ -74,3 +80,25 @@ def test_what_transformers_cannot_do_is_said(settings: dict, words: str):
 )
 def test_what_lines_can_do_needs_no_note(settings: dict):
     assert note_on(DecodingSettings(**settings)) == ""
+
+
+def test_vllm_is_asked_for_what_it_has_and_the_rest_is_said():
+    settings = DecodingSettings(96, presence_penalty=0.5)
+    assert list(options_of_vllm(settings)) == [
+        *("max_tokens=96", "temperature=0.0", "repetition_penalty=1.0", "presence_penalty=0.5"),
+        "frequency_penalty=0.6",
+    ]
+    assert list(notes_on_vllm(settings)) == [
+        "predict lets no run of 7 tokens come twice; vLLM has no such setting."
+    ]
+    assert list(notes_on_vllm(GREEDY)) == []
+
+
+def test_a_draw_of_vllm_has_all_limits_and_its_notes():
+    settings = DecodingSettings(temperature=0.7, min_p=0.05, min_new_tokens=3, trim=True)
+    assert list(options_of_vllm(settings))[1:6] == [
+        *("min_tokens=3", "temperature=0.7", "top_k=0", "top_p=1.0", "min_p=0.05")
+    ]
+    assert any("numbers of its own" in note for note in notes_on_vllm(settings))
+    several = DecodingSettings(num_beams=3, repetition_penalty=1.1)
+    assert sum("beams" in n or "prompt's tokens" in n for n in notes_on_vllm(several)) == 2
