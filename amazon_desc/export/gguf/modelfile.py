@@ -30,7 +30,7 @@ def modelfile(
     Args:
         gguf_name: of the file, in the same folder
     """
-    vocabulary = vocabulary_of(tokenizer_folder, 0, encoder)
+    vocabulary = vocabulary_of(tokenizer_folder, encoder=encoder)
     lines = [
         '# ollama create NAME -f Modelfile, then: ollama run NAME "the product\'s title"',
         *(f"# {difference}" for difference in differences(decoding)),

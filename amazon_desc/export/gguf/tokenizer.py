@@ -62,12 +62,17 @@ class Vocabulary:
             writer.add_chat_template(space + self.chat_template)
 
 
-def vocabulary_of(folder: Path, num_rows: int, encoder: Encoder | None = None) -> Vocabulary:
+def vocabulary_of(
+    folder: Path,
+    num_rows: int | None = None,
+    encoder: Encoder | None = None,
+    fill: bool = True,
+) -> Vocabulary:
     """Returns the vocabulary of a tokenizer's folder.
 
     Args:
-        num_rows: of the embedding: there are as many tokens, the last of them without a use; 0: as
-            many as the tokenizer has
+        num_rows: of the embedding; None: as many as the tokenizer has tokens
+        fill: there is a token for each row, the last of them without a use
         encoder: of the run, which knows whether its prompts begin with BOS and what ends a text;
             None: what the tokenizer does with a text alone
 
@@ -82,7 +87,12 @@ def vocabulary_of(folder: Path, num_rows: int, encoder: Encoder | None = None) -
         name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk", "pad")
     }
     tokens, types = tokens_of(backend, splitting, ids["unk"])
-    pad(tokens, types, num_rows, folder)
+    if num_rows is not None:
+        fit_to_rows(tokens, types, num_rows, folder)
+        missing = num_rows - len(tokens) if fill else 0
+        tokens += [f"[PAD{len(tokens) + index}]" for index in range(missing)]
+        types += [int(gguf_package().TokenType.UNUSED)] * missing
+    make_unique(tokens)
     merges: list[list[str]] = state["model"]["merges"]
     vocabulary = Vocabulary(
         splitting.model,
@@ -127,20 +137,23 @@ def tokens_of(
     return tokens, types
 
 
-def pad(tokens: list[str], types: list[int], num_rows: int, folder: Path) -> None:
-    """Adds unused tokens up to the rows of the embedding, and has each text once."""
-    if num_rows and len(tokens) > num_rows:
+def fit_to_rows(tokens: list[str], types: list[int], num_rows: int, folder: Path) -> None:
+    """Leaves out what was added beyond the embedding, as Gemma 3 1B has a token for images."""
+    kinds = gguf_package().TokenType
+    if any(kind in (kinds.NORMAL, kinds.BYTE) for kind in types[num_rows:]):
         raise UserError(
             f"GGUF: wanted a row of the embedding for each token, found {num_rows} rows and the "
             f"token {len(tokens) - 1} in {folder}. Name the tokenizer that the model was made for."
         )
-    for index in range(len(tokens), num_rows):
-        tokens.append(f"[PAD{index}]")
-        types.append(int(gguf_package().TokenType.UNUSED))
+    del tokens[num_rows:], types[num_rows:]
+
+
+def make_unique(tokens: list[str]) -> None:
+    """Gives each token a text of its own: llama.cpp looks ids up by text."""
     seen: set[str] = set()
     for index, token in enumerate(tokens):
-        if token in seen:  # llama.cpp looks ids up by text
-            tokens[index] = f"[PAD{index}:{token}]"
+        if token in seen:
+            tokens[index] = f"[{index}:{token}]"
         seen.add(tokens[index])
 
 

@@ -123,8 +123,9 @@ class Layout:
         self.kind, self.facts = kind, facts
         self.arch = ARCHITECTURES[self.config.model_type]
         # llama.cpp's Gemma has as many rows as tokens; its Llama has a token for each row
-        num_rows = 0 if self.arch == "gemma3" else self.config.vocab_size
-        self.vocabulary = vocabulary_of(tokenizer_folder, num_rows, encoder)
+        self.vocabulary = vocabulary_of(
+            tokenizer_folder, self.config.vocab_size, encoder, fill=self.arch != "gemma3"
+        )
         targets = targets_of(self.config, len(self.vocabulary.tokens))
         self.factors = rotation_factors(self.config)
         if self.factors is not None:
