@@ -127,6 +127,8 @@ def matrices_in(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_file(folder / ADAPTER_WEIGHTS).items():
+        if key.endswith(".base_layer.weight"):  # PEFT saves the base's own head beside its LoRA
+            continue
         match = MATRIX.fullmatch(key)
         if match is None:
             raise UserError(
