@@ -1,4 +1,4 @@
-"""What Ollama makes of a Modelfile, in as much as ours uses of it: its parser and Go's templates."""
+"""What Ollama makes of a Modelfile, of what ours uses: its parser and Go's templates."""
 
 import json
 import re

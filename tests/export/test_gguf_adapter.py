@@ -143,7 +143,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path):
     tuned(random_model("llama"), tmp_path / "adapter")
     for changes in ({"intermediate_size": 128}, {"num_hidden_layers": 1}):
         config = AutoConfig.for_model("llama", **{**SHAPE, **changes})
-        with pytest.raises(UserError, match="does not fit its base: model.layers"):
+        with pytest.raises(UserError, match=r"does not fit its base: model\.layers"):
             write_adapter_gguf(tmp_path / "adapter", config, tmp_path / "l.gguf", "f16", {})
 
 
@@ -151,7 +151,7 @@ def test_an_adapter_on_a_head_that_is_tied_is_refused(tmp_path: Path):
     model = random_model("llama", tie_word_embeddings=False)
     tuned(model, tmp_path / "adapter", target_modules=["lm_head"])
     model.config.tie_word_embeddings = True
-    with pytest.raises(UserError, match="lm_head has matrices.*no such layer"):
+    with pytest.raises(UserError, match=r"lm_head has matrices.*no such layer"):
         write_adapter_gguf(tmp_path / "adapter", model.config, tmp_path / "l.gguf", "f16", {})
 
 

@@ -221,7 +221,7 @@ def test_a_splitting_that_is_not_known_is_refused_and_not_guessed(
     steps: list[Any], more: dict[str, Any], tmp_path: Path
 ):
     folder = byte_pair_tokenizer(tmp_path, *steps, **more)
-    with pytest.raises(UserError, match="Wanted a SentencePiece BPE .Llama 2, Gemma."):
+    with pytest.raises(UserError, match=r"Wanted a SentencePiece BPE \(Llama 2, Gemma\)"):
         vocabulary_of(folder)
 
 

@@ -177,7 +177,8 @@ def fit_to_prompts(vocabulary: Vocabulary, encoder: Encoder, splitting: Pieces |
     token as well. A chat template has such inside, so it gets its one space written out.
     """
     bos_id = vocabulary.special_ids.get("bos")
-    vocabulary.add_bos = encoder.prompt_ids("title")[:1] == [bos_id]
+    # what the template writes itself, as ChatML does its BOS, stays the template's
+    vocabulary.add_bos &= encoder.prompt_ids("title")[:1] == [bos_id]
     if encoder.end_id != encoder.eos_id:
         vocabulary.special_ids["eot"] = encoder.end_id
     before, words, _ = encoder.prompter("title")
