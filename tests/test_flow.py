@@ -55,6 +55,9 @@ ORDER = """
     training.stepping training.writing training.module
     export.weights export.decoding_options export.usage export.facts export.card export.folders
     export.shards export.merged export.adapter export.hub
+    export.gguf.package export.gguf.quantizing export.gguf.families export.gguf.places
+    export.gguf.metadata export.gguf.pretokenizers export.gguf.tokenizer export.gguf.writer
+    export.gguf.adapter export.gguf.modelfile
     run.folder run.logger run.checkpoints run.model_card
     run.options.arguments run.options.trainer_options run.options.refusals
     run.options.former_names run.options.settings run.options.paths run.options.checks
