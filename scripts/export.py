@@ -1,10 +1,11 @@
-"""Gives a finished run's model to other programs: as an adapter, merged, or on the hub.
+"""Gives a finished run's model to other programs: an adapter, merged, as GGUF, or on the hub.
 
 In: a run folder, and in which form. Out: a folder, whole or not there, with a card that says how it
 is used; the last line names it. `hub` uploads such a folder and nothing else.
 
     python scripts/export.py runs/shop --to adapter
     python scripts/export.py runs/shop --to merged --dtype bfloat16
+    python scripts/export.py runs/shop --to gguf --type q8_0
     python scripts/export.py runs/shop --to hub --from runs/shop/exports/shop-merged --repo me/shop
 """
 
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from amazon_desc.describer import opened
-from amazon_desc.export import adapter, hub, merged
+from amazon_desc.export import adapter, hub, llama_cpp, merged
 from amazon_desc.export.facts import facts_of
 from amazon_desc.export.folders import Contents, size, size_of, write_export
+from amazon_desc.export.gguf.quantizing import ADAPTER_KINDS, KINDS, check_kind
 from amazon_desc.run.checkpoints import trained_precision
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder
@@ -43,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument("run", type=Path, help="the run folder; fit has finished in it")
-    forms = ("adapter", "merged", "hub")
+    forms = ("adapter", "merged", "gguf", "hub")
     parser.add_argument("--to", required=True, choices=forms, help="the form")
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="default: RUN/exports/NAME-FORM"
@@ -61,6 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--full",
         action="store_true",
         help="of a Gemma that reads images too: all of it, not its text model alone",
+    )
+    of_gguf = parser.add_argument_group("gguf", "wants the package gguf: the extra [gguf]")
+    of_gguf.add_argument("--type", choices=KINDS, default="f16", help="of the numbers")
+    of_gguf.add_argument(
+        "--adapter-only", action="store_true", help="LoRA alone, for a base that is GGUF already"
     )
     of_hub = parser.add_argument_group("hub", "the token comes from the environment: HF_TOKEN")
     of_hub.add_argument(
@@ -94,6 +101,17 @@ def export(options: argparse.Namespace) -> None:
 
         def plan() -> Contents:
             return adapter.contents_of(run.adapter, facts, card)
+    elif options.to == "gguf":
+        name, kind, is_adapter = run.path.resolve().name, options.type, options.adapter_only
+        check_kind(kind, ADAPTER_KINDS if is_adapter else KINDS)
+        card = llama_cpp.card_for(module, facts, name, kind, is_adapter)
+        made_of |= {"type": kind, "is_adapter": is_adapter, "name": name}
+
+        def plan() -> Contents:
+            if is_adapter:
+                of_run = (run.adapter, facts, card, name, kind)
+                return llama_cpp.adapter_contents_of(module, *of_run)
+            return llama_cpp.contents_of(module, facts, card, name, kind)
     else:
         form = {"dtype": options.dtype, "is_whole": options.full}
         merged.refuse_precision(module.base, options.dtype)

@@ -57,7 +57,7 @@ ORDER = """
     export.shards export.merged export.adapter export.hub
     export.gguf.package export.gguf.quantizing export.gguf.families export.gguf.places
     export.gguf.metadata export.gguf.pretokenizers export.gguf.tokenizer export.gguf.writer
-    export.gguf.adapter export.gguf.modelfile
+    export.gguf.adapter export.gguf.modelfile export.llama_cpp
     run.folder run.logger run.checkpoints run.model_card
     run.options.arguments run.options.trainer_options run.options.refusals
     run.options.former_names run.options.settings run.options.paths run.options.checks

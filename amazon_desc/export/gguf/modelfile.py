@@ -93,12 +93,16 @@ def template(encoder: Encoder, vocabulary: Vocabulary) -> str:
 
     "{x}\\nTitle: {title}\\n" -> '{{ "{" }}x}\\nTitle: {{ .Prompt }}\\n'
     """
+    return PROMPT.join(map(as_go, prompt(encoder, vocabulary).split(TITLE)))
+
+
+def prompt(encoder: Encoder, vocabulary: Vocabulary) -> str:
+    """Returns what llama.cpp has to be given, with TITLE in the title's place: BOS is its own."""
     before, words, after = encoder.prompter(TITLE)
     if vocabulary.add_bos:
         bos = encoder.pieces[vocabulary.special_ids["bos"]]
         before = before.removeprefix(bos)
-    parts = (" " * vocabulary.leading_space + before + words + after).split(TITLE)
-    return PROMPT.join(map(as_go, parts))
+    return " " * vocabulary.leading_space + before + words + after
 
 
 def as_go(text: str) -> str:
