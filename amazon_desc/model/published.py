@@ -21,8 +21,9 @@ PEFT_PREFIX = "base_model.model."
 MATRIX = re.compile(r"\.lora_\w+(?:\.|$)")
 EMBEDDING = re.compile(r"\.(?:embed_tokens|lm_head)\.(?:base_layer\.)?weight$")
 
-# Of a configuration: what says by patterns which layers have LoRA.
-BY_PATTERN = ("exclude_modules", "layers_to_transform", "layers_pattern")
+# Of a configuration: what else than target_modules says which layers have LoRA. A parameter that is
+# the matrix of a linear layer has the same LoRA as the layer.
+BY_PATTERN = ("exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters")
 
 
 class Translation(NamedTuple):

@@ -219,10 +219,11 @@ FOREIGN = {
     },
     "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [30, 31]},
     "bias": {"target_modules": ["q_proj"], "lora_bias": True},
+    "parameters": {"target_modules": ["q_proj"], "target_parameters": ["mlp.up_proj.weight"]},
     "dora": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
 }
 WITH_VISION = {"trl", "trl all-linear", "unsloth both", "patterns", "rslora", "head", "saved"}
-WITH_VISION |= {"one layer", "tokens", "bias", "dora", "guide", "guide, tied"}
+WITH_VISION |= {"one layer", "tokens", "bias", "dora", "guide", "guide, tied", "parameters"}
 
 
 def of_others(base: Path, folder: Path, **settings: Any) -> torch.Tensor:
