@@ -103,7 +103,7 @@ class OptionsOnlyCLI(LightningCLI):
         super().add_core_arguments_to_parser(parser)
         for action in parser._actions:
             kinds = get_args(getattr(action, "_typehint", None))
-            if {int, float} <= set(kinds):
+            if int in kinds and float in kinds:  # some are lists, which no set takes
                 whole_first = sorted(kinds, key=lambda each: each is float)
                 action._typehint = reduce(or_, whole_first)  # pyright: ignore
 
