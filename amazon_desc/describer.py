@@ -6,7 +6,7 @@ the run's own; nothing is written to its folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from amazon_desc.cli import build
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.loading.prompts import Pairs, prompts_of
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.writing import Prediction, write
+from amazon_desc.generation.writing import Prediction, Streaming, write
 from amazon_desc.model.execution import machine_with
 from amazon_desc.model.writing_plan import EngineOption, WritingPlan, plan_writing
 from amazon_desc.run.folder import RunFolder
@@ -44,6 +44,8 @@ class Describer:
         """Takes a module that is loaded, and its data; `from_run` makes both."""
         self.model, self.data = model, data
         self.decoding = model.decoding
+        self.kept: dict[bool, Streaming] = {}  # by whether it has LoRA
+        self.growing: Iterator[Prediction] = iter(())
 
     @classmethod
     def from_run(
@@ -110,6 +112,43 @@ class Describer:
         writing = self.model.writing_with(settings)
         plan = self.plan(len(pairs), settings)
         return list(write(self.model.network, prompts, writing, plan, has_lora=has_lora))
+
+    def stream(self, title: str, *, has_lora: bool = True, **decoding: Any) -> Iterator[Prediction]:
+        """Returns what is written for a title as it grows, and last what `predictions` has for it.
+
+            for found in describe.stream("Red Mug"):
+                print(found.description.text)  # -> "A", "A red", ..., "A red mug."
+
+        Until a text is whole its `finish_reason` is None. Of several candidates it is the first;
+        beams come whole. One text at a time: another one ends what is left of the one before. What
+        it is written with is kept: merged weights of the tuned model, and of the base.
+
+        Args:
+            has_lora: False: the base alone writes
+            decoding: settings over the run's own
+
+        Raises:
+            UserError: a setting that makes no sense.
+        """
+        settings = replace(self.decoding, **decoding)
+        settings = replace(settings, num_candidates=1)
+        self.end_stream()
+        kept = self.kept.get(has_lora)
+        if kept is None or not kept.writes(settings):
+            kept = None
+            self.kept.pop(has_lora, None)  # its memory is free for the next one
+            writing = self.model.writing_with(settings)
+            kept = Streaming(self.model.network, writing, self.plan(1, settings), has_lora=has_lora)
+            self.kept[has_lora] = kept
+        (prompt,) = prompts_of([(title, "")], self.data.encoder, self.data.clean_title, 0)
+        self.growing = kept(prompt, settings)
+        return self.growing
+
+    def end_stream(self) -> None:
+        """Ends a text that is being written, and leaves the model as it was before."""
+        growing: Any = self.growing
+        self.growing = iter(())
+        getattr(growing, "close", int)()
 
     def plan(self, num_titles: int, settings: DecodingSettings) -> WritingPlan:
         model = self.model

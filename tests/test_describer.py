@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,45 @@ def test_settings_may_be_given_over_the_runs_own(describer: Describer):
     assert describer.decoding.max_new_tokens == 12
     with pytest.raises(UserError, match="top_p"):
         describer(TITLES, top_p=0.5)
+
+
+def test_a_text_grows_to_that_of_predict(run: Path, describer: Describer):
+    """Whoever was left before its end, and with whatever settings it was written."""
+    line = (run / "predictions/three.txt.jsonl").read_text("utf-8").splitlines()[0]
+    next(describer.stream(TITLES[2], has_lora=False, temperature=2.0))
+    *parts, whole = describer.stream(TITLES[0])
+    assert whole.description.text == json.loads(line)["description"]
+    assert [part.description.num_tokens for part in parts] == list(range(1, len(parts) + 1))
+    assert len(parts) > 3
+    for settings in ({}, {"max_new_tokens": 5}, {"num_beams": 2}, {"temperature": 1.0, "seed": 4}):
+        for has_lora in (True, False):
+            (expected,) = describer.write(
+                [(TITLES[1], "")],
+                replace(describer.decoding, **settings),
+                describer.data.clean_title,
+                has_lora=has_lora,
+            )
+            *_, whole = describer.stream(TITLES[1], has_lora=has_lora, **settings)
+            assert whole == expected
+
+
+def test_what_a_text_is_written_with_is_kept(describer: Describer):
+    list(describer.stream(TITLES[0], num_beams=1))
+    kept = describer.kept[True]
+    list(describer.stream(TITLES[1], max_new_tokens=3))
+    assert describer.kept[True] is kept
+    list(describer.stream(TITLES[1], num_beams=2))
+    assert describer.kept[True] is not kept
+
+
+def test_another_text_ends_the_one_before(describer: Describer):
+    before = describer.stream(TITLES[0])
+    next(before)
+    *_, whole = describer.stream(TITLES[1])
+    assert list(before) == []
+    assert whole == describer.predictions(TITLES[1:2])[0]
+    with pytest.raises(UserError, match="top_p"):
+        describer.stream(TITLES[0], top_p=0.5)
 
 
 def test_one_text_is_not_taken_for_many_titles(describer: Describer):

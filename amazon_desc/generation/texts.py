@@ -36,7 +36,8 @@ class Description(NamedTuple):
     """A generated text; `num_tokens` does not count the end token, but what is trimmed off."""
 
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length"] | None
+    """None: it is still being written"""
     num_tokens: int
 
 

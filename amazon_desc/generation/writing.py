@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,9 @@ from amazon_desc.model.writing_plan import PREFILLED, WritingPlan
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from amazon_desc.generation.engine.slots import Slots
 
 
 class Writing(NamedTuple):
@@ -79,26 +81,86 @@ def write(
 def fused(
     model: PeftModel, prompts: Iterable[Prompt], writing: Writing, plan: WritingPlan, has_lora: bool
 ) -> Iterator[list[Text]]:
-    from amazon_desc.generation.engine.merged import merge
     from amazon_desc.generation.engine.queue import write as write_in_slots
+
+    slots = slots_of(model, writing, plan, has_lora)
+    return write_in_slots(slots, prompts, writing.settings.num_candidates)
+
+
+def slots_of(model: PeftModel, writing: Writing, plan: WritingPlan, has_lora: bool) -> Slots:
+    from amazon_desc.generation.engine.merged import merge
     from amazon_desc.generation.engine.slots import Slots
 
     settings, longest = writing.settings, writing.longest
     num_positions = longest + settings.max_new_tokens
     how = {"has_lora": has_lora, "is_dense": plan.is_merged}
     decoder = merge(model, writing.dtype, num_positions, **how)
-    slots = Slots(decoder, settings, plan.at_a_time, longest, writing.end_ids, PREFILLED)
-    return write_in_slots(slots, prompts, settings.num_candidates)
+    return Slots(decoder, settings, plan.at_a_time, longest, writing.end_ids, PREFILLED)
 
 
 def plain(
     model: PeftModel, prompts: Iterable[Prompt], writing: Writing, plan: WritingPlan, has_lora: bool
 ) -> Iterator[list[Text]]:
-    from amazon_desc.generation.plain.merged import merged
     from amazon_desc.generation.plain.writer import write as write_in_batches
 
-    network = merged(model, has_lora=has_lora) if plan.is_merged else model
-    with nullcontext() if has_lora or plan.is_merged else model.disable_adapter():
+    network = network_of(model, plan, has_lora)
+    with side_of(model, plan, has_lora):
         yield from write_in_batches(
             network, prompts, writing.settings, writing.end_ids, plan.at_a_time
         )
+
+
+def network_of(model: PeftModel, plan: WritingPlan, has_lora: bool) -> PreTrainedModel | PeftModel:
+    from amazon_desc.generation.plain.merged import merged
+
+    return merged(model, has_lora=has_lora) if plan.is_merged else model
+
+
+def side_of(model: PeftModel, plan: WritingPlan, has_lora: bool) -> AbstractContextManager[Any]:
+    return nullcontext() if has_lora or plan.is_merged else model.disable_adapter()
+
+
+class Streaming:
+    """Writes a text at a time, to be read while it grows, and keeps what it writes with.
+
+    Merging weights and capturing graphs take seconds. What `write` has for a prompt alone, with the
+    same plan, is what a text ends as.
+
+    Attributes:
+        plan: how it writes; of several candidates the first alone
+    """
+
+    def __init__(
+        self, model: PeftModel, writing: Writing, plan: WritingPlan, *, has_lora: bool = True
+    ) -> None:
+        self.model, self.writing, self.plan, self.has_lora = model, writing, plan, has_lora
+        is_fused = plan.engine == "fused"
+        self.slots = slots_of(model, writing, plan, has_lora) if is_fused else None
+        self.network = None if is_fused else network_of(model, plan, has_lora)
+
+    def writes(self, settings: DecodingSettings) -> bool:
+        """Returns whether what is kept is right for settings, too."""
+        mine = self.writing.settings
+        if self.plan.engine == "fused":  # its graphs hold them
+            return settings == mine
+        return (settings.num_beams > 1) == (mine.num_beams > 1)
+
+    def __call__(self, prompt: Prompt, settings: DecodingSettings) -> Iterator[Prediction]:
+        """Yields what is written for a prompt as it grows; the last one is whole."""
+        tokenizer, title = self.writing.tokenizer, prompt.title
+        for text, is_whole in self.texts(prompt, settings):
+            found = read(text, tokenizer, settings.trim and is_whole)
+            found = found if is_whole else found._replace(finish_reason=None)
+            yield Prediction(title, found, [], prompt.reference, prompt.is_shortened)
+
+    def texts(self, prompt: Prompt, settings: DecodingSettings) -> Iterator[tuple[Text, bool]]:
+        if self.slots is not None:
+            from amazon_desc.generation.engine.queue import stream as stream_in_slots
+
+            yield from stream_in_slots(self.slots, prompt)
+            return
+        from amazon_desc.generation.plain.writer import stream
+
+        assert self.network is not None
+        with side_of(self.model, self.plan, self.has_lora):
+            yield from stream(self.network, prompt, settings, self.writing.end_ids)

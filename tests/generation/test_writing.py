@@ -1,6 +1,7 @@
 """Predictions come in the titles' order, by any engine, with what they were written for."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.writing import Prediction, Writing, write
+from amazon_desc.generation.texts import whole_sentences
+from amazon_desc.generation.writing import Prediction, Streaming, Writing, write
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.model.writing_plan import WritingPlan
@@ -87,3 +89,62 @@ def test_a_stream_that_is_closed_reads_no_further(model, tokenizer, writing):
     next(found)
     found.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert len(read) == 8
+
+
+# Texts that are read while they grow
+
+WAYS = {
+    "greedily": DecodingSettings(12),
+    "drawn": DecodingSettings(12, temperature=1.0, seed=5, num_candidates=3),
+    "to a whole sentence": DecodingSettings(30, frequency_penalty=0, trim=True),
+}
+
+
+@pytest.mark.parametrize("has_lora", [True, False], ids=["tuned", "base"])
+@pytest.mark.parametrize("is_merged", [True, False], ids=["merged", "unmerged"])
+@pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS.keys())
+def test_a_text_grows_to_the_one_that_is_written(
+    model, tokenizer, writing, settings, is_merged, has_lora
+):
+    writing, plan = writing._replace(settings=settings), PLAIN._replace(is_merged=is_merged)
+    streaming = Streaming(model, writing, plan, has_lora=has_lora)
+    whole = []
+    for prompt in prompts(tokenizer):
+        *parts, last = streaming(prompt, settings)
+        assert {part.description.finish_reason for part in parts} == {None}
+        texts = [part.description.text for part in parts]
+        assert [part.description.num_tokens for part in parts] == list(range(1, len(parts) + 1))
+        assert all(later.startswith(text) for text, later in pairwise(texts))
+        assert len(set(texts)) > len(texts) // 2
+        assert last.description.text in (texts[-1], whole_sentences(texts[-1]))
+        whole.append(last)
+    expected = predictions(model, tokenizer, writing, plan, has_lora=has_lora)
+    assert whole == [found._replace(others=[]) for found in expected]
+
+
+def test_what_cannot_be_seen_growing_comes_whole(model, tokenizer, writing):
+    beams = writing._replace(settings=DecodingSettings(8, num_beams=3))
+    streaming = Streaming(model, beams, PLAIN)
+    (found,) = streaming(next(prompts(tokenizer)), beams.settings)
+    assert found == predictions(model, tokenizer, beams, PLAIN)[0]
+    assert streaming.writes(DecodingSettings(9, num_beams=2))
+    assert not streaming.writes(DecodingSettings(9))
+
+
+@pytest.mark.parametrize("is_merged", [True, False], ids=["merged", "unmerged"])
+def test_a_text_that_is_left_while_it_grows_leaves_the_model_as_it_was(
+    model, tokenizer, writing, is_merged
+):
+    plan = PLAIN._replace(is_merged=is_merged)
+    before = predictions(model, tokenizer, writing, plan)
+    attention = model.get_base_model().config._attn_implementation
+    model.train()
+    growing = Streaming(model, writing, plan, has_lora=False)(
+        next(prompts(tokenizer)), writing.settings
+    )
+    next(growing)
+    growing.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert model.training
+    assert model.get_base_model().config._attn_implementation == attention
+    model.eval()
+    assert predictions(model, tokenizer, writing, plan) == before

@@ -42,7 +42,7 @@ def export(run_program: Callable[..., Ended], run: Path) -> Callable[..., Ended]
 
 
 def prompts_of(run: Path) -> list[list[int]]:
-    module, data = opened(run, accelerator="cpu", precision="32-true")
+    _, data = opened(run, accelerator="cpu", precision="32-true")
     return [data.encoder.prompt_ids(title) for title in TITLES]
 
 

@@ -104,6 +104,23 @@ def write(slots: Slots, prompts: Iterable[Prompt], num_candidates: int = 1) -> I
         before = look
 
 
+@torch.inference_mode()
+def stream(slots: Slots, prompt: Prompt) -> Iterator[tuple[Text, bool]]:
+    """Yields the first candidate's text after each round, and whether it is whole.
+
+    The whole one is what `write` has for the prompt, with as many slots. One that is left before
+    its end leaves nothing behind: the next one begins in the same slot.
+    """
+    slots.begin([Begun(0, prompt.row, 0, prompt.ids)])
+    is_open = [slot == 0 for slot in range(slots.num_slots)]
+    while True:
+        slots.run()
+        if found := slots.take(slots.look(), is_open):
+            yield Text(found[0].ids, found[0].has_end), True
+            return
+        yield Text(slots.so_far(0), False), False
+
+
 def whole(texts: list[Text | None] | None) -> list[Text] | None:
     """Returns the texts of a prompt once they are all there."""
     if texts is None or None in texts:

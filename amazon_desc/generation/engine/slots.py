@@ -221,6 +221,10 @@ class Slots:
             found.append(Ended(slot, ids[: length - has_end], has_end))
         return found
 
+    def so_far(self, slot: int) -> list[int]:
+        """Returns what is written in a slot; waits for the card."""
+        return self.written[slot, : int(self.places[slot])].tolist()
+
 
 def captured(step: Callable[[], None], state: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
     """Captures a step as a CUDA graph, and leaves the state as it was.

@@ -1,13 +1,14 @@
 """One batch of texts, written to its end: a text that has ended leaves, the others go on.
 
-In come a transformers model in eval mode and prompts, out go texts in their order. Which token is
-next is decided in choosing.py; what texts are written together is decided in writer.py.
+In come a transformers model in eval mode and prompts, out go texts in their order, and on the way
+what is written of them. Which token is next is decided in choosing.py; what texts are written
+together is decided in writer.py.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 from itertools import takewhile
 from typing import Any
@@ -61,8 +62,10 @@ def write_batch(
     has_keys_upright: bool,
     is_exact: bool,
     is_stretched: bool,
-) -> list[list[Text]]:
+) -> Generator[Tensor, None, list[list[Text]]]:
     """Returns `num_candidates` texts of each prompt, none of them by beams.
+
+    Yields after each token what is written of those that go on: (B, T) int64.
 
     Args:
         is_exact: where rounding could change a token, take the one that its text has alone
@@ -95,6 +98,7 @@ def write_batch(
             new = leave(going, forward, has_ended, new)
             if not len(going):
                 break
+        yield going.written[:, : place + 1]
         ids = new[:, None]
     else:
         all_of_them = torch.ones_like(going.numbers, dtype=torch.bool)

@@ -8,11 +8,12 @@ are left to transformers' `generate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import DecodingSettings
@@ -48,15 +49,51 @@ def write(
     """
     waiting = iter(prompts)
     while window := list(islice(waiting, BATCHES_SORTED * batch_size)):
-        longest = max(len(prompt.ids) for prompt in window)
-        num_tokens = longest + PROMPT_WIDTH_STEP + settings.max_new_tokens
-        are_alike = is_stretched(base_of(model), num_tokens)
+        are_alike = have_to_be_alike(model, window, settings)
         texts: dict[int, list[Text]] = {}
         for numbers in batches([len(prompt.ids) for prompt in window], batch_size, are_alike):
             batch = [window[number] for number in numbers]
-            of_batch = written(model, batch, settings, end_ids, are_alike)
+            of_batch = last_of(written(model, batch, settings, end_ids, are_alike))
             texts |= zip(numbers, of_batch, strict=True)
         yield from (texts[number] for number in range(len(window)))
+
+
+def stream(
+    model: PreTrainedModel | PeftModel,
+    prompt: Prompt,
+    settings: DecodingSettings,
+    end_ids: Sequence[int],
+) -> Iterator[tuple[Text, bool]]:
+    """Yields the first candidate's text after each token, and whether it is whole.
+
+    5 6 7 and an end -> (5, False), (5 6, False), (5 6 7, False), (5 6 7, True)
+
+    The whole one is what `write` has for the prompt alone. Beams, and what `generate` writes, come
+    whole. While it is read the model is not as it was: close it before something else is done.
+    """
+    parts = written(model, [prompt], settings, end_ids, have_to_be_alike(model, [prompt], settings))
+    while True:
+        try:
+            so_far = next(parts)
+        except StopIteration as end:
+            yield end.value[0][0], True
+            return
+        yield Text(so_far[0].tolist(), False), False
+
+
+def have_to_be_alike(model: Any, window: Sequence[Prompt], settings: DecodingSettings) -> bool:
+    """Returns whether only prompts of one length may share a batch: positions are stretched."""
+    longest = max(len(prompt.ids) for prompt in window)
+    return is_stretched(base_of(model), longest + PROMPT_WIDTH_STEP + settings.max_new_tokens)
+
+
+def last_of(parts: Generator[Any, None, list[list[Text]]]) -> list[list[Text]]:
+    """Runs a generator to its end, and returns what it returns."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return end.value
 
 
 def batches(lengths: Sequence[int], batch_size: int, are_alike: bool) -> Iterator[list[int]]:
@@ -87,8 +124,11 @@ def written(
     settings: DecodingSettings,
     end_ids: Sequence[int],
     are_alike: bool,
-) -> list[list[Text]]:
-    """Returns the texts of one batch; if `are_alike`, no padding is before its prompts."""
+) -> Generator[Tensor, None, list[list[Text]]]:
+    """Returns the texts of one batch; if `are_alike`, no padding is before its prompts.
+
+    Yields after each token what is written of those that go on, where that can be seen.
+    """
     base = base_of(model)
     # stretched positions are others where a text is computed anew
     is_exact = base.dtype == torch.float32 and not are_alike
@@ -99,8 +139,10 @@ def written(
         name = for_writing(base, base.device)
         has_keys_upright = name == NAME
         with attending(base, name):
-            return write_batch(
-                base, prompts, settings, end_ids, has_keys_upright, is_exact, are_alike
+            return (
+                yield from write_batch(
+                    base, prompts, settings, end_ids, has_keys_upright, is_exact, are_alike
+                )
             )
 
 

@@ -6,7 +6,7 @@ import torch
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import DecodingSettings
-from amazon_desc.generation.writing import Writing, write
+from amazon_desc.generation.writing import Streaming, Writing, write
 from amazon_desc.model.writing_plan import WritingPlan
 from amazon_desc.support.resources import TINY_BASE
 from tests.conftest import slow_case
@@ -52,3 +52,25 @@ def test_texts_are_the_same(
     assert texts["fused"] == texts["plain"]
     assert [prediction.title for prediction in texts["fused"]] == ["0", "1", "2", "3"]
     assert len({prediction.description.text for prediction in texts["fused"]}) > 1
+
+
+@FLOAT32_ONLY
+def test_a_text_grows_to_the_same(monkeypatch: pytest.MonkeyPatch):
+    """By the fused engine; also after one that was left before its end."""
+    monkeypatch.setattr("amazon_desc.generation.writing.PREFILLED", 64)
+    torch.manual_seed(0)
+    model = with_lora(in_4_bits(base("llama", torch.float32)), 0.0).eval()
+    prompts = [Prompt(row, ids, str(row)) for row, ids in enumerate([[5, 6, 7, 8], [9, 10]])]
+    settings = DecodingSettings(7, frequency_penalty=2.0)
+    writing = Writing(settings, load_tokenizer(TINY_BASE), [2], 12, torch.float32)
+    fused, plain = (WritingPlan(name, "", 3, True, is_exact=True) for name in ("fused", "plain"))
+    streaming = Streaming(model, writing, fused)
+    next(streaming(prompts[1], settings))
+    for prompt in prompts:
+        *parts, whole = streaming(prompt, settings)
+        assert [whole] == list(write(model, [prompt], writing, plain))
+        numbers = [part.description.num_tokens for part in parts]
+        assert numbers == sorted(set(numbers)) != []
+        assert {part.description.finish_reason for part in parts} == {None}
+    assert streaming.writes(settings)
+    assert not streaming.writes(DecodingSettings(8, frequency_penalty=2.0))
