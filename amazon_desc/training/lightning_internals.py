@@ -102,10 +102,11 @@ class OptionsOnlyCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_core_arguments_to_parser(parser)
         for action in parser._actions:
-            kinds = get_args(getattr(action, "_typehint", None))
-            if int in kinds and float in kinds:  # some are lists, which no set takes
-                whole_first = sorted(kinds, key=lambda each: each is float)
-                action._typehint = reduce(or_, whole_first)  # pyright: ignore
+            kinds = list(get_args(getattr(action, "_typehint", None)))
+            if int in kinds and float in kinds[: kinds.index(int)]:
+                kinds.remove(int)
+                kinds.insert(kinds.index(float), int)
+                action._typehint = reduce(or_, kinds)  # pyright: ignore
 
 
 class SparingBar(TQDMProgressBar):
