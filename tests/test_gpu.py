@@ -13,6 +13,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import amazon_desc.training.module
+from amazon_desc import Describer
 from amazon_desc.cli import main
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
@@ -49,6 +50,11 @@ def test_it_learns_and_writes_on_the_card(
     titles.write_text("Teal Mug\nOak Lamp\n")
     main(["predict", *options, "--data.titles", str(titles)])
     assert len((run.predictions / "titles.txt.jsonl").read_text().splitlines()) == 2
+    describer = Describer.from_run(run.path, accelerator="gpu")
+    for has_lora in (True, False):
+        *parts, whole = describer.stream("Teal Mug", has_lora=has_lora)
+        assert parts
+        assert [whole] == describer.write([("Teal Mug", "")], describer.decoding, has_lora=has_lora)
 
 
 def test_the_four_bit_base_lies_on_the_card() -> None:

@@ -43,8 +43,7 @@ def push(source: Path | None, repo: str | None, *, is_public: bool, is_sure: boo
             f"--repo {repo}. Name the folder of an export, and a repository of your account."
         )
     files = files_to_push(source)
-    token = hub_token()
-    if not isinstance(token, str):
+    if not isinstance(hub_token(), str):
         raise UserError(
             "--to hub: wanted a token that may write, in the environment as HF_TOKEN; found none. "
             "Make one on huggingface.co/settings/tokens, and set HF_TOKEN."
@@ -54,7 +53,7 @@ def push(source: Path | None, repo: str | None, *, is_public: bool, is_sure: boo
         say("Nothing was uploaded.")
         return
     with refusals_in_a_sentence(repo):
-        upload(source, files, repo, token, is_public)
+        upload(source, files, repo, is_public)
 
 
 def files_to_push(source: Path) -> list[str]:
@@ -100,10 +99,10 @@ def is_agreed() -> bool:
     return input("Upload them? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def upload(source: Path, files: list[str], repo: str, token: str, is_public: bool) -> None:
+def upload(source: Path, files: list[str], repo: str, is_public: bool) -> None:
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    api = HfApi(token=token)
+    api = HfApi(token=hub_token())
     api.create_repo(repo, private=not is_public, exist_ok=True)
     refuse_other_contents(api.model_info(repo), files, repo, is_public)
     additions = [CommitOperationAdd(name, str(source / name)) for name in files]

@@ -237,7 +237,7 @@ def refuse_other_embeddings(model: PreTrainedModel, folder: Path, here: Translat
                 raise UserError(
                     f"adapter {folder}: wanted matrices of LoRA on the base as it is, found "
                     f"another {which} of {len(found)} rows in {ADAPTER_WEIGHTS}; the base's has "
-                    f" {len(own)}. Its vocabulary was enlarged or trained. {MERGE}"
+                    f"{len(own)}. Its vocabulary was enlarged or trained. {MERGE}"
                 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import amazon_desc.model.machine
 import amazon_desc.run.options.micro_batch
@@ -67,7 +67,8 @@ def test_the_device_is_that_of_the_trainer(
 
 
 def test_an_adapter_brings_its_rank_and_kind(tmp_path: Path):
-    (tmp_path / ADAPTER_WEIGHTS).touch()
+    matrix = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({matrix: torch.zeros(64, 128)}, tmp_path / ADAPTER_WEIGHTS)
     config = {"peft_type": "LORA", "r": 64, "target_modules": ["q_proj"]}
 
     def found() -> LoraSettings:

@@ -72,7 +72,7 @@ def write_gguf(
     """
     layout = Layout(config, tokenizer_folder, kind, facts, encoder)
     with replacing_file(file) as temporary:
-        start = write_head(layout.writer(), temporary)
+        start = write_head(layout.gguf_writer(), temporary)
         with temporary.open("r+b") as out:
             out.truncate(start + layout.num_bytes)
             left = dict(layout.places)
@@ -103,7 +103,7 @@ def gguf_bytes(
     """Returns the size in bytes that `write_gguf` would give the file; no weights are needed."""
     layout = Layout(config, tokenizer_folder, kind, facts, encoder)
     with tempfile.TemporaryDirectory() as folder:
-        return write_head(layout.writer(), Path(folder) / "head.gguf") + layout.num_bytes
+        return write_head(layout.gguf_writer(), Path(folder) / "head.gguf") + layout.num_bytes
 
 
 class Layout:
@@ -136,7 +136,7 @@ class Layout:
         self.places = dict(zip(targets, places, strict=True))
         self.num_bytes = bytes_of(places)
 
-    def writer(self) -> Any:
+    def gguf_writer(self) -> Any:
         """Returns a writer that knows all but the weights."""
         gguf = gguf_package()
         writer = gguf.GGUFWriter(None, self.arch)
