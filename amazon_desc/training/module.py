@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -27,8 +28,10 @@ from amazon_desc.model.backbone import Quantization
 from amazon_desc.model.execution import execute, machine_with
 from amazon_desc.model.identity import Identity, check_identity
 from amazon_desc.model.loss import target_loss
+from amazon_desc.model.overflow import overflows
 from amazon_desc.model.plan import Kernels, Plan, Task, plan, task_of
 from amazon_desc.model.recomputation import RecomputeOption
+from amazon_desc.model.suitability import read_config
 from amazon_desc.model.writing_plan import EngineOption
 from amazon_desc.support.hub import Backbone, find_adapter, find_backbone
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
@@ -138,6 +141,12 @@ class DescriptionModule(WritingModule):
     def fingerprints(self) -> bases.Fingerprints:
         """Of the base's files as they were first read: what replaces them later is not trained."""
         return bases.fingerprints(self.base.folder)
+
+    @property
+    def card_dtype(self) -> torch.dtype:
+        """What programs without this package should compute in, where float16 would overflow."""
+        config = read_config(self.base).get_text_config(decoder=True)
+        return torch.float32 if overflows(config, self.compute_dtype) else self.compute_dtype
 
     @property
     def adapter_folder(self) -> Path | None:

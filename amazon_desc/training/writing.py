@@ -18,7 +18,6 @@ from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.writing import Prediction, Writing, write
 from amazon_desc.model.execution import machine_with
 from amazon_desc.model.machine import dtype_of
-from amazon_desc.model.overflow import overflows
 from amazon_desc.model.plan import Task
 from amazon_desc.model.writing_plan import Engine, EngineOption, Texts, WritingPlan, plan_writing
 from amazon_desc.training.stepping import SteppingModule
@@ -44,14 +43,6 @@ class WritingModule(SteppingModule):
     @property
     def compute_dtype(self) -> torch.dtype:
         return dtype_of(self.trainer.precision)
-
-    @property
-    def card_dtype(self) -> torch.dtype:
-        """What programs without this package should compute in: all of it in float32 where float16
-        alone would overflow.
-        """
-        is_too_small = overflows(self.network.get_base_model().config, self.compute_dtype)
-        return torch.float32 if is_too_small else self.compute_dtype
 
     def end_ids(self) -> list[int]:
         """Returns the tokens that end a description: the one that is trained first."""

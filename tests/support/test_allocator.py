@@ -41,7 +41,7 @@ def test_a_base_in_4_bits_takes_what_is_left_of_it(tmp_path: Path):
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     read = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
     assert read > 110_000_000
-    assert 30_000_000 < int(done.stdout.split()[-1]) < 0.7 * read
+    assert 30_000_000 < int(done.stdout.split()[-1]) < 0.95 * read
 
 
 def test_blocks_are_as_good_while_they_are_freed_at_once():
