@@ -8,7 +8,6 @@ end tokens, tokenizer and card. Merged in float32 and cast last. A Gemma is its 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -91,7 +90,7 @@ def parts_of_whole(base: Backbone, weights: list[Weight], dtype: torch.dtype) ->
     for file in weight_files_of(base):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (it is no dictionary)
-                if (weight := tuned.pop(text_name(name, part.key_mapping), None)) is not None:
+                if (weight := tuned.pop(part.text_name(name), None)) is not None:
                     yield Part(name, weight.shape, dtype, weight.make)
                     continue
                 found = opened.get_slice(name)
@@ -106,15 +105,6 @@ def parts_of_whole(base: Backbone, weights: list[Weight], dtype: torch.dtype) ->
 
 def weight_files_of(base: Backbone) -> list[Path]:
     return weight_files(weights_folder(base))
-
-
-def text_name(name: str, key_mapping: dict[str, str]) -> str:
-    """Returns what a weight of the whole model is called in the text model alone."""
-    for pattern, replacement in key_mapping.items():
-        renamed, num = re.subn(pattern, replacement, name)
-        if num:
-            return renamed
-    return name.removeprefix("language_model.") if name.endswith("lm_head.weight") else name
 
 
 def read_tensor(file: Path, name: str) -> Tensor:

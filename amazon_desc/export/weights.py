@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from amazon_desc.generation.plain.merged import is_wrapper
 from amazon_desc.model.merging import base_layer_of, is_mergeable, is_transposed, merged_weight
+from amazon_desc.model.overflow import is_in_4_bits
 from amazon_desc.support.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,8 +120,7 @@ def as_float32(tensor: Tensor) -> Tensor:
 
 def is_foreign(module: Any) -> bool:
     """Whether a module is none of transformers' own: of PEFT, or of bitsandbytes."""
-    is_wrapper = hasattr(module, "base_layer") or hasattr(module, "original_module")
-    return is_wrapper or hasattr(getattr(module, "weight", None), "quant_state")
+    return is_wrapper(module) or is_in_4_bits(module)
 
 
 def extra_of(layer: Any) -> str:

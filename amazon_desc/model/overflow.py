@@ -96,7 +96,8 @@ def is_frozen_half(layer: nn.Linear) -> bool:
 
 
 def is_in_4_bits(layer: Any) -> bool:
-    return hasattr(layer.weight, "quant_state")
+    """Whether bitsandbytes keeps the weight of a layer, if it has one, in 4 bits."""
+    return hasattr(getattr(layer, "weight", None), "quant_state")
 
 
 def own_precision(base: Any, device: torch.device) -> AbstractContextManager[Any]:

@@ -145,8 +145,9 @@ class DescriptionModule(WritingModule):
     @property
     def card_dtype(self) -> torch.dtype:
         """What programs without this package should compute in, where float16 would overflow."""
-        config = read_config(self.base).get_text_config(decoder=True)
-        return torch.float32 if overflows(config, self.compute_dtype) else self.compute_dtype
+        whole = self.network.get_base_model().config if self.network else read_config(self.base)
+        is_too_small = overflows(whole.get_text_config(decoder=True), self.compute_dtype)
+        return torch.float32 if is_too_small else self.compute_dtype
 
     @property
     def adapter_folder(self) -> Path | None:

@@ -26,14 +26,13 @@ from amazon_desc.export.gguf.places import (
     write_tensor,
 )
 from amazon_desc.export.gguf.quantizing import ADAPTER_KINDS, check_kind, file_type
+from amazon_desc.model.families import FAMILIES
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.files import read_json, replacing_file
 from amazon_desc.support.layouts import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from amazon_desc.support.printing import say
 
 MATRIX = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-# What the names of a text part begin with in the published model, older and newer.
-OF_PUBLISHED = ("model.language_model.", "language_model.model.")
 # Settings of PEFT that make another thing of LoRA than the product of two matrices.
 MORE_THAN_LORA = (
     *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters"),
@@ -150,10 +149,8 @@ def name_in_text_model(name: str) -> str:
 
     model.language_model.layers.0.mlp.up_proj -> model.layers.0.mlp.up_proj
     """
-    for prefix in OF_PUBLISHED:
-        if name.startswith(prefix):
-            return "model." + name.removeprefix(prefix)
-    return name
+    parts = (family.text_part for family in FAMILIES.values())
+    return next((part.text_name(name) for part in parts if part and part.is_published(name)), name)
 
 
 def by_number(item: tuple[str, Any]) -> list[Any]:

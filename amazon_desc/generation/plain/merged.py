@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from amazon_desc.model.merging import base_layer_of, is_lora, is_mergeable, merged_weight
-from amazon_desc.model.overflow import compute_safely
+from amazon_desc.model.overflow import compute_safely, is_in_4_bits
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -68,10 +68,6 @@ def foreign_parts(module: nn.Module) -> Iterator[nn.Module]:
 
 def is_wrapper(part: nn.Module) -> bool:
     return hasattr(part, "base_layer") or hasattr(part, "original_module")
-
-
-def is_in_4_bits(layer: Any) -> bool:
-    return hasattr(getattr(layer, "weight", None), "quant_state")
 
 
 def is_made_dense(part: nn.Module, has_lora: bool) -> bool:
