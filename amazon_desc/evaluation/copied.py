@@ -162,10 +162,29 @@ class _Search:
             token = ids[hits[lasts] + 1 + place]
             num_words += self.begins_word[token]
             num_characters += self.num_characters[token]
-        # The words beside: back to the token that begins one, on to before the next that does.
+        lowest, highest = offsets[examples] + prompts[examples], offsets[examples + 1]
+        starts, ends, beside = self.with_words_beside(ids, starts, ends, lowest, highest)
+        num_characters += beside
+        # The first word of a text may have tokens of its own, so it may be one word less.
+        is_long = (num_characters >= NUM_CHARACTERS) | (num_words >= NUM_WORDS - 1)
+        return np.stack([starts, ends], axis=1)[is_long]
+
+    def with_words_beside(
+        self,
+        ids: np.ndarray,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        lowest: np.ndarray,
+        highest: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns new starts and ends of runs, each moved over a word, but not out of lowest to
+        highest; and by how many characters the runs are longer.
+
+        The start goes back to a token that begins a word, the end on to before the next that does.
+        """
+        num_characters = np.zeros(len(starts), np.int64)
         is_open = np.ones(len(starts), np.bool_)
         is_after = np.ones(len(ends), np.bool_)
-        lowest, highest = offsets[examples] + prompts[examples], offsets[examples + 1]
         for step in range(WORD_TOKENS):
             is_open &= starts > lowest
             starts = starts - is_open
@@ -177,9 +196,7 @@ class _Search:
                 is_after &= ~self.begins_word[token]
             num_characters += is_after * self.num_characters[token]
             ends = ends + is_after
-        # The first word of a text may have tokens of its own, so it may be one word less.
-        is_long = (num_characters >= NUM_CHARACTERS) | (num_words >= NUM_WORDS - 1)
-        return np.stack([starts, ends], axis=1)[is_long]
+        return starts, ends, num_characters
 
 
 def hashes_of_runs(ids: np.ndarray) -> np.ndarray:

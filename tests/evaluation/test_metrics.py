@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,23 @@ def test_rouge_is_the_mean_f1_of_rouge_score(seed: int) -> None:
         ]
         assert 0 < found[key] < 1
         assert found[key] == pytest.approx(sum(each) / 25, abs=1e-14)
+
+
+@pytest.mark.real
+def test_scores_of_real_texts_are_the_libraries(real_products) -> None:
+    """Each description beside that of the next product, with words of its own."""
+    references = [product.description[:400] for product in real_products[:60]]
+    predictions = [f"{own[:150]} {other[:250]}" for own, other in pairwise(references)]
+    references.pop()
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    pairs = zip(references, predictions, strict=True)
+    each = [scorer.score(*pair) for pair in pairs]
+    expected = {key: sum(of[key].fmeasure for of in each) / 59 for key in each[0]}
+    expected["bleu"] = sacrebleu.corpus_bleu(predictions, [references]).score
+    expected["chrf"] = sacrebleu.corpus_chrf(predictions, [references]).score
+    found = score_texts(predictions, references)
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-9)
+    assert 0.1 < found["rouge2"] < 0.9
 
 
 @pytest.mark.parametrize("sizes", [[40], [1] * 40, [7, 0, 13, 20], [39, 1]])
