@@ -3,7 +3,7 @@
     python scripts/score.py predictions.jsonl references.jsonl
 
 In: predictions as `amazon_desc predict` writes them, in any of its forms, and products in any file
-that `amazon_desc` trains on. Out: ROUGE and BLEU on the screen, through `evaluate`. References are
+that `amazon_desc` trains on. Out: scores on the screen, each with its 95 % interval. References are
 cleaned like the training data, since the model learnt that text; predictions stay as they are.
 """
 
@@ -12,15 +12,24 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from amazon_desc.data.cleaning.cleaner import Cleaner, normalize_title
+from amazon_desc.data.reading.formats import read_records
 from amazon_desc.data.reading.records import Fault, Product, read_products
-from amazon_desc.evaluation.metrics import DESCRIPTION_SCORES
+from amazon_desc.evaluation.metrics import count
 from amazon_desc.run.predicting.forms import as_it_was
 from amazon_desc.support.errors import DataError, UserError
 
 # What predict reads and writes is cleaned by the rules that all have as a default.
 CLEANER = Cleaner()
+
+
+class Pair(NamedTuple):
+    """A prediction as it was read, and the text that it is scored against."""
+
+    prediction: Product
+    reference: str
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{options.predictions}: none of its {len(predictions)} titles has a description "
                 f"in {options.references}. Give the file that the titles were taken from."
             )
-        print_scores(pairs, num_left_out=len(predictions) - len(pairs))
+        has_ended = read_endings(options.predictions, pairs)
+        print_scores(pairs, has_ended, num_left_out=len(predictions) - len(pairs))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -73,6 +83,17 @@ def read_predictions(path: Path) -> list[Product]:
     return products
 
 
+def read_endings(path: Path, pairs: Sequence[Pair]) -> list[bool] | None:
+    """Returns which of the texts ended by themselves; None if their records do not all tell."""
+    reasons = {
+        record.place: record.values["finish_reason"]
+        for record in read_records(path, ["title", "description"], others=["finish_reason"])
+        if not isinstance(record, Fault) and record.values.get("finish_reason")
+    }
+    found = [reasons.get(pair.prediction.place) for pair in pairs]
+    return None if None in found else [reason == "stop" for reason in found]
+
+
 def read_references(
     path: Path, title_column: str = "title", description_column: str | None = None
 ) -> Iterator[Product | Fault]:
@@ -88,10 +109,8 @@ def read_references(
             raise error from None
 
 
-def join(
-    predictions: Sequence[Product], references: Iterable[Product | Fault]
-) -> list[tuple[str, str]]:
-    """Returns (prediction, reference) texts, in order, of the predictions that have a reference.
+def join(predictions: Sequence[Product], references: Iterable[Product | Fault]) -> list[Pair]:
+    """Returns, in order, the predictions that have a reference, with it.
 
     The n-th prediction for a title gets the n-th description of that title, so files with the same
     titles in the same order are joined row by row. Case, white space and entities do not tell
@@ -114,7 +133,7 @@ def join(
     for key, product in zip(keys, predictions, strict=True):
         reference = next(waiting.get(key, iter(())), None)
         if reference is not None:
-            pairs.append((product.description, reference))
+            pairs.append(Pair(product, reference))
     return pairs
 
 
@@ -122,23 +141,21 @@ def title_key(title: str) -> str:
     return normalize_title(CLEANER.text(title))
 
 
-def print_scores(pairs: Sequence[tuple[str, str]], num_left_out: int) -> None:
-    import evaluate  # late: it takes seconds, and wrong files should be told at once
-
-    try:
-        metric = evaluate.load(str(DESCRIPTION_SCORES), keep_in_memory=True)
-    except OSError as error:
-        raise UserError(
-            f"evaluate needs a cache folder that it may write to: {error}. "
-            "Set HF_HOME to a folder where you may write."
-        ) from error
-    predictions, references = map(list, zip(*pairs, strict=True))
-    print(f"texts     {len(pairs)}")
+def print_scores(
+    pairs: Sequence[Pair], has_ended: Sequence[bool] | None, num_left_out: int
+) -> None:
+    """Prints a line for each score: its name, its value and its interval."""
+    print(f"texts         {len(pairs):>8}")
     if num_left_out:
-        print(f"left out  {num_left_out} (titles without a description in the references)")
-    scores = metric.compute(predictions=predictions, references=references) or {}
-    for name, value in scores.items():
-        print(f"{name:<8}  {value:.4f}")
+        print(f"left out      {num_left_out:>8}  (titles without a description in the references)")
+    counted = count(
+        [pair.prediction.description for pair in pairs],
+        [pair.reference for pair in pairs],
+        [CLEANER.text(pair.prediction.title) for pair in pairs],
+        has_ended,
+    )
+    for name, (value, low, high) in counted.intervals().items():
+        print(f"{name:<12}  {value:8.4f}  95 % {low:.4f} to {high:.4f}")
 
 
 if __name__ == "__main__":

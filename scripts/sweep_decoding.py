@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from sacrebleu import corpus_chrf
 
 from amazon_desc.data.loading.prompts import Pairs
 from amazon_desc.describer import Describer
 from amazon_desc.evaluation.metrics import score_texts
-from amazon_desc.evaluation.repetition import distinct, share_of_loops
+from amazon_desc.evaluation.repetition import share_of_loops
+from amazon_desc.evaluation.variety import distinct
 from amazon_desc.generation.decoding import GREEDY, DecodingSettings
 from amazon_desc.generation.texts import Description
 from amazon_desc.run.failures import errors_in_a_sentence
@@ -131,11 +131,8 @@ def line_of(
     ends = sum(description.finish_reason == "stop" for description in written) / len(written)
     scores = score_texts(texts, references)
     of_texts = line_of_references(texts)
-    return replace(
-        of_texts,
-        **{"name": name, "ends": ends, "seconds": seconds, **scores},
-        chrf=corpus_chrf(texts, [list(references)]).score,
-    )
+    shown = {key: scores[key] for key in ("rouge1", "rougeL", "bleu", "chrf")}
+    return replace(of_texts, **{"name": name, "ends": ends, "seconds": seconds, **shown})
 
 
 HEADING = (

@@ -48,7 +48,9 @@ ORDER = """
     generation.engine.ngrams generation.engine.drawing generation.engine.slots
     generation.engine.queue
     generation.writing
-    evaluation.metrics evaluation.repetition evaluation.summary
+    evaluation.repetition evaluation.facts evaluation.variety evaluation.counts evaluation.scores
+    evaluation.intervals evaluation.counted evaluation.metrics evaluation.copied
+    evaluation.summary
     evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring

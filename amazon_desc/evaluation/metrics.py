@@ -1,194 +1,230 @@
-"""Scores of texts and of the loss, kept as sums and counts.
+"""Scores of texts and of the loss, kept as a row of numbers for each text and each example.
 
-In: written descriptions beside the real ones, or the loss of a batch beside its number of targets.
-Out: plain numbers. States add up over batches and ranks (`dist_reduce_fx="sum"`), so a score never
-is a mean of means. Nothing here reads a file or the network, and no text is cleaned: both sides
-are scored as they come. How ROUGE and BLEU are computed is left to `rouge_score` and `sacrebleu`.
+In: written descriptions beside the real ones, or losses beside their numbers of targets. Out: plain
+numbers, and what was counted, for intervals and comparisons (counted.py). States of several batches
+and ranks are joined, so a score never is a mean of means. Nothing here reads a file or the network,
+and no text is cleaned: both sides are scored as they come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from amazon_desc.evaluation.counted import CountedLosses, CountedTexts
+from amazon_desc.evaluation.counts import NUM_COLUMNS, count_texts
+from amazon_desc.evaluation.variety import Runs, ngram_ids
 from amazon_desc.support.errors import UserError
-
-if TYPE_CHECKING:
-    from rouge_score.rouge_scorer import RougeScorer
-    from sacrebleu.metrics.bleu import BLEU
 
 DESCRIPTION_SCORES = Path(__file__).resolve().parent / "description_scores"
 """The same scores for the `evaluate` library: `evaluate.load(str(DESCRIPTION_SCORES))`."""
 
-_ROUGE_KEYS = ("rouge1", "rougeL")
-_MAX_NGRAM = 4
+_RUNS = (1, 2)  # words of a run, of distinct-1 and distinct-2
+
+# States are whole numbers, those of fractions their bits: a LightningModule that is cast to bf16 as
+# a whole casts the floating-point states of its metrics with it, but not these.
 
 
 class TextScores(Metric):
-    """ROUGE-1, ROUGE-L and BLEU of predictions, each against one reference.
+    """The scores of predictions, each against one reference; README.md says what each is.
 
-    - `rouge1`, `rougeL`: mean F1 of a text, 0 to 1, of `rouge_score` with the Porter stemmer
-      (Lin 2004, https://aclanthology.org/W04-1013). It knows ASCII letters and digits only, so a
-      text without any scores 0, even against itself.
-    - `bleu`: 0 to 100, exactly `sacrebleu.corpus_bleu(predictions, [references]).score`, all its
-      defaults included: 13a tokens, exponential smoothing (Post 2018,
-      https://aclanthology.org/W18-6319). BLEU belongs to a corpus: it is no mean over texts.
+    - `rouge1`, `rouge2`, `rougeL`: mean F1 of a text, 0 to 1, of `rouge_score` with the Porter
+      stemmer (Lin 2004, https://aclanthology.org/W04-1013). It knows ASCII letters and digits only,
+      so a text without any scores 0, even against itself.
+    - `bleu`, `chrf`: 0 to 100, exactly `sacrebleu.corpus_bleu(predictions, [references]).score` and
+      `sacrebleu.corpus_chrf`'s, all defaults included: 13a tokens, exponential smoothing (Post
+      2018, https://aclanthology.org/W18-6319; Popovic 2015, https://aclanthology.org/W15-3049).
+      They belong to a corpus: they are no means over texts.
 
     An empty prediction is a prediction and scores 0 in ROUGE.
     """
 
     full_state_update = False
     is_differentiable = False
-    higher_is_better = True
 
-    rouge_sums: Tensor
-    num_texts: Tensor
-    ngram_matches: Tensor
-    ngram_totals: Tensor
-    num_words: Tensor
+    rows: list[Tensor]
+    num_runs: list[Tensor]
+    words: list[Tensor]
+    pairs_of_words: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        for name in ("rows", "num_runs", "words", "pairs_of_words"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
-        def add_sum(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-            self.add_state(name, default=torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+    def update(
+        self,
+        titles: Sequence[str] | None,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        has_ended: Sequence[bool] | None,
+        is_copied: Sequence[bool] | None = None,
+    ) -> None:
+        """Adds texts; the n-th prediction belongs to the n-th of all others. None at all is fine.
 
-        add_sum("rouge_sums", (len(_ROUGE_KEYS),), torch.float64)
-        add_sum("num_texts", (), torch.int64)
-        add_sum("ngram_matches", (_MAX_NGRAM,), torch.int64)
-        add_sum("ngram_totals", (_MAX_NGRAM,), torch.int64)
-        add_sum("num_words", (2,), torch.int64)  # of the predictions, of the references
-
-    def update(self, predictions: list[str], references: list[str]) -> None:
-        """Adds texts; the n-th prediction belongs to the n-th reference. None at all is fine.
+        Args:
+            titles: None: not known, and without scores that need them
+            has_ended: whether each text ended by itself; None: not known
+            is_copied: whether each is copied from what was trained on; None: not known
 
         Raises:
-            ValueError: if there are not as many predictions as references.
+            ValueError: if there are not as many of one as of the others.
         """
         if len(predictions) != len(references):
             raise ValueError(
                 f"{len(predictions)} predictions but {len(references)} references: "
                 "every prediction needs the one reference it is scored against."
             )
-        if not predictions:
-            return
-        rouge = [_rouge_f1(*pair) for pair in zip(predictions, references, strict=True)]
-        bleu = _bleu().corpus_score(predictions, [references])
-        # `double()`: a LightningModule that is cast to bf16 as a whole casts its metrics with it,
-        # and a sum in bf16 stops growing after a few hundred texts.
-        self.rouge_sums = self.rouge_sums.double() + self._tensor(rouge, torch.float64).sum(0)
-        self.num_texts = self.num_texts + len(predictions)
-        self.ngram_matches = self.ngram_matches + self._tensor(bleu.counts, torch.int64)
-        self.ngram_totals = self.ngram_totals + self._tensor(bleu.totals, torch.int64)
-        self.num_words = self.num_words + self._tensor([bleu.sys_len, bleu.ref_len], torch.int64)
+        if titles is not None and len(titles) != len(predictions):
+            raise ValueError(f"{len(predictions)} predictions but {len(titles)} titles.")
+        rows = count_texts(predictions, references, titles, has_ended, is_copied)
+        self.rows.append(self._tensor(rows.view(np.int64)))
+        runs = [Runs.of([ngram_ids(text, size) for text in predictions]) for size in _RUNS]
+        self.num_runs.append(self._tensor(np.stack([of.lengths for of in runs], axis=1)))
+        self.words.append(self._tensor(runs[0].ids))
+        self.pairs_of_words.append(self._tensor(runs[1].ids))
 
     def compute(self) -> dict[str, float]:
-        """Returns `rouge1` and `rougeL` (0 to 1) and `bleu` (0 to 100) of all texts so far.
+        """Returns the scores of all texts so far, but those of which something was not known.
 
         Raises:
             UserError: if there were no texts. No number would be honest: NaN is dropped from
                 charts without a word, and 0 looks like a bad model.
         """
-        num_texts = int(self.num_texts)
-        if num_texts == 0:
+        counted = self.counted()
+        if not len(counted):
             raise UserError(
                 "Scores of texts: wanted at least one prediction with its reference, found none. "
                 "Give a data set that is not empty, or do not ask for scores."
             )
-        rouge = (self.rouge_sums.double() / num_texts).tolist()
-        num_predicted, num_expected = self.num_words.tolist()
-        bleu = _bleu().compute_bleu(
-            self.ngram_matches.tolist(),
-            self.ngram_totals.tolist(),
-            num_predicted,
-            num_expected,
-            smooth_method="exp",
-        )
-        return {**dict(zip(_ROUGE_KEYS, rouge, strict=True)), "bleu": float(bleu.score)}
+        return counted.scores()
 
-    def _tensor(self, values: Sequence[Any], dtype: torch.dtype) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=self.num_texts.device)
+    def counted(self) -> CountedTexts:
+        """Returns what was counted in all texts so far (of this rank, outside of compute)."""
+        rows = _joined(self.rows).view(np.float64).reshape(-1, NUM_COLUMNS)
+        num_runs = _joined(self.num_runs).reshape(-1, len(_RUNS))
+        ids = (_joined(self.words), _joined(self.pairs_of_words))
+        return CountedTexts(rows, (Runs(ids[0], num_runs[:, 0]), Runs(ids[1], num_runs[:, 1])))
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
 
 class TargetLoss(Metric):
     """Mean loss of a target token (nats), and its perplexity, over everything seen.
 
-    Batches hold different numbers of targets, so a mean of their means would be wrong; this sums
-    losses and targets apart: update(6.0, 2) and update(2.0, 6) give a loss of 8 / 8 = 1.0 (their
-    means 3.0 and 0.33 would give 1.67) and a perplexity of e = 2.718.
+    Examples have different numbers of targets, so a mean of their means would be wrong; this keeps
+    losses and targets apart: sums of 6.0 and 2.0 over 2 and 6 targets are a loss of 8 / 8 = 1.0
+    (their means 3.0 and 0.33 would give 1.67) and a perplexity of e = 2.718.
     """
 
     full_state_update = False
     is_differentiable = False
     higher_is_better = False
 
-    loss_sum: Tensor
-    num_targets: Tensor
+    loss_sums: list[Tensor]
+    num_targets: list[Tensor]
+    num_right: list[Tensor]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name, dtype in (("loss_sum", torch.float64), ("num_targets", torch.int64)):
-            self.add_state(name, default=torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        for name in ("loss_sums", "num_targets", "num_right"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def update(self, loss_sum: Tensor, num_targets: int | Tensor) -> None:
-        """Adds a batch: the sum (no mean) of its targets' losses in nats, a 0-d tensor on any
-        device, and the number of its targets. Does not wait for the device."""
-        device = self.num_targets.device
-        self.loss_sum = self.loss_sum.double() + loss_sum.detach().to(device, torch.float64)
-        self.num_targets = self.num_targets + torch.as_tensor(num_targets).to(device, torch.int64)
+    def update(
+        self,
+        loss_sums: Tensor,
+        num_targets: int | Tensor,
+        num_right: int | Tensor | None = None,
+    ) -> None:
+        """Adds examples, or the sum of a batch as if it was one. Does not wait for the device.
+
+        Args:
+            loss_sums: (E,) or of one (), on any device: the sum (no mean) of its targets' losses
+            num_targets: (E,) or (): how many targets it has
+            num_right: (E,) or (): how many of them are the model's first choice; None: not known
+        """
+        sums = loss_sums.detach().to(self.device, torch.float64).reshape(-1)
+        self.loss_sums.append(sums.view(torch.int64))
+        self.num_targets.append(self._numbers(num_targets, len(sums)))
+        self.num_right.append(self._numbers(-1 if num_right is None else num_right, len(sums)))
+
+    def _numbers(self, numbers: int | Tensor, num_examples: int) -> Tensor:
+        found = torch.as_tensor(numbers).detach().to(self.device, torch.int64).reshape(-1)
+        return found.expand(num_examples)
 
     def compute(self) -> dict[str, float]:
-        """Returns `loss` (nats per target token) and `perplexity` (exp(loss), at least 1).
+        """Returns `loss` (nats per target token), `perplexity` (exp(loss), at least 1) and, if all
+        examples came with it, `accuracy` (share of the targets that are the first choice, 0 to 1).
 
         A loss above 709 has the perplexity `inf`; a NaN stays a NaN in both.
 
         Raises:
             UserError: if no token was a target.
         """
-        if int(self.num_targets) == 0:
+        if self.total_targets == 0:
             raise UserError(
                 "Loss of the descriptions: wanted at least one target token, found none. "
                 "Give a data set that is not empty and whose descriptions are not."
             )
-        loss = self.loss_sum.double() / self.num_targets
-        return {"loss": loss.item(), "perplexity": loss.exp().item()}
+        return self.counted().scores()
+
+    def counted(self) -> CountedLosses:
+        """Returns the losses of all examples so far (of this rank, outside of compute)."""
+        sums = _joined(self.loss_sums).view(np.float64)
+        num_right = _joined(self.num_right).astype(np.float64)
+        num_right[num_right < 0] = np.nan
+        return CountedLosses(np.stack([sums, _joined(self.num_targets), num_right], axis=1))
+
+    @property
+    def total_targets(self) -> int:
+        """How many targets there were so far."""
+        return int(_joined(self.num_targets).sum())
 
 
-def score_texts(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def count(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    titles: Sequence[str] | None = None,
+    has_ended: Sequence[bool] | None = None,
+) -> CountedTexts:
+    """Returns what is counted in `predictions` against `references`, one reference each.
+
+    Raises:
+        ValueError: if the numbers of texts differ.
+    """
+    scores = TextScores(sync_on_compute=False)
+    scores.update(titles, list(predictions), list(references), has_ended)
+    return scores.counted()
+
+
+def score_texts(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    titles: Sequence[str] | None = None,
+    has_ended: Sequence[bool] | None = None,
+) -> dict[str, float]:
     """Returns the `TextScores` of `predictions` against `references`, one reference each.
 
+    Without titles there is no `invented` and no `title_words`, without has_ended no `ended`.
     Scores just these texts: in a run on several ranks it waits for no other rank.
 
     Raises:
         ValueError: if the numbers of texts differ, or (as `UserError`) are zero.
     """
     scores = TextScores(sync_on_compute=False)
-    scores.update(list(predictions), list(references))
+    scores.update(titles, list(predictions), list(references), has_ended)
     return scores.compute()
 
 
-def _rouge_f1(prediction: str, reference: str) -> list[float]:
-    scores = _rouge().score(target=reference, prediction=prediction)
-    return [float(scores[key].fmeasure) for key in _ROUGE_KEYS]
-
-
-# Imported late: the two cost more than half a second, and building the command line needs neither.
-@cache
-def _rouge() -> RougeScorer:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(list(_ROUGE_KEYS), use_stemmer=True)
-
-
-@cache
-def _bleu() -> BLEU:
-    from sacrebleu.metrics.bleu import BLEU
-
-    # `force` changes no number; it silences a warning about tokenized text, once a batch.
-    return BLEU(force=True)
+def _joined(parts: Tensor | list[Tensor]) -> np.ndarray:
+    """Returns a state as one array: a list of tensors or, joined with other ranks', a tensor."""
+    if isinstance(parts, Tensor):
+        return parts.cpu().numpy()
+    return torch.cat(parts).cpu().numpy() if parts else np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""How much texts repeat: themselves, and each other.
+"""How much texts repeat themselves.
 
 In come texts, out come plain shares from 0 to 1. A word is what stands between white space, as it
 is written. No references are needed: references have shares of their own to compare with.
@@ -28,22 +28,15 @@ def repeated_share(text: str, size: int = LOOP_NGRAM) -> float:
     return 1 - len(set(found)) / len(found) if found else 0.0
 
 
+def is_loop(text: str) -> bool:
+    """Says whether of a text's runs of 4 words more than 0.2 are repeats."""
+    return repeated_share(text) > LOOP_SHARE
+
+
 def share_of_loops(texts: Sequence[str]) -> float:
     """Returns the share of texts that loop: of their runs of 4 words more than 0.2 are repeats.
 
     ["on and on and on and on and on", "a red mug with a handle"] -> 0.5
     """
-    loops = [repeated_share(text) > LOOP_SHARE for text in texts]
+    loops = [is_loop(text) for text in texts]
     return sum(loops) / len(loops) if loops else 0.0
-
-
-def distinct(texts: Sequence[str], size: int = 2) -> float:
-    """Returns the share of different ones among all runs of words of all texts (distinct-n).
-
-    Li et al. 2016, https://aclanthology.org/N16-1014. It falls as there are more texts, so only
-    equally many compare.
-
-    ["a red mug", "a red cup"], 2: "a red" twice, "red mug" and "red cup" -> 3 / 4
-    """
-    found = [ngram for text in texts for ngram in ngrams(text, size)]
-    return len(set(found)) / len(found) if found else 0.0

@@ -1,7 +1,7 @@
 """The scores of base and tuned weights, found in the same way for both.
 
-In come a model with batches of packed rows, and what either side has written; out go loss,
-perplexity, ROUGE and BLEU of either side, and the samples. The base is the same model with LoRA
+In come a model with batches of packed rows, and what either side has written; out go the
+scores of either side, and the samples. The base is the same model with LoRA
 switched off. What becomes of the scores is not known here.
 """
 
@@ -55,7 +55,12 @@ class Scoring(nn.Module):
     def add_texts(self, weights: Weights, predictions: list[Prediction]) -> None:
         """Takes what the weights of a side have written."""
         texts = [prediction.description.text for prediction in predictions]
-        self.texts[weights].update(texts, [prediction.reference for prediction in predictions])
+        self.texts[weights].update(
+            [prediction.title for prediction in predictions],
+            texts,
+            [prediction.reference for prediction in predictions],
+            [prediction.description.finish_reason == "stop" for prediction in predictions],
+        )
         self.predictions[weights] += predictions
 
     @property
@@ -73,7 +78,7 @@ class Scoring(nn.Module):
         return self.losses[weights].compute()
 
     def scores(self, weights: Weights) -> dict[str, float]:
-        """Returns the loss, perplexity, ROUGE (0 to 1) and BLEU (0 to 100)."""
+        """Returns the loss, perplexity, and the scores of the texts."""
         return {**self.loss(weights), **self.texts[weights].compute()}
 
 

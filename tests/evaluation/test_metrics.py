@@ -6,12 +6,14 @@ import random
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import sacrebleu
 import torch
 from rouge_score.rouge_scorer import RougeScorer
+from torchmetrics.utilities import dim_zero_cat
 
 from amazon_desc.evaluation.metrics import DESCRIPTION_SCORES, TargetLoss, TextScores, score_texts
 from amazon_desc.support.errors import UserError
@@ -40,7 +42,8 @@ def _random_texts(seed: int, num_texts: int, max_words: int = 14) -> tuple[list[
 def _in_batches(predictions: list[str], references: list[str], sizes: list[int]) -> TextScores:
     scores, start = TextScores(), 0
     for size in sizes:
-        scores.update(predictions[start : start + size], references[start : start + size])
+        part = slice(start, start + size)
+        scores.update(None, predictions[part], references[part], None)
         start += size
     assert start == len(predictions)
     return scores
@@ -53,7 +56,10 @@ def test_scores_by_hand() -> None:
     and no 4-gram at all, which makes the whole 0.
     """
     scores = score_texts(["warm hat."], ["a warm winter hat."])
-    assert scores == {"rouge1": pytest.approx(2 / 3), "rougeL": pytest.approx(2 / 3), "bleu": 0.0}
+    assert scores["rouge1"] == scores["rougeL"] == pytest.approx(2 / 3)
+    assert scores["rouge2"] == 0.0
+    assert scores["bleu"] == 0.0
+    assert scores["length_ratio"] == 2 / 4
 
 
 def test_bleu_by_hand_with_smoothing_and_brevity() -> None:
@@ -72,10 +78,19 @@ def test_word_order_moves_rouge_l_but_not_rouge_1() -> None:
 
 def test_perfect_texts_score_full_marks() -> None:
     text = "a soft tutu of three layers"
-    assert score_texts([text], [text]) == {
+    assert score_texts([text], [text], ["A Soft Tutu, 2"], [True]) == {
         "rouge1": 1.0,
+        "rouge2": 1.0,
         "rougeL": 1.0,
         "bleu": pytest.approx(100.0),
+        "chrf": pytest.approx(100.0),
+        "loops": 0.0,
+        "ended": 1.0,
+        "length_ratio": 1.0,
+        "invented": 0.0,
+        "title_words": 2 / 3,
+        "distinct1": 1.0,
+        "distinct2": 1.0,
     }
 
 
@@ -92,6 +107,13 @@ def test_bleu_is_sacrebleus_to_the_last_bit(seed: int) -> None:
     assert _in_batches(predictions, references, sizes).compute()["bleu"] == expected
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_chrf_is_sacrebleus_to_the_last_bit(seed: int) -> None:
+    predictions, references = _random_texts(seed, 1 + seed)
+    expected = sacrebleu.corpus_chrf(predictions, [references]).score
+    assert score_texts(predictions, references)["chrf"] == expected
+
+
 def test_random_texts_reach_every_kind_of_bleu() -> None:
     """Else the equality above could hold for zeros only."""
     scores = [score_texts(*_random_texts(seed, 1 + seed % 30))["bleu"] for seed in range(60)]
@@ -103,15 +125,32 @@ def test_random_texts_reach_every_kind_of_bleu() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_rouge_is_the_mean_f1_of_rouge_score(seed: int) -> None:
     predictions, references = _random_texts(seed, 25)
-    scorer = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     found = score_texts(predictions, references)
-    for key in ("rouge1", "rougeL"):
+    for key in ("rouge1", "rouge2", "rougeL"):
         pairs = zip(references, predictions, strict=True)
         each = [
             scorer.score(reference, prediction)[key].fmeasure for reference, prediction in pairs
         ]
         assert 0 < found[key] < 1
         assert found[key] == pytest.approx(sum(each) / 25, abs=1e-14)
+
+
+@pytest.mark.real
+def test_scores_of_real_texts_are_the_libraries(real_products) -> None:
+    """Each description beside that of the next product, with words of its own."""
+    references = [product.description[:400] for product in real_products[:60]]
+    predictions = [f"{own[:150]} {other[:250]}" for own, other in pairwise(references)]
+    references.pop()
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    pairs = zip(references, predictions, strict=True)
+    each = [scorer.score(*pair) for pair in pairs]
+    expected = {key: sum(of[key].fmeasure for of in each) / 59 for key in each[0]}
+    expected["bleu"] = sacrebleu.corpus_bleu(predictions, [references]).score
+    expected["chrf"] = sacrebleu.corpus_chrf(predictions, [references]).score
+    found = score_texts(predictions, references)
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-9)
+    assert 0.1 < found["rouge2"] < 0.9
 
 
 @pytest.mark.parametrize("sizes", [[40], [1] * 40, [7, 0, 13, 20], [39, 1]])
@@ -125,16 +164,16 @@ def test_batches_add_up(sizes: list[int]) -> None:
 
 
 def test_ranks_add_up() -> None:
-    """What a sum over two ranks makes of the states is what one rank would have."""
+    """What joining makes of the states of two ranks is what one rank would have."""
     predictions, references = _random_texts(5, 30)
     ranks = [TextScores(), TextScores()]
-    ranks[0].update(predictions[:11], references[:11])
-    ranks[1].update(predictions[11:], references[11:])
+    ranks[0].update(None, predictions[:11], references[:11], None)
+    ranks[1].update(None, predictions[11:], references[11:], None)
     merged = TextScores()
     for name, reduction in merged._reductions.items():
-        assert reduction is not None
-        states = torch.stack([getattr(rank, name) for rank in ranks])
-        setattr(merged, name, reduction(states))
+        assert reduction is dim_zero_cat
+        parts = [part for rank in ranks for part in getattr(rank, name)]
+        setattr(merged, name, dim_zero_cat(parts))
     merged._update_count = 1
     assert merged.compute() == pytest.approx(score_texts(predictions, references), abs=1e-14)
 
@@ -148,7 +187,7 @@ def test_score_texts_waits_for_no_other_rank(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
     monkeypatch.setattr("torchmetrics.Metric._sync_dist", wait)
     together = TextScores()
-    together.update(["hat"], ["hat"])
+    together.update(None, ["hat"], ["hat"], None)
     with pytest.raises(TimeoutError):
         together.compute()
     assert score_texts(["hat"], ["hat"])["rouge1"] == 1.0
@@ -156,9 +195,9 @@ def test_score_texts_waits_for_no_other_rank(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_reset_forgets_and_no_state_reaches_a_checkpoint() -> None:
     scores = TextScores()
-    scores.update(["wrong"], ["right"])
+    scores.update(None, ["wrong"], ["right"], None)
     scores.reset()
-    scores.update(["right"], ["right"])
+    scores.update(None, ["right"], ["right"], None)
     assert scores.compute()["rouge1"] == 1.0
     assert scores.state_dict() == {}
     assert TargetLoss().state_dict() == {}
@@ -166,9 +205,13 @@ def test_reset_forgets_and_no_state_reaches_a_checkpoint() -> None:
 
 def test_unequal_numbers_of_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="2 predictions but 1 references"):
-        TextScores().update(["a", "b"], ["a"])
+        TextScores().update(None, ["a", "b"], ["a"], None)
     with pytest.raises(ValueError, match="0 predictions but 1 references"):
         score_texts([], ["a"])
+    with pytest.raises(ValueError, match="1 predictions but 2 titles"):
+        score_texts(["a"], ["a"], ["a", "b"])
+    with pytest.raises(ValueError, match="1 texts but 2 of has_ended"):
+        score_texts(["a"], ["a"], ["a"], [True, True])
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
@@ -187,13 +230,25 @@ def test_loss_is_weighted_by_targets_not_by_batches() -> None:
     assert loss.compute() == {"loss": 1.0, "perplexity": pytest.approx(math.e)}
 
 
+def test_losses_of_examples_and_of_batches_add_up() -> None:
+    """Two examples and one batch: 8 nats over 8 targets, 6 of which are the first choice."""
+    loss = TargetLoss()
+    loss.update(torch.tensor([5.0, 1.0]), torch.tensor([1, 1]), torch.tensor([0, 1]))
+    loss.update(torch.tensor(2.0), 6, 5)
+    assert loss.compute() == {"loss": 1.0, "perplexity": pytest.approx(math.e), "accuracy": 0.75}
+    assert loss.total_targets == 8
+    assert loss.counted().rows.tolist() == [[5, 1, 0], [1, 1, 1], [2, 6, 5]]
+    loss.update(torch.tensor(2.0), 2)
+    assert "accuracy" not in loss.compute()
+
+
 def test_loss_keeps_no_graph_and_survives_inference_mode() -> None:
     loss = TargetLoss()
     with torch.inference_mode():
         loss.reset()
         loss.update(torch.tensor(1.0), 1)
     loss.update(torch.tensor(3.0, requires_grad=True) * 1.0, 1)
-    assert loss.loss_sum.requires_grad is False
+    assert not any(part.requires_grad for part in loss.loss_sums)
     assert loss.compute()["loss"] == 2.0
 
 
@@ -201,7 +256,7 @@ def test_sums_stay_exact_in_a_module_cast_to_bf16() -> None:
     loss, scores = TargetLoss().to(torch.bfloat16), TextScores().to(torch.bfloat16)
     for _ in range(1000):
         loss.update(torch.tensor(1.0), 1)
-        scores.update(["hat"], ["hat"])
+        scores.update(None, ["hat"], ["hat"], None)
     assert loss.compute()["loss"] == 1.0
     assert scores.compute()["rouge1"] == 1.0
 

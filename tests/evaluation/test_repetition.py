@@ -2,7 +2,8 @@
 
 import pytest
 
-from amazon_desc.evaluation.repetition import distinct, ngrams, repeated_share, share_of_loops
+from amazon_desc.evaluation.repetition import ngrams, repeated_share, share_of_loops
+from amazon_desc.evaluation.variety import distinct
 
 
 def test_the_worked_examples():

@@ -42,6 +42,10 @@ def _numbers(printed: str) -> dict[str, float]:
     return {line[0]: float(line[1]) for line in lines if line[0] != "left"}
 
 
+def _texts(pairs: list) -> list[tuple[str, str]]:
+    return [(pair.prediction.description, pair.reference) for pair in pairs]
+
+
 @pytest.mark.slow
 def test_the_command_prints_the_scores(tmp_path: Path) -> None:
     predictions = _predictions(tmp_path, ("Hat", "a warm winter hat."), ("Tutu", ""))
@@ -64,11 +68,13 @@ def test_the_command_prints_the_scores(tmp_path: Path) -> None:
         },
     )
     assert done.returncode == 0, done.stderr
-    expected = score_texts(["a warm winter hat.", ""], ["a warm nice winter hat.", "a tutu"])
+    texts, titles = ["a warm winter hat.", ""], ["Hat", "Tutu"]
+    expected = score_texts(texts, ["a warm nice winter hat.", "a tutu"], titles)
     assert 0 < expected["rouge1"] < 1
     assert 0 < expected["bleu"] < 100
     found = _numbers(done.stdout)
-    assert list(found) == ["texts", "rouge1", "rougeL", "bleu"]
+    assert list(found) == ["texts", *expected]
+    assert {"rouge1", "rougeL", "bleu", "chrf", "title_words"} <= set(expected)
     assert found == {
         "texts": 2.0,
         **{name: pytest.approx(value, abs=5e-5) for name, value in expected.items()},
@@ -78,7 +84,7 @@ def test_the_command_prints_the_scores(tmp_path: Path) -> None:
 def test_same_titles_in_the_same_order_join_row_by_row(score: ModuleType) -> None:
     predictions = [Product("Hat", "p1"), Product("Tutu", "p2"), Product("Hat", "p3")]
     references = [Product("Hat", "r1"), Product("Tutu", "r2"), Product("Hat", "r3")]
-    assert score.join(predictions, references) == [("p1", "r1"), ("p2", "r2"), ("p3", "r3")]
+    assert _texts(score.join(predictions, references)) == [("p1", "r1"), ("p2", "r2"), ("p3", "r3")]
 
 
 def test_another_order_joins_by_title(score: ModuleType) -> None:
@@ -91,17 +97,17 @@ def test_another_order_joins_by_title(score: ModuleType) -> None:
         Product("Hat", "r3"),
         Product("Hat", "r4"),
     ]
-    assert score.join(predictions, references) == [("p1", "r2"), ("p2", "r1"), ("p3", "r3")]
+    assert _texts(score.join(predictions, references)) == [("p1", "r2"), ("p2", "r1"), ("p3", "r3")]
 
 
 def test_a_prediction_without_a_reference_is_left_out(score: ModuleType) -> None:
     predictions = [Product("Hat", "p1"), Product("Tutu", "p2"), Product("Hat", "p3")]
     references = [Product("Tutu", ""), Product("Hat", " <br> "), Product("Hat", "r1")]
-    assert score.join(predictions, references) == [("p1", "r1")]
+    assert _texts(score.join(predictions, references)) == [("p1", "r1")]
 
 
 def test_an_empty_prediction_is_not_left_out(score: ModuleType) -> None:
-    assert score.join([Product("Hat", "")], [Product("Hat", "r1")]) == [("", "r1")]
+    assert _texts(score.join([Product("Hat", "")], [Product("Hat", "r1")])) == [("", "r1")]
 
 
 def test_what_is_defused_in_a_csv_is_scored_as_it_was(score: ModuleType, tmp_path: Path) -> None:
@@ -114,7 +120,7 @@ def test_what_is_defused_in_a_csv_is_scored_as_it_was(score: ModuleType, tmp_pat
 def test_cleaned_titles_find_raw_ones_and_references_are_cleaned(score: ModuleType) -> None:
     predictions = [Product("Mog & Bunny", "<b>p</b>")]
     references = [Product(" mog &amp;  Bunny", "<p>Soft &amp; warm</p>")]
-    assert score.join(predictions, references) == [("<b>p</b>", "Soft & warm")]
+    assert _texts(score.join(predictions, references)) == [("<b>p</b>", "Soft & warm")]
 
 
 def test_references_are_read_no_further_than_needed(score: ModuleType) -> None:
@@ -122,7 +128,7 @@ def test_references_are_read_no_further_than_needed(score: ModuleType) -> None:
         yield Product("Hat", "r1")
         raise AssertionError("read on")
 
-    assert score.join([Product("Hat", "p1")], references()) == [("p1", "r1")]
+    assert _texts(score.join([Product("Hat", "p1")], references())) == [("p1", "r1")]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +147,9 @@ def test_columns_of_the_references(
     options: list[str],
 ) -> None:
     seen = []
-    monkeypatch.setattr(score, "print_scores", lambda pairs, num_left_out: seen.extend(pairs))
+    monkeypatch.setattr(
+        score, "print_scores", lambda pairs, _, num_left_out: seen.extend(_texts(pairs))
+    )
     predictions = _predictions(tmp_path, ("Hat", "p1"))
     references = _write(tmp_path / "r.jsonl", [dict(zip(columns, ("Hat", "r1"), strict=True))])
     assert score.main([str(predictions), str(references), *options]) == 0
@@ -153,7 +161,7 @@ def test_left_out_predictions_are_counted(
 ) -> None:
     counts = []
     monkeypatch.setattr(
-        score, "print_scores", lambda pairs, num_left_out: counts.append(num_left_out)
+        score, "print_scores", lambda pairs, _, num_left_out: counts.append(num_left_out)
     )
     predictions = _predictions(tmp_path, ("Hat", "p1"), ("Tutu", "p2"), ("Shoe", "p3"))
     references = _write(tmp_path / "r.jsonl", [{"title": "Tutu", "content": "r1"}])
@@ -165,7 +173,9 @@ def test_records_that_predict_skipped_are_no_texts_of_the_model(
     score: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(score, "print_scores", lambda *found, **left: seen.append((*found, left)))
+    monkeypatch.setattr(
+        score, "print_scores", lambda pairs, *_, **left: seen.append((_texts(pairs), left))
+    )
     predictions = _predictions(tmp_path, ("Hat", "p1"), ("", ""), ("<br>", ""))
     shop = [{"title": title, "content": f"of {title}"} for title in ("", "<br>", "Hat")]
     assert score.main([str(predictions), str(_write(tmp_path / "r.jsonl", shop))]) == 0
@@ -214,16 +224,31 @@ def test_files_that_cannot_be_scored_are_told_without_a_traceback(
     assert told in printed.err
 
 
-def test_a_cache_that_cannot_be_written_is_told_with_the_way_out(
-    score: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+@pytest.mark.parametrize(
+    ("reasons", "has_ended"),
+    [(["stop", "length"], [True, False]), (["stop", None], None), ([None, None], None)],
+)
+def test_which_texts_ended_is_known_from_predicts_own_records(
+    score: ModuleType, tmp_path: Path, reasons: list[str | None], has_ended: list[bool] | None
 ) -> None:
-    evaluate = pytest.importorskip("evaluate")
+    rows = [
+        {"title": f"Hat {number}", "description": "A hat.", "finish_reason": reason}
+        for number, reason in enumerate(reasons)
+    ]
+    rows = [{name: of for name, of in row.items() if of is not None} for row in rows]
+    path = _write(tmp_path / "predictions.jsonl", [*rows, {"title": "Mug", "description": ""}])
+    references = [Product("Hat 0", "r0"), Product("Hat 1", "r1")]
+    pairs = score.join(score.read_predictions(path), references)
+    assert score.read_endings(path, pairs) == has_ended
 
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied", "/home/reader/.cache")
 
-    monkeypatch.setattr(evaluate, "load", refuse)
-    predictions = _predictions(tmp_path, ("Hat", "p1"))
-    references = _write(tmp_path / "r.jsonl", [{"title": "Hat", "content": "r1"}])
-    assert score.main([str(predictions), str(references)]) == 2
-    assert "Set HF_HOME to a folder where you may write." in capsys.readouterr().err
+def test_every_score_is_printed_with_its_interval(score: ModuleType, capsys) -> None:
+    """Of one text every draw is that text; the name and the value stand first in their line."""
+    score.print_scores(score.join([Product("Hat", "a hat")], [Product("Hat", "a hat")]), [True], 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "texts                1",
+        "left out             2  (titles without a description in the references)",
+        "rouge1          1.0000  95 % 1.0000 to 1.0000",
+    ]
+    assert "ended           1.0000  95 % 1.0000 to 1.0000" in lines

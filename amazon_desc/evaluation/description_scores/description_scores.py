@@ -1,4 +1,4 @@
-"""ROUGE-1, ROUGE-L and BLEU of product descriptions as a module of the `evaluate` library.
+"""ROUGE, BLEU, chrF and more of product descriptions as a module of the `evaluate` library.
 
 In: predictions and references, one text each. Out: the dict of `amazon_desc`'s `score_texts`.
 `evaluate.load` copies this file into its cache and runs it there, so the imports are absolute; it
@@ -13,8 +13,9 @@ import evaluate
 from amazon_desc.evaluation.metrics import score_texts
 
 _DESCRIPTION = """\
-Scores written product descriptions against the real ones: rouge1 and rougeL are the mean F1 of a
-text (0 to 1, rouge_score with the Porter stemmer), bleu is sacrebleu's corpus BLEU (0 to 100).
+Scores written product descriptions against the real ones: rouge1, rouge2 and rougeL are the mean F1
+of a text (0 to 1, rouge_score with the Porter stemmer), bleu and chrf are sacrebleu's corpus scores
+(0 to 100); loops, length_ratio, distinct1 and distinct2 say how the texts are written.
 """
 
 _INPUTS = """\
@@ -22,7 +23,8 @@ Args:
     predictions (list of str): the written descriptions; an empty one counts.
     references (list of str): the real descriptions, one for each prediction.
 Returns:
-    rouge1, rougeL (float, 0 to 1) and bleu (float, 0 to 100).
+    rouge1, rouge2, rougeL (float, 0 to 1), bleu and chrf (float, 0 to 100), loops, distinct1 and
+    distinct2 (float, 0 to 1), and length_ratio (float, from 0).
 """
 
 _CITATION = """\
