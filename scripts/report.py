@@ -6,10 +6,17 @@ the folder of the run, or beside the first of several. Nothing is trained or sco
     python scripts/report.py runs/shop
     python scripts/report.py runs/shop runs/other --output compared.html
 """
+# ruff: noqa: E402 (matplotlib must find its environment as it is set here)
 
 import argparse
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+# As in __main__.py, and also before Lightning is imported.
+os.environ["MPLBACKEND"] = "agg"
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder

@@ -1,10 +1,13 @@
 """Promises of scripts/report.py: a page where it is looked for, or a sentence."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import load_script
+from tests.conftest import SCRIPTS, load_script
 from tests.run.report.made_run import make_run
 
 
@@ -33,6 +36,21 @@ def test_a_page_is_where_it_is_asked_for(runs: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(runs / "other")
     load_script("report").main([".", "--output", str(tmp_path / "new" / "page.html")])
     assert "<title>Report of other</title>" in (tmp_path / "new" / "page.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_a_notebook_s_settings_of_matplotlib_and_a_read_only_home_change_nothing(runs: Path):
+    load_script("report").main([str(runs / "one")])
+    page = (runs / "one" / "report.html").read_bytes()
+    odd = {"MPLBACKEND": "module://no_such_notebook.backend", "HOME": "/proc"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "report.py"), str(runs / "one")],
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent), **odd},
+        capture_output=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (runs / "one" / "report.html").read_bytes() == page
 
 
 @pytest.mark.parametrize("which", ["nowhere", "empty", "file"])

@@ -45,6 +45,9 @@ STYLE = {
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
+MOST = 1e100  # beyond it the numbers of an axis overflow
+
+
 class Line(NamedTuple):
     """A line of a chart."""
 
@@ -71,6 +74,11 @@ class Row(NamedTuple):
 
     label: str
     dots: Sequence[Dot]
+
+
+def can_be_drawn(*values: float | None) -> bool:
+    """Whether there is an axis for these numbers; none for a bound that is not there."""
+    return all(value is None or -MOST < value < MOST for value in values)
 
 
 @contextmanager

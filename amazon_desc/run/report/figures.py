@@ -133,6 +133,7 @@ def data_lengths(runs: Sequence[RunFacts]) -> Figure | None:
             for index, lengths in enumerate(of)
             if "example_tokens" in lengths
         ]
+    found = [(of, what) for of, what in found if drawing.can_be_drawn(*of.ends, *of.counts)]
     if not found:
         return None
     lines, said = [], []
@@ -233,7 +234,7 @@ def dots_of(runs: Sequence[RunFacts], stage: str, score: str) -> list[Dot]:
     """Returns the dots of a score, of each side once: runs of one base have it in common."""
     found: list[Dot] = []
     for label, of, index in columns_of(runs, stage, score):
-        if of is not None:
+        if of is not None and drawing.can_be_drawn(*of):
             colour = GREY if index is None else colour_of(index)
             found.append(Dot(label, of.value, of.low, of.high, colour))
     return found

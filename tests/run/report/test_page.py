@@ -10,7 +10,7 @@ import pytest
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.report.page import harmless, write_report
 from amazon_desc.support.errors import StorageError, UserError
-from tests.run.report.made_run import entry, line, make_run
+from tests.run.report.made_run import TUNED, entry, line, make_run
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -79,8 +79,20 @@ def test_two_runs_stand_side_by_side_with_what_differs(tmp_path: Path):
     assert "python scripts/report.py runs/other" in text
 
 
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The elements that a page of two runs without anything odd is made of."""
+    place = tmp_path_factory.mktemp("ordinary")
+    page = page_of(make_run(place / "one"), make_run(place / "other", **{"model.lora.r": 8}))
+    found = {tag for tag, _ in Elements(page).found}
+    assert {"svg", "article", "table", "pre", "details"} <= found
+    return found
+
+
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_no_text_of_a_run_becomes_markup_or_steers_anything(tmp_path: Path, hostile: str):
+def test_no_text_of_a_run_becomes_markup_or_steers_anything(
+    tmp_path: Path, hostile: str, ordinary: set[str]
+):
     metrics = {"validate": entry()}
     metrics["validate"]["measured_on"]["files"][0]["name"] = hostile
     metrics["validate"]["signatures"] = {hostile: hostile}
@@ -92,8 +104,7 @@ def test_no_text_of_a_run_becomes_markup_or_steers_anything(tmp_path: Path, host
     run.config.write_text(f"trainer: {json.dumps({'default_root_dir': hostile})}\n# {hostile!r}\n")
     page = page_of(run, make_run(tmp_path / "plain", lines=lines[1:]))
     elements = Elements(page).found
-    plain = Elements(page_of(make_run(tmp_path / "none"), make_run(tmp_path / "other"))).found
-    assert {tag for tag, _ in elements} <= {tag for tag, _ in plain}
+    assert {tag for tag, _ in elements} <= ordinary
     assert not [name for _, attrs in elements for name in attrs if name.startswith("on")]
     assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028]", page) is None
     assert "script" not in {tag for tag, _ in elements}
@@ -183,6 +194,14 @@ def test_the_older_metrics_and_an_unfinished_run_are_said_to_be_that(tmp_path: P
     assert "metrics.json has no intervals of validate: an older version wrote it." in text
     assert "This run has not finished" in text
     assert "finished not finished" in text
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 5e-324, 0.0])
+def test_a_number_of_any_size_stands_in_the_table(tmp_path: Path, value: float):
+    metrics = {"validate": entry(tuned=TUNED | {"loss": value}, half=0.0)}
+    text = text_of(page_of(make_run(tmp_path / "shop", metrics=metrics, num_points=1)))
+    shown = {1e308: "1.0e+308", -1e308: "−1.0e+308"}.get(value, "0.000")
+    assert f"loss lower is better 3.770 [3.770, 3.770] {shown} [{shown}, {shown}]" in text
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
