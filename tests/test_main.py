@@ -51,7 +51,7 @@ def test_configs_and_arguments_are_utf_8_in_every_locale(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_notebook_s_settings_of_matplotlib_and_a_read_only_home_change_nothing(tmp_path: Path):
-    odd = {"MPLBACKEND": "module://no_such_notebook.backend", "HOME": "/proc"}
+    odd = {"MPLBACKEND": "of_a_notebook", "HOME": "/proc"}
     options = ("fit", "--config", "quickstart.yaml", "--print_config")
     done = run_main(tmp_path, *options, **odd)
     assert (done.returncode, done.stderr) == (0, b"")

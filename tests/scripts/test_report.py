@@ -42,7 +42,7 @@ def test_a_page_is_where_it_is_asked_for(runs: Path, tmp_path: Path, monkeypatch
 def test_a_notebook_s_settings_of_matplotlib_and_a_read_only_home_change_nothing(runs: Path):
     load_script("report").main([str(runs / "one")])
     page = (runs / "one" / "report.html").read_bytes()
-    odd = {"MPLBACKEND": "module://no_such_notebook.backend", "HOME": "/proc"}
+    odd = {"MPLBACKEND": "of_a_notebook", "HOME": "/proc"}
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "report.py"), str(runs / "one")],
         env={**os.environ, "PYTHONPATH": str(SCRIPTS.parent), **odd},
