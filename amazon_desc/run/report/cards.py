@@ -85,7 +85,7 @@ def texts(runs: Sequence[RunFacts], found: Sequence[Scored | None]) -> list[Writ
 def text_of(label: str, kind: str, text: Text) -> Written:
     marks = []
     if text.is_copied:
-        marks.append("copied from training")
+        marks.append("copied passage")
     if text.is_loop:
         marks.append("repeats itself")
     if text.finish_reason == "length":

@@ -52,7 +52,7 @@ MEANINGS = {
     "length_ratio": "words written for each word of the real texts",
     "distinct1": "share of words that are not repeats",
     "distinct2": "share of pairs of words that are not repeats",
-    "copied": "share of texts taken out of training descriptions",
+    "copied": "share of texts with passages of training descriptions",
     "invented": "share of numbers and sizes that neither title nor real text has",
     "title_words": "share of the title's words that the text uses",
 }

@@ -20,7 +20,7 @@ FEW_TITLES = 50
 # From which share on a reader is warned, or below which.
 WARNED_ABOVE = {
     "loops": (0.05, "of the tuned texts repeat themselves"),
-    "copied": (0.05, "of the tuned texts are taken out of training descriptions"),
+    "copied": (0.05, "of the tuned texts have passages of training descriptions"),
     "invented": (0.10, "of the numbers and sizes in the tuned texts are invented"),
 }
 ENDED_BELOW = 0.90

@@ -109,7 +109,7 @@ def test_what_a_reader_has_to_know_of_the_texts_is_said(tmp_path: Path):
     *_, loops, copied, invented, cut, few = verdicts_on(facts(tmp_path / "a", metrics))
     assert [s.text for s in (loops, copied, invented, cut, few)] == [
         "25 % of the tuned texts repeat themselves.",
-        "10 % of the tuned texts are taken out of training descriptions.",
+        "10 % of the tuned texts have passages of training descriptions.",
         "31 % of the numbers and sizes in the tuned texts are invented.",
         "60 % of the tuned texts were cut off at their limit.",
         "Only 12 titles were scored: another few could say something else.",

@@ -64,7 +64,7 @@ def test_a_card_has_the_real_text_both_sides_and_what_is_wrong_with_them(tmp_pat
         Written("base", "base", "Mug mug mug 1", [], "ROUGE-L 0.05, 12 tokens"),
         Written(
             *("tuned", "run0", "A mug."),
-            ["copied from training", "repeats itself", "cut off at its limit"],
+            ["copied passage", "repeats itself", "cut off at its limit"],
             "",
         ),
     ]
