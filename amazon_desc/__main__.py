@@ -6,6 +6,7 @@ wait for that.
 
 import codecs
 import locale
+import logging
 import os
 import sys
 
@@ -43,6 +44,10 @@ def main() -> None:
         # How long OpenMP's threads spin before they sleep. The default is so long that two runs
         # on one CPU block each other; sleeping at once makes a run alone half as fast.
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+        # Lightning imports matplotlib. That fails where a notebook's MPLBACKEND names a module that
+        # is not here, and says each time that a home cannot be written. No command opens a window.
+        os.environ["MPLBACKEND"] = "agg"
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         read_utf8()
         spell_out_what_is_not_encoded()
         sys.excepthook = show_traceback

@@ -61,6 +61,9 @@ ORDER = """
     export.gguf.metadata export.gguf.pretokenizers export.gguf.tokenizer export.gguf.writer
     export.gguf.adapter export.gguf.modelfile export.llama_cpp
     run.folder run.logger run.checkpoints run.model_card
+    run.report.score_names run.report.values run.report.scores run.report.curves run.report.texts
+    run.report.facts run.report.verdict run.report.drawing run.report.figures run.report.tables
+    run.report.cards run.report.commands run.report.page
     run.options.arguments run.options.trainer_options run.options.refusals
     run.options.former_names run.options.settings run.options.paths run.options.checks
     run.options.micro_batch

@@ -49,6 +49,15 @@ def test_configs_and_arguments_are_utf_8_in_every_locale(tmp_path: Path):
     assert "title_column: Título".encode() in run_main(tmp_path, *options, PYTHONUTF8="1").stdout
 
 
+@pytest.mark.slow
+def test_a_notebook_s_settings_of_matplotlib_and_a_read_only_home_change_nothing(tmp_path: Path):
+    odd = {"MPLBACKEND": "of_a_notebook", "HOME": "/proc"}
+    options = ("fit", "--config", "quickstart.yaml", "--print_config")
+    done = run_main(tmp_path, *options, **odd)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"backbone: tiny" in done.stdout
+
+
 def test_a_traceback_of_our_own_mistakes_holds_nothing_secret(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

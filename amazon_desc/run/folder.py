@@ -5,8 +5,10 @@
     RUN/adapter/             the best weights, plain PEFT
     RUN/tensorboard/         curves and text samples
     RUN/metrics.json         scores of base and tuned weights
+    RUN/scored/              the titles of these scores, with both texts
     RUN/predictions/         files of descriptions
     RUN/run.json             versions, and when the run finished
+    RUN/report.html          all of it as a page
 
 Knows names only; what is in the files is the business of those who write them.
 """
@@ -53,6 +55,10 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.json"
 
+    def scored(self, command: str) -> Path:
+        """Returns the file of what `validate` or `test` scored, one title a line."""
+        return self.path / "scored" / f"{command}.jsonl"
+
     @property
     def predictions(self) -> Path:
         return self.path / "predictions"
@@ -61,9 +67,14 @@ class RunFolder:
     def record(self) -> Path:
         return self.path / "run.json"
 
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
     def remove_leftovers(self) -> None:
         """Removes what a killed fit left half written; only a fit that is alone here may."""
-        for path in (self.config, self.record, self.adapter, *self.checkpoint_leftovers()):
+        files = (self.config, self.record, self.report)
+        for path in (*files, self.adapter, *self.checkpoint_leftovers()):
             remove_leftovers(path)
 
     def checkpoint_leftovers(self) -> list[Path]:

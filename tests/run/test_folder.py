@@ -25,6 +25,8 @@ def test_asking_creates_nothing(run: RunFolder):
     }
     assert places == {"config.yaml", "checkpoints", "adapter", "tensorboard", "metrics.json"}
     assert run.predictions == run.path / "predictions"
+    assert run.scored("test") == run.path / "scored" / "test.jsonl"
+    assert run.report == run.path / "report.html"
     assert not run.path.exists()
 
 

@@ -1,0 +1,75 @@
+"""How scores are called and shown, and which way each is better.
+
+A copy of evaluation's own table, until that is there: then `SCORES` is imported from
+`evaluation/summary.py`, and this file holds the words alone. What scores mean to a reader is said
+here; nothing is scored.
+"""
+
+from typing import Literal, NamedTuple
+
+Better = Literal["lower", "higher", "near 1"]
+
+
+class Shown(NamedTuple):
+    """How a score is shown."""
+
+    label: str
+    decimals: int
+    better: Better
+
+
+SCORES = {
+    "loss": Shown("loss", 3, "lower"),
+    "perplexity": Shown("perplexity", 2, "lower"),
+    "accuracy": Shown("accuracy", 3, "higher"),
+    "rouge1": Shown("ROUGE-1", 3, "higher"),
+    "rouge2": Shown("ROUGE-2", 3, "higher"),
+    "rougeL": Shown("ROUGE-L", 3, "higher"),
+    "bleu": Shown("BLEU", 2, "higher"),
+    "chrf": Shown("chrF", 2, "higher"),
+    "loops": Shown("loops", 3, "lower"),
+    "ended": Shown("ended", 3, "higher"),
+    "length_ratio": Shown("length ratio", 2, "near 1"),
+    "distinct1": Shown("distinct-1", 3, "higher"),
+    "distinct2": Shown("distinct-2", 3, "higher"),
+    "copied": Shown("copied", 3, "lower"),
+    "invented": Shown("invented", 3, "lower"),
+    "title_words": Shown("title words", 3, "higher"),
+}
+"""All scores, in the order in which they are shown."""
+
+MEANINGS = {
+    "loss": "how surprised the model is by the real text, in nats a token",
+    "perplexity": "the exponential of the loss",
+    "accuracy": "share of the real text's tokens that are its first choice",
+    "rouge1": "words shared with the real text",
+    "rouge2": "pairs of words shared with it",
+    "rougeL": "words shared with it in the same order",
+    "bleu": "runs of up to four words shared, 0 to 100",
+    "chrf": "runs of letters shared, 0 to 100",
+    "loops": "share of texts that repeat themselves",
+    "ended": "share of texts that ended by themselves",
+    "length_ratio": "words written for each word of the real texts",
+    "distinct1": "share of words that are not repeats",
+    "distinct2": "share of pairs of words that are not repeats",
+    "copied": "share of texts with passages of training descriptions",
+    "invented": "share of numbers and sizes that neither title nor real text has",
+    "title_words": "share of the title's words that the text uses",
+}
+
+AGAINST_REFERENCE = ("loss", "accuracy", "rouge1", "rouge2", "rougeL", "bleu", "chrf")
+SHARES = ("loops", "ended", "copied", "invented", "title_words", "distinct1", "distinct2")
+
+
+def direction(better: Better) -> str:
+    """Returns the direction of a score in words."""
+    return f"{better} is better"
+
+
+def shown_value(name: str, value: float | None, sign: str = "") -> str:
+    """Returns a score as it is shown. ("loss", 3.0091) -> "3.009"; an en dash for none."""
+    if value is None:
+        return "–"
+    decimals = SCORES[name].decimals
+    text = f"{value:{sign}.1e}" if abs(value) >= 1e6 else f"{value:{sign},.{decimals}f}"
+    return text.replace("-", "−")
