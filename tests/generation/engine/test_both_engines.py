@@ -47,7 +47,7 @@ def test_texts_are_the_same(
     writing = Writing(settings, load_tokenizer(TINY_BASE), [2], 12, torch.float32)
     texts = {}
     for engine in ("plain", "fused"):
-        plan = WritingPlan(engine, "", 3, is_merged or engine == "plain", is_exact=True)
+        plan = WritingPlan(engine, "", 4, is_merged or engine == "plain", is_exact=True)
         texts[engine] = list(write(model, prompts, writing, plan, has_lora=has_lora))
     assert texts["fused"] == texts["plain"]
     assert [prediction.title for prediction in texts["fused"]] == ["0", "1", "2", "3"]
