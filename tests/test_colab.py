@@ -32,7 +32,7 @@ OUTSIDE_PYTHON = re.compile(r"^( *)([!%])((?:.*\\\n)*.*)$", re.MULTILINE)
 SMALL = (
     "--data.num_products 60 --data.num_scored 2 --data.validation_fraction 0.1 --model.lora.r 4 "
     "--model.decoding.max_new_tokens 12 --trainer.enable_progress_bar false "
-    "--trainer.max_epochs 10 --checkpoint.every_n_steps 1"
+    "--trainer.max_epochs 4 --checkpoint.every_n_steps 1"
 )
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "gc.auto=0"]
 SECONDS = 300  # far more than a cell takes

@@ -22,7 +22,7 @@ from tests.conftest import commands_in, exit_code
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-NUM_TITLES = 500
+NUM_TITLES = 250
 WORDS = ["Red", "small", "lamp", "of", "oak", "Mug", "for", "two", "girls", "with", "tin", "box"]
 SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),

@@ -51,7 +51,7 @@ def options(real_dir: Path, random_llama: Path, tmp_path_factory) -> Callable[..
             *("--config", "configs/qlora.yaml", "--model.backbone", str(random_llama)),
             *("--data.train_file", str(real_dir / "trn.json.gz"), "--data.num_products", "900"),
             *("--data.prompt.chat", "false", "--trainer.default_root_dir", str(folder / name)),
-            *("--trainer.max_steps", "6", "--trainer.val_check_interval", "3"),
+            *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2"),
             *("--data.validation_fraction", "0.05", "--data.test_fraction", "0.05"),
             *("--data.num_scored", "8", "--model.decoding.max_new_tokens", "6"),
             *("--checkpoint.every_n_steps", "2", "--trainer.accelerator", "cpu"),
@@ -95,7 +95,7 @@ def test_the_reference_config_trains_and_a_killed_run_goes_on_to_the_same_end(
     assert not run.is_finished()
     main(["fit", *killed])
     expected, resumed = state(whole), state(run)
-    assert expected["global_step"] == resumed["global_step"] == 6
+    assert expected["global_step"] == resumed["global_step"] == 4
     assert expected["DescriptionData"] == resumed["DescriptionData"]
     assert expected["state_dict"]
     for name, tensor in expected["state_dict"].items():
@@ -125,12 +125,12 @@ def test_a_real_pretrained_model_learns_the_real_rows(
     run = RunFolder(tmp_path / "stories")
     main(
         [
-            *("fit", "--config", "configs/quickstart.yaml", "--trainer.max_steps", "30"),
+            *("fit", "--config", "configs/quickstart.yaml", "--trainer.max_steps", "20"),
             *("--model.backbone", str(real_dir / "stories260k")),
             *("--model.decoding.max_new_tokens", "16"),
             *("--data.train_file", str(real_dir / "trn.json.gz"), "--data.num_products", "1500"),
             *("--data.num_scored", "24", "--trainer.enable_progress_bar", "false"),
-            *("--trainer.default_root_dir", str(run.path), "--trainer.val_check_interval", "15"),
+            *("--trainer.default_root_dir", str(run.path), "--trainer.val_check_interval", "10"),
         ]
     )
     scores = json.loads(run.metrics.read_text())["validate"]

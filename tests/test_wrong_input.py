@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -856,23 +856,29 @@ def test_hub_that_is_away_is_said_within_seconds(hub: str, silent_hub: str, tmp_
     assert float(done.stdout) < 15
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["fit", "--config", "none.yaml"], 2, "none.yaml"),
-        (
-            ["fit", "--config", "quickstart.yaml", "--data.train_file", "none.jsonl"],
-            3,
-            "none.jsonl",
-        ),
-    ],
-)
-def test_a_process_leaves_with_the_exit_code_and_one_sentence(
-    arguments: list[str], code: int, message: str, tmp_path: Path
+NOTHING_THERE = ["-m", "amazon_desc", "fit", "--config"]
+
+
+def check_ended(done: Any, code: int, message: str, folder: Path) -> None:
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert SECRET not in done.stdout + done.stderr
+    assert not list(folder.rglob("*.*"))
+
+
+def test_a_program_leaves_with_the_exit_code_and_one_sentence(
+    tmp_path: Path, run_program: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    check_ended(run_program(*NOTHING_THERE, "none.yaml", cwd=tmp_path), 2, "none.yaml", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_process_leaves_with_the_exit_code_and_one_sentence(tmp_path: Path):
+    no_file = ["quickstart.yaml", "--data.train_file", "none.jsonl"]
     done = subprocess.run(
-        [sys.executable, "-m", "amazon_desc", *arguments],
+        [sys.executable, *NOTHING_THERE, *no_file],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_TOKEN": SECRET, "PYTHONPATH": str(PACKAGE.parent)},
@@ -880,8 +886,4 @@ def test_a_process_leaves_with_the_exit_code_and_one_sentence(
         timeout=120,
         check=False,
     )
-    assert done.returncode == code
-    assert message in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert SECRET not in done.stdout + done.stderr
-    assert not list(tmp_path.rglob("*.*"))
+    check_ended(done, 3, "none.jsonl", tmp_path)

@@ -36,6 +36,9 @@ NEW_TOKENS = 2  # the second one is written with a cache
 # windows shorter than an example, what they hide is tried too.
 NUM_PIECES = 64  # more than there are ids in the examples
 NARROWED = ("intermediate_size", "moe_intermediate_size", "ffn_dim", "n_inner")
+# What kinds of layers there are; by the second name alone in Jamba, and in RecurrentGemma of
+# transformers 5.17.
+KINDS = ("layer_types", "layers_block_type")
 WINDOWS, WINDOW = ("sliding_window", "attention_chunk_size"), 5
 
 # How far numbers may be apart that should be equal, as a share of their norm. In half precision
@@ -230,11 +233,12 @@ def miniature(config: PretrainedConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     small: Any = copy.deepcopy(config.get_text_config(decoder=True))
-    num_layers, kinds = 1, getattr(small, "layer_types", None)
-    if kinds:  # one layer of each kind at least
+    name = next((name for name in KINDS if getattr(small, name, None)), None)
+    num_layers, kinds = 1, getattr(small, name) if name else None
+    if name and kinds:  # one layer of each kind at least
         num_layers = 1 + max(kinds.index(kind) for kind in set(kinds))
         with suppress(AttributeError):  # some families work them out
-            small.layer_types = kinds[:num_layers]
+            setattr(small, name, kinds[:num_layers])
     small.num_hidden_layers = num_layers
     small.vocab_size = NUM_PIECES
     for token_id, name in enumerate(("pad_token_id", "bos_token_id", "eos_token_id")):

@@ -57,16 +57,21 @@ def test_of_stories260k_the_published_story(real_dir: Path, tmp_path: Path):
     assert story.startswith("Once upon a time" + text)
 
 
-@pytest.mark.parametrize("kind", ["f32", "f16"])
-def test_of_a_tuned_run_what_predict_writes(kind: str, tmp_path: Path):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def describe(tmp_path_factory: pytest.TempPathFactory) -> Describer:
+    """What writes with a run that is finished."""
+    run = tmp_path_factory.mktemp("tuned") / "run"
     options = (
         *("--config", "configs/quickstart.yaml", "--trainer.default_root_dir", str(run)),
         *("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
         *("--data.num_products", "300", "--data.num_scored", "2", "--trainer.max_steps", "20"),
     )
     assert exit_code(["fit", *options]) == 0
-    describe = Describer.from_run(run, accelerator="cpu")
+    return Describer.from_run(run, accelerator="cpu")
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+def test_of_a_tuned_run_what_predict_writes(kind: str, describe: Describer, tmp_path: Path):
     greedy = replace(describe.decoding, no_repeat_ngram_size=0, frequency_penalty=0.0)
     network, encoder = describe.model.network, describe.data.encoder
     weights = merged_weights(weights_of(network))

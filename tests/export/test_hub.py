@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from amazon_desc.export import hub as exporting
 from amazon_desc.export.folders import MANIFEST, Contents, write_export
 from amazon_desc.export.hub import push
 from amazon_desc.support.errors import CheckpointError, UserError
-from tests.conftest import SCRIPTS, talk_to
+from tests.conftest import SCRIPTS, Ended, talk_to
 from tests.hub_upload_stand_in import SIGNATURE, Fault, Repo, UploadHub
 
 TOKEN = "hf_not_a_real_token_of_me"
@@ -233,7 +233,9 @@ def test_a_hub_that_is_gone_is_said(hub: UploadHub, source: Path):
 
 
 @pytest.mark.slow
-def test_an_upload_that_is_killed_goes_on_where_it_was(hub: UploadHub, source: Path):
+def test_an_upload_that_is_killed_goes_on_where_it_was(
+    hub: UploadHub, source: Path, run_program: Callable[..., Ended]
+):
     """While a shard is half sent: readers see nothing, and only what is missing is sent."""
     command = [sys.executable, str(SCRIPTS / "export.py"), "any", "--to", "hub", "--yes"]
     command += ["--from", str(source), "--repo", "me/shop"]
@@ -246,9 +248,7 @@ def test_an_upload_that_is_killed_goes_on_where_it_was(hub: UploadHub, source: P
         process.send_signal(signal.SIGKILL)
     assert not hub.repos["me/shop"].files
     before = len(hub.storage)
-    done = subprocess.run(
-        command, env=environment, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False
-    )
+    done = run_program(*command[1:], cwd=SCRIPTS.parent)
     assert done.returncode == 0, done.stderr
     assert set(hub.repos["me/shop"].files) == {*FILES, MANIFEST}
     assert before >= 1

@@ -7,7 +7,7 @@ what norms, attention and MLP give, the product of gate and up, and the residual
 import copy
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.generation.choosing import penalised
 from amazon_desc.generation.decoding import DecodingSettings
+from amazon_desc.generation.plain.generating import Penalised
 from amazon_desc.generation.plain.merged import merged
 from amazon_desc.generation.plain.writer import write
+from amazon_desc.generation.texts import Text
 from amazon_desc.model import probe
 from amazon_desc.model.adapter import LoraSettings, attach
 from amazon_desc.model.backbone import load_backbone
@@ -207,7 +210,9 @@ def test_training_with_a_loss_scaler_goes_as_in_float32(base: Backbone):
             losses[dtype].append(float(loss) / num_targets)
         assert scaler.get_scale() in (1.0, 2.0**16), "no step was left out"
     assert losses[torch.float16][-1] < 0.9 * losses[torch.float32][0]
-    assert losses[torch.float16] == pytest.approx(losses[torch.float32], rel=0.01)
+    # Rounding differs between processors. It moved these by 0.05 %, and the last ones by 1.2 %.
+    assert losses[torch.float16][:2] == pytest.approx(losses[torch.float32][:2], rel=2e-3)
+    assert losses[torch.float16] == pytest.approx(losses[torch.float32], rel=0.03)
 
 
 def test_what_is_trained_and_norms_have_float32_and_tables_and_products_float16(base: Backbone):
@@ -227,6 +232,7 @@ def test_what_is_trained_and_norms_have_float32_and_tables_and_products_float16(
 
 # Texts
 
+END = 1  # of a text; what stands before a shorter prompt too
 PROMPTS = [
     Prompt(
         number,
@@ -236,24 +242,95 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("is_merged", "num_beams"),
-    [(True, 1), *(slow_case(*of) for of in ((True, 2), (False, 1), (False, 2)))],
-)
+# How far rounding may move logits, whose deviation is 1. It moved them by 0.009.
+ROUNDED = 0.03
+
+
+def networks_of(model: Any, is_merged: bool) -> Iterator[Any]:
+    """Yields what writes with LoRA, and then without."""
+    for has_lora in (True, False):
+        with nullcontext() if has_lora else model.disable_adapter():
+            yield merged(model, has_lora=has_lora) if is_merged else model
+
+
+@torch.no_grad()
+def logits_after(network: Any, prompt: Sequence[int], written: Sequence[int]) -> Tensor:
+    """Returns the logits of each token that is written, of what stands before it: (T, V)."""
+    ids = torch.tensor([[*prompt, *written]], device=network.device)
+    return network(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].cpu()
+
+
+def lead_over(text: Text, prompt: Prompt, exact: Any, settings: DecodingSettings) -> float:
+    """Returns by how much float32 prefers other tokens to those of a text, where most."""
+    ids = torch.tensor([*text.ids, *([END] if text.has_end else [])])
+    leads = []
+    for place, logits in enumerate(logits_after(exact, prompt.ids, ids.tolist())):
+        scores = penalised(logits[None], ids[None, :place], settings, place, [END])[0]
+        leads.append(float(scores.max() - scores[ids[place]]))
+    return max(leads)
+
+
+@pytest.mark.parametrize("is_merged", [True, slow_case(False)])
 @pytest.mark.parametrize("device", DEVICES)
-def test_texts_are_those_of_float32(base: Backbone, device: str, is_merged: bool, num_beams: int):
-    settings = DecodingSettings(12, num_beams=num_beams)
-    texts = []
-    for dtype in (torch.float32, torch.float16):
-        model = tuned(base, "nf4", dtype, device=torch.device(device))
-        for has_lora in (True, False):
-            network: Any = merged(model, has_lora=has_lora) if is_merged else model
-            with nullcontext() if has_lora else model.disable_adapter():
-                texts.append([of.ids for (of,) in write(network, PROMPTS, settings, [1], 3)])
-    with_lora, without, half_with_lora, half_without = texts
-    assert (half_with_lora, half_without) == (with_lora, without)
+def test_texts_are_those_of_float32(base: Backbone, device: str, is_merged: bool):
+    """But for tokens that are as likely as others: rounding, of each processor its own, decides."""
+    settings = DecodingSettings(12)
+    half, exact = (
+        tuned(base, "nf4", dtype, device=torch.device(device)).eval()
+        for dtype in (torch.float16, torch.float32)
+    )
+    of_both = []
+    for network, in_float32 in zip(
+        networks_of(half, is_merged), networks_of(exact, is_merged), strict=True
+    ):
+        texts = [text for (text,) in write(network, PROMPTS, settings, [END], 3)]
+        assert all(len(text.ids) == 12 or text.has_end for text in texts)
+        leads = [
+            lead_over(text, prompt, in_float32, settings)
+            for text, prompt in zip(texts, PROMPTS, strict=True)
+        ]
+        assert max(leads) < ROUNDED
+        of_both.append([text.ids for text in texts])
+    with_lora, without = of_both
     assert with_lora != without
     assert len({tuple(ids) for ids in with_lora}) == len(PROMPTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_merged", [True, False])
+@pytest.mark.parametrize("device", DEVICES)
+def test_beams_are_compared_by_the_scores_of_float32(
+    base: Backbone, device: str, is_merged: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Each score of each beam that is followed; which are followed is left to transformers."""
+    place = torch.device(device)
+    half, exact = (
+        tuned(base, "nf4", dtype, device=place).eval() for dtype in (torch.float16, torch.float32)
+    )
+    seen: list[tuple[list[int], list[int], Tensor]] = []
+    compute = Penalised.__call__
+
+    def note(self: Penalised, input_ids: Tensor, scores: Tensor) -> Tensor:
+        for ids, of_beam in zip(input_ids.tolist(), scores, strict=True):
+            prompt = [token for token in ids[: self.width] if token != END]  # padding
+            seen.append((prompt, ids[self.width :], of_beam.cpu()))
+        return compute(self, input_ids, scores)
+
+    monkeypatch.setattr(Penalised, "__call__", note)
+    of_both = []
+    for network, in_float32 in zip(
+        networks_of(half, is_merged), networks_of(exact, is_merged), strict=True
+    ):
+        seen.clear()
+        settings = DecodingSettings(12, num_beams=2)
+        of_both.append([text.ids for (text,) in write(network, PROMPTS, settings, [END], 3)])
+        assert len(seen) >= 12 * len(PROMPTS) * 2
+        assert {tuple(prompt) for prompt, _, _ in seen} == {tuple(of.ids) for of in PROMPTS}
+        for prompt, written, scores in seen:
+            wanted = logits_after(in_float32, prompt, [*written, END])[-1].log_softmax(-1)
+            torch.testing.assert_close(scores, wanted, rtol=0.0, atol=ROUNDED)
+    assert of_both[0] != of_both[1]
+    assert len({tuple(ids) for ids in of_both[0]}) == len(PROMPTS)
 
 
 def test_a_merged_base_is_one_of_its_own(base: Backbone):

@@ -1,5 +1,6 @@
 """Promises of scripts/bench_killed.py: killed files end equal, and others are found out."""
 
+import json
 import os
 import re
 import subprocess
@@ -255,25 +256,37 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+# Both forms in one process, which imports what they need once.
+REAL = """
+import json, sys
+from tests.conftest import load_script
+bench = load_script("bench_killed")
+for options in json.loads(sys.argv[1]):
+    print("exit code", bench.main(options), flush=True)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["--form", "csv", "--append"], ["--form", "parquet"]], ids=str)
-def test_real_predictions_are_killed_while_they_are_written(
-    options: list[str], real_run: Path, tmp_path: Path
-):
+def test_real_predictions_are_killed_while_they_are_written(real_run: Path, tmp_path: Path):
     titles = tmp_path / "titles.txt"
     titles.write_text("".join(f"Red Mug {number}\n" for number in range(40)))
-    command = [sys.executable, str(ROOT / "scripts/bench_killed.py"), str(real_run), *options]
-    command += ["--titles", str(titles), "--trials", "1", "--kills", "3"]
-    command += ["--seed", "4"]  # which kills at 14, 37 and 44 of 48 lines, or later where they grow
+    common = [str(real_run), "--titles", str(titles), "--trials", "1", "--kills", "3"]
+    common += ["--seed", "4"]  # which kills at 14, 37 and 44 of 48 lines, or later where they grow
+    predict = ["--", "--data.generation_batch_size", "1"]
+    forms = [["--form", "csv", "--append"], ["--form", "parquet"]]
+    calls = [[*common, *form, *predict] for form in forms]
     done = subprocess.run(
-        [*command, "--", "--data.generation_batch_size", "1"],
+        [sys.executable, "-c", REAL, json.dumps(calls)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    last = done.stdout.splitlines()[-1]
-    equal = r"1 of 1 equal in every (byte|record) \([1-3] kills, [1-3] of them between the first"
-    assert re.match(equal, last), done
+    lines = done.stdout.splitlines()
+    ends = [number for number, line in enumerate(lines) if line.startswith("exit code")]
+    assert [lines[end] for end in ends] == ["exit code 0", "exit code 0"], done
+    for end, same in zip(ends, ("byte", "record"), strict=True):
+        equal = rf"1 of 1 equal in every {same} \([1-3] kills, [1-3] of them between the first"
+        assert re.match(equal, lines[end - 1]), done

@@ -1,6 +1,7 @@
 """What scripts/bench_predict.py promises: equal tasks, the right numbers, a line for what fails."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -264,15 +265,17 @@ def test_the_fused_engine_is_measured_with_its_busy_slots(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """4 texts of 3 tokens in 2 slots, on kernels as Triton interprets them."""
+    """4 texts of 3 tokens in 2 slots, on kernels as Triton interprets them: short prompts do."""
     base = shallow_base(tmp_path / "base")
     arguments = ["--base", str(base), "--titles", "4", "--new-tokens", "3"]
     options = bench.build_parser().parse_args(arguments)
     options.ends = False
     given = bench.bench_of(options, tmp_path)
+    short = [prompt._replace(ids=prompt.ids[-5:]) for prompt in given.prompts]
+    given = replace(given, prompts=short)
     plan = WritingPlan("fused", "", 2, is_merged=True, is_exact=True)
     monkeypatch.setattr(work, "planned", lambda *_: plan)
-    monkeypatch.setattr(work, "PREFILLED", 256)
+    monkeypatch.setattr(work, "PREFILLED", 16)
     fused, plain = table.chosen(table.all_lines(True, (4,), (), ()), "fused; plain")
     found, texts = work.measure(given, fused)
     assert (found["num_tokens"], found["at_a_time"]) == (12, 2)

@@ -161,6 +161,7 @@ class Served:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+        self.files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
         self.log = run.parent / f"{self.port}.txt"
         script = [str(SCRIPTS / "demo.py"), str(run), "--port", str(self.port)]
         self.process = subprocess.Popen(
@@ -376,26 +377,19 @@ def test_visitors_are_served_one_after_another_also_after_one_who_left(
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_and_nothing_was_asked_of_another_host_or_written_to_the_run(
-    run: Path, browser: Browser
+    run: Path, served: Served, browser: Browser
 ):
-    pytest.importorskip("gradio", reason="needs Gradio: install '.[demo]'")
-    files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
-    served = Served(run)
-    try:
-        served.wait()
-        tab = opened(browser, served)
-        more_settings(tab)
-        write(tab, "Red Mug", max_new_tokens=1500, min_new_tokens=1500)
-        tab.wait_for(f"{TUNED}.value.length > 20")
-        served.process.send_signal(signal.SIGINT)
-        assert served.process.wait(SECONDS) == 0
-        tab.close()
-    finally:
-        served.process.kill()
-        served.process.wait()
+    """After all that was asked of it before: this is the last test of the page."""
+    tab = opened(browser, served)
+    more_settings(tab)
+    write(tab, "Red Mug", max_new_tokens=1500, min_new_tokens=1500)
+    tab.wait_for(f"{TUNED}.value.length > 20")
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(SECONDS) == 0
+    tab.close()
     said = served.said()
     asked = {line.split()[-1] for line in said.splitlines() if "asked for" in line}
     assert asked <= {"127.0.0.1", "localhost", "None"}
     assert "127.0.0.1" in asked
     assert "Traceback" not in said
-    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == files
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == served.files

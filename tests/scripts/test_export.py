@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +33,35 @@ SMALL = [
 ]
 PROBE = torch.arange(5, 45).reshape(2, 20)
 
-# What a user of transformers runs, to whom this package is unknown.
+# A process to which this package is unknown: runs programs, which are sent to it, one by one.
 FOREIGN = """
-import json, sys
+import contextlib, io, json, os, sys, traceback
 sys.modules["amazon_desc"] = None
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 torch.set_num_threads(1)
-folder, class_name, out = sys.argv[1:4]
-prompts = json.load(sys.stdin)
+for line in sys.stdin:
+    asked, said, error = json.loads(line), io.StringIO(), ""
+    os.chdir(asked["folder"])
+    try:
+        with contextlib.redirect_stdout(said):
+            exec(asked["program"], {"__name__": "__main__", **asked["given"]})
+    except BaseException:
+        error = traceback.format_exc()
+    print(json.dumps([said.getvalue(), error]), file=answers, flush=True)
+"""
+
+# What a user of transformers runs.
+LOADING = """
+import json, torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 model, report = AutoModelForCausalLM.from_pretrained(
-    folder, dtype=torch.float32, output_loading_info=True
+    export, dtype=torch.float32, output_loading_info=True
 )
 assert type(model).__name__ == class_name, type(model)
 assert not any(report.values()), report
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(export)
 with torch.no_grad():
     torch.save(model(torch.arange(5, 45).reshape(2, 20)).logits, out)
 texts = []
@@ -80,6 +94,35 @@ def export(run_program: Callable[..., Ended], place: Path) -> Callable[..., Ende
         return run_program(str(SCRIPTS / "export.py"), *map(str, arguments), cwd=place)
 
     return call
+
+
+class Foreign:
+    """The process to which this package is unknown; it imports what programs need once."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def __call__(self, program: str, folder: Path, **given: Any) -> str:
+        """Runs a program in a folder, with what it is given; returns the last line it prints."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        asked = {"program": program, "folder": str(folder), "given": given}
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        said, error = json.loads(self.process.stdout.readline())
+        assert not error, error
+        return said.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def foreign() -> Iterator[Foreign]:
+    with subprocess.Popen(
+        [sys.executable, "-c", FOREIGN],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    ) as process:
+        yield Foreign(process)
 
 
 def make_gemma(folder: Path, is_old: bool) -> Path:
@@ -125,34 +168,27 @@ def greedy_texts(describer: Describer) -> list[str]:
     return [found.description.text for found in describer.predictions(TITLES, **GREEDY)]
 
 
-def check_with_transformers(folder: Path, run: Path, class_name: str) -> None:
+def check_with_transformers(foreign: Foreign, folder: Path, run: Path, class_name: str) -> None:
     """Loads an export where this package is unknown, and compares it with the tuned model."""
     describer = Describer.from_run(run, accelerator="cpu")
     network = describer.model.network.eval()
     prompts = describer.data.encoder.prompts(list(map(describer.data.clean_title, TITLES)))
     out = folder.parent / "logits.pt"
+    out.unlink(missing_ok=True)
     with torch.no_grad():
         wanted = network(PROBE).logits
         with network.disable_adapter():
             base = network(PROBE).logits
-    done = subprocess.run(
-        [sys.executable, "-c", FOREIGN, str(folder), class_name, str(out)],
-        input=json.dumps(prompts),
-        capture_output=True,
-        text=True,
-        cwd=folder.parent,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    given = {"export": str(folder), "class_name": class_name, "out": str(out), "prompts": prompts}
+    texts = json.loads(foreign(LOADING, folder.parent, **given))
     found = torch.load(out)
     assert (wanted - base).abs().max() > 0.05  # that the adapter does something
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
-    assert json.loads(done.stdout.strip().splitlines()[-1]) == greedy_texts(describer)
+    assert texts == greedy_texts(describer)
 
 
 def test_merged_weights_are_the_tuned_model_to_transformers_alone(
-    run: Path, export: Callable[..., Ended]
+    run: Path, foreign: Foreign, export: Callable[..., Ended]
 ):
     ended = export(run, "--to", "merged", "--dtype", "float32", "--output", run.parent / "dense")
     assert ended.returncode == 0
@@ -162,12 +198,12 @@ def test_merged_weights_are_the_tuned_model_to_transformers_alone(
         *("README.md", "config.json", "generation_config.json", "model.safetensors"),
         *("tokenizer.json", "tokenizer_config.json", "export.json"),
     }
-    check_with_transformers(run.parent / "dense", run, "LlamaForCausalLM")
+    check_with_transformers(foreign, run.parent / "dense", run, "LlamaForCausalLM")
 
 
 @pytest.mark.real
 def test_a_base_of_others_leaves_as_the_tuned_model(
-    real_dir: Path, place: Path, export: Callable[..., Ended]
+    real_dir: Path, place: Path, foreign: Foreign, export: Callable[..., Ended]
 ):
     """stories260k, whose head is tied and whose layers have widths of no whole blocks."""
     folder = place / "runs" / "stories"
@@ -175,20 +211,22 @@ def test_a_base_of_others_leaves_as_the_tuned_model(
     assert exit_code(["fit", *SMALL, "--trainer.default_root_dir", str(folder), *base]) == 0
     ended = export(folder, "--to", "merged", "--dtype", "float32")
     assert ended.returncode == 0, ended.stderr
-    check_with_transformers(folder / "exports/stories-merged", folder, "LlamaForCausalLM")
+    check_with_transformers(foreign, folder / "exports/stories-merged", folder, "LlamaForCausalLM")
 
 
 def test_shards_are_loaded_as_one_model(
-    run: Path, export: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    run: Path, foreign: Foreign, export: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("amazon_desc.export.shards.SHARD_BYTES", 10**6)
     folder = run.parent / "shards"
     assert export(run, "--to", "merged", "--dtype", "float32", "--output", folder).returncode == 0
     assert len(list(folder.glob("model-*-of-*.safetensors"))) > 3
-    check_with_transformers(folder, run, "LlamaForCausalLM")
+    check_with_transformers(foreign, folder, run, "LlamaForCausalLM")
 
 
-def test_a_gemma_leaves_as_the_text_model_alone(gemma_run: Path, export: Callable[..., Ended]):
+def test_a_gemma_leaves_as_the_text_model_alone(
+    gemma_run: Path, foreign: Foreign, export: Callable[..., Ended]
+):
     folder = gemma_run.parent / f"{gemma_run.name}-text"
     ended = export(gemma_run, "--to", "merged", "--dtype", "float32", "--output", folder)
     assert ended.returncode == 0, ended.stderr
@@ -196,11 +234,11 @@ def test_a_gemma_leaves_as_the_text_model_alone(gemma_run: Path, export: Callabl
     assert config["model_type"] == "gemma3_text"
     assert config["architectures"] == ["Gemma3ForCausalLM"]
     assert not any("vision" in name for name in load_file(folder / "model.safetensors"))
-    check_with_transformers(folder, gemma_run, "Gemma3ForCausalLM")
+    check_with_transformers(foreign, folder, gemma_run, "Gemma3ForCausalLM")
 
 
 def test_a_gemma_leaves_whole_with_its_vision_as_it_was(
-    gemma_run: Path, export: Callable[..., Ended]
+    gemma_run: Path, foreign: Foreign, export: Callable[..., Ended]
 ):
     folder = gemma_run.parent / f"{gemma_run.name}-whole"
     ended = export(gemma_run, "--to", "merged", "--full", "--dtype", "float32", "--output", folder)
@@ -213,7 +251,7 @@ def test_a_gemma_leaves_whole_with_its_vision_as_it_was(
     assert all(torch.equal(before[name], after[name]) for name in beside)
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert (folder / "preprocessor_config.json").is_file()
-    check_with_transformers(folder, gemma_run, "Gemma3ForConditionalGeneration")
+    check_with_transformers(foreign, folder, gemma_run, "Gemma3ForConditionalGeneration")
 
 
 def test_a_gemma_is_not_exported_in_float16(gemma_run: Path, export: Callable[..., Ended]):
@@ -241,24 +279,9 @@ def block_in(card: str, heading: str) -> str:
     return match[2]
 
 
-def run_block(code: str, folder: Path) -> str:
-    """Runs lines of a card word for word in the folder that the export is in."""
-    program = "import sys; sys.modules['amazon_desc'] = None\n" + code
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=folder.parent,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
-
-
 @pytest.mark.parametrize("form", ["merged", "adapter"])
 def test_the_lines_of_a_card_write_what_predict_writes(
-    form: str, run: Path, place: Path, export: Callable[..., Ended]
+    form: str, run: Path, place: Path, foreign: Foreign, export: Callable[..., Ended]
 ):
     from amazon_desc.data.encoding.markers import TITLE_SHOWN
 
@@ -271,7 +294,7 @@ def test_the_lines_of_a_card_write_what_predict_writes(
     if form == "adapter":  # the base is a folder that only its user knows
         assert 'base = "tiny"  # wherever the folder of the base is' in code
         code = code.replace('base = "tiny"', f"base = {str(TINY_BASE)!r}")
-    written = run_block(code, place / "out" / form)
+    written = foreign(code, place / "out")
     assert [written] == Describer.from_run(run, accelerator="cpu")([TITLE_SHOWN])
 
 
@@ -410,7 +433,9 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_export_leaves_no_name_and_the_same_command_succeeds(run: Path, tmp_path: Path):
+def test_a_killed_export_leaves_no_name_and_the_same_command_succeeds(
+    run: Path, tmp_path: Path, export: Callable[..., Ended]
+):
     """It is killed while a shard is half written, with a signal that nothing can catch."""
     program = (
         "import runpy, sys, time\n"
@@ -431,11 +456,7 @@ def test_a_killed_export_leaves_no_name_and_the_same_command_succeeds(run: Path,
     left = [path.name for path in tmp_path.iterdir()]
     assert "new" not in left
     assert [name for name in left if name.startswith(".tmp-")]
-    command = [sys.executable, SCRIPTS / "export.py", run, "--to", "merged"]
-    done = subprocess.run(
-        [*command, "--output", tmp_path / "new"], capture_output=True, text=True, check=False,
-        cwd=SCRIPTS.parent,
-    )  # fmt: skip
+    done = export(run, "--to", "merged", "--output", tmp_path / "new")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert load_file(tmp_path / "new" / "model.safetensors")

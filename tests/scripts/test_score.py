@@ -2,10 +2,7 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +10,7 @@ import pytest
 
 from amazon_desc.data.reading.records import Fault, Product
 from amazon_desc.evaluation.metrics import score_texts
-from tests.conftest import load_script
+from tests.conftest import Ended, load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "score.py"
 
@@ -47,7 +44,7 @@ def _texts(pairs: list) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_scores(tmp_path: Path) -> None:
+def test_the_command_prints_the_scores(tmp_path: Path, run_program: Callable[..., Ended]) -> None:
     predictions = _predictions(tmp_path, ("Hat", "a warm winter hat."), ("Tutu", ""))
     references = _write(
         tmp_path / "trn.json.gz",
@@ -56,17 +53,7 @@ def test_the_command_prints_the_scores(tmp_path: Path) -> None:
             {"title": "Tutu", "content": "a tutu"},
         ],
     )
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(predictions), str(references)],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": str(SCRIPT.parents[1]),
-        },
-    )
+    done = run_program(str(SCRIPT), str(predictions), str(references), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     texts, titles = ["a warm winter hat.", ""], ["Hat", "Tutu"]
     expected = score_texts(texts, ["a warm nice winter hat.", "a tutu"], titles)

@@ -16,7 +16,7 @@ from tests.model.test_fused_path import in_4_bits
 pytestmark = RUNS_KERNELS
 
 GREEDY = DecodingSettings(5, frequency_penalty=2.0)
-DRAWN = DecodingSettings(5, temperature=1.0, top_p=0.9, num_candidates=2)
+DRAWN = DecodingSettings(3, temperature=1.0, top_p=0.9, num_candidates=2)
 FLOAT32_ONLY = pytest.mark.skipif(HAS_CARD, reason="tensor cores have no float32")
 
 
@@ -47,7 +47,7 @@ def test_texts_are_the_same(
     writing = Writing(settings, load_tokenizer(TINY_BASE), [2], 12, torch.float32)
     texts = {}
     for engine in ("plain", "fused"):
-        plan = WritingPlan(engine, "", 3, is_merged or engine == "plain", is_exact=True)
+        plan = WritingPlan(engine, "", 4, is_merged or engine == "plain", is_exact=True)
         texts[engine] = list(write(model, prompts, writing, plan, has_lora=has_lora))
     assert texts["fused"] == texts["plain"]
     assert [prediction.title for prediction in texts["fused"]] == ["0", "1", "2", "3"]

@@ -63,7 +63,7 @@ def test_texts_are_those_of_transformers_in_every_family(kind: str):
     model = with_lora(base(kind, torch.float32), 0.0).eval()
     prompts = prompts_of([1, 17, 2, 5, 9], model.get_base_model().config.vocab_size)
     decoder = merge(model, torch.float32, LONGEST + NEW)
-    assert texts_of(decoder, prompts, 2) == [reference(model, p.ids) for p in prompts]
+    assert texts_of(decoder, prompts, 3) == [reference(model, p.ids) for p in prompts]
 
 
 @FLOAT32_ONLY
@@ -86,7 +86,7 @@ def test_an_end_token_ends_a_text_and_its_slot_is_filled_again():
     model = with_lora(base("llama", torch.float32), 0.0).eval()
     prompts = prompts_of([4, 6, 5], model.get_base_model().config.vocab_size)
     decoder = merge(model, torch.float32, LONGEST + NEW)
-    whole = texts_of(decoder, prompts, 1)
+    whole = texts_of(decoder, prompts, len(prompts))
     end = whole[0].ids[2]
     slots = Slots(decoder, PLAIN, 1, LONGEST, [end, END], prefilled=64)
     for (text,), before in zip(write(slots, prompts), whole, strict=True):

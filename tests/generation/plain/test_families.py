@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import BloomForCausalLM, GenerationConfig, LogitsProcessorList
 
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation import rounding
@@ -29,7 +29,7 @@ from tests.model.bases import base_of, refusal
 
 NUM_PIECES = 64  # of a miniature
 ENDS = [2, *range(40, 45)]  # so many that texts end early
-LENGTHS = [7, 1, 20, 3, 12, 2, 7, 20, 5]
+LENGTHS = [7, 1, 20, 3, 12, 2, 7]
 SETTINGS = {
     "greedy": DecodingSettings(14, repetition_penalty=1.2),
     "drawn": DecodingSettings(
@@ -55,6 +55,8 @@ class Family:
     targets: Any = "all-linear"
 
 
+# Transformers 5.17 does, for caches of a fixed size: such texts are those of `generate` there.
+PREPARES_BLOOM = "prepare_inputs_for_generation" in vars(BloomForCausalLM)
 MAMBA = ["in_proj"]  # PEFT has no LoRA for all of its layers
 # transformers reads the weights of dt_proj past its LoRA
 JAMBA = ["in_proj", "x_proj", "out_proj", "q_proj", "o_proj"]
@@ -67,7 +69,7 @@ FAMILIES = {
     "sliding window": Family("mistral"),
     "windows and soft caps": Family("gemma2", settings=ALTERNATING),
     "windows and two rotations": Family("gemma3_text", settings=ALTERNATING),
-    "alibi": Family("bloom"),
+    "alibi": Family("bloom", not PREPARES_BLOOM),
     "falcon": Family("falcon"),
     "falcon with alibi": Family("falcon", settings={"alibi": True}),
     "mpt": Family("mpt"),
