@@ -160,8 +160,10 @@ class DescriptionCLI(OptionsOnlyCLI):
             kwargs.setdefault("logger", logger if self.subcommand == "fit" else False)
         kwargs.setdefault("plugins", [*listed(config.plugins), SealedCheckpointIO()])
         has_bar = config.enable_progress_bar is not False
+        monitor = self.options(self.config_init).checkpoint.monitor
         try:
-            callbacks = with_ours(listed(config.callbacks), has_bar, self.signals, config.max_time)
+            given = listed(config.callbacks)
+            callbacks = with_ours(given, has_bar, self.signals, config.max_time, monitor)
             kwargs.setdefault("callbacks", callbacks)
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, ImportError) as error:
@@ -227,6 +229,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         model.use_adapter(self.run.adapter)
         self.trainer.validate(model, datamodule=self.datamodule, verbose=False)
         self.run.write_finish(self.trainer.global_step)
+        terminal.report(self.run)
         say(terminal.where(self.run))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
@@ -242,6 +245,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         self.use_weights(model, data)
         warn_of_markers(data.encoder)
         run(model, data, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
+        terminal.report(self.run)
 
     def use_weights(self, model: DescriptionModule, data: DescriptionData) -> Path:
         """Has the model load trained weights; returns the file that holds them."""

@@ -155,14 +155,13 @@ class Trial(NamedTuple):
 
 def outcome(folder: Path) -> dict[str, str]:
     """Returns a sha256 of everything that must not depend on how often a run was interrupted."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from amazon_desc.run.logger import read_scalars
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     parts = files_outcome(folder)
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    for tag in ("train/loss", "validation/loss"):
-        parts[tag] = str([(event.step, event.value) for event in events.Scalars(tag)])
+    curves = read_scalars(folder / "tensorboard")
+    for name in ("train/loss", "validation/loss"):
+        parts[name] = str([(point.step, point.value) for point in curves[name]])
     return parts
 
 
@@ -183,7 +182,8 @@ def files_outcome(folder: Path) -> dict[str, str]:
         "best": json.dumps(checkpoint["callbacks"]["BestAdapter"]),
     }
     predictions = "predictions/titles.txt.jsonl"
-    for name in ("adapter/adapter_model.safetensors", "metrics.json", predictions):
+    scored = "scored/validate.jsonl"
+    for name in ("adapter/adapter_model.safetensors", "metrics.json", scored, predictions):
         parts[name] = sha256((folder / name).read_bytes())
     return parts
 

@@ -199,23 +199,15 @@ def through_fit(
     failure, output = call(command, Path(task["folder"]), timeout)
     if failure:
         return {"error": failure, "output": output}
+    from amazon_desc.run.logger import read_scalars
+
     kernels = re.search(r"^Kernels: .*$", output, re.MULTILINE)
-    curves = read_curves(run_folder / "tensorboard")
-    found = outcome(curves["train/tokens_per_second"], started)
+    curves = read_scalars(run_folder / "tensorboard")
+    windows = [(point.wall_time, point.value) for point in curves["train/tokens_per_second"]]
+    found = outcome(windows, started)
     found["ms_per_step"] = line.rows * task["row_tokens"] / found["tokens_per_second"] * 1e3
-    peaks = [value for _, value in curves.get("train/peak_memory_gib", [])]
+    peaks = [point.value for point in curves.get("train/peak_memory_gib", [])]
     return {**found, "peak_gib": max(peaks, default=None), "note": kernels and kernels[0]}
-
-
-def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Returns TensorBoard's scalars: of each, times in seconds and values."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {
-        tag: [(event.wall_time, event.value) for event in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-    }
 
 
 def outcome(windows: Sequence[tuple[float, float]], started: float) -> dict[str, Any]:

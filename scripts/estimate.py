@@ -28,7 +28,7 @@ from card_speeds import (
 from estimated_rows import Rows, rows_of
 
 from amazon_desc.cli import build
-from amazon_desc.data.datamodule import NUM_TEXT_SAMPLES, DescriptionData
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.model.cost.memory import CONTEXT_BYTES, GIB, Memory
 from amazon_desc.model.cost.shape import shape_of
 from amazon_desc.model.machine import Machine, dtype_of
@@ -64,6 +64,8 @@ class Run(NamedTuple):
     max_new_tokens: int
     texts: Texts
     """of all scored titles"""
+    num_sampled: int
+    """titles that are written for at each validation"""
     rows: Rows
 
 
@@ -108,6 +110,7 @@ def read_options(arguments: list[str], num_rows: int | None, card: Card) -> Run:
         val_check_interval=trainer["val_check_interval"],
         max_new_tokens=model.decoding.max_new_tokens,
         texts=texts_of(model.decoding, model.engine, data, data.num_scored),
+        num_sampled=data.num_sampled,
         rows=rows_of(data, num_rows),
     )
 
@@ -197,7 +200,8 @@ def scoring_seconds(run: Run, work: Work, card: Card, num_steps: int, is_fused: 
         num_batches * scored_seconds(run.task, work, card, path) for path in (is_fused, False)
     )
     few, many = (
-        written_seconds(run, card, is_fused, num) for num in (NUM_TEXT_SAMPLES, run.rows.num_scored)
+        written_seconds(run, card, is_fused, min(num, run.rows.num_scored))
+        for num in (run.num_sampled, run.rows.num_scored)
     )
     interval = run.val_check_interval or num_steps
     between = interval if isinstance(interval, int) else max(1, round(interval * num_steps))

@@ -112,7 +112,7 @@ def held_out(
     """Returns held-out titles with their descriptions: those that are scored."""
     data = describer.data
     data.setup("validate" if split == "validation" else "test")
-    return data.opened.scored(split, num or data.num_scored)[1]
+    return data.opened.scored(split, num or data.num_scored).pairs
 
 
 # The table

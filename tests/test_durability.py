@@ -115,7 +115,7 @@ def a_checkpoint(root: Path) -> str:
 
 
 def metrics(root: Path) -> str:
-    write_metrics(root / "metrics.json", "validate", {"loss": 2.0}, {"loss": 1.0}, {"seed": 0})
+    write_metrics(root / "metrics.json", "validate", {"base": {"loss": 2.0}})
     return "metrics.json"
 
 

@@ -54,13 +54,13 @@ ORDER = """
     evaluation.description_scores.description_scores
     training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring
-    training.stepping training.writing training.module
+    training.stepping training.writing training.validating training.module
     export.weights export.decoding_options export.usage export.facts export.card export.folders
     export.shards export.merged export.adapter export.hub
     export.gguf.package export.gguf.quantizing export.gguf.families export.gguf.places
     export.gguf.metadata export.gguf.pretokenizers export.gguf.tokenizer export.gguf.writer
     export.gguf.adapter export.gguf.modelfile export.llama_cpp
-    run.folder run.logger run.checkpoints run.model_card
+    run.folder run.logger run.scored run.checkpoints run.model_card
     run.report.score_names run.report.values run.report.scores run.report.curves run.report.texts
     run.report.facts run.report.verdict run.report.drawing run.report.figures run.report.tables
     run.report.cards run.report.commands run.report.page
@@ -82,7 +82,7 @@ FLOW = ORDER.split()
 
 KNOW_LIGHTNING = (
     *("data.datamodule", "training.lightning_internals"),
-    *("training.stepping", "training.writing", "training.module"),
+    *("training.stepping", "training.writing", "training.validating", "training.module"),
     *("run.", "cli"),
 )
 HEAVY = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "jsonargparse")

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import amazon_desc.training.module
 from amazon_desc import Describer
 from amazon_desc.cli import main
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.logger import read_scalars
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import load_script
@@ -133,8 +133,7 @@ def test_over_200_steps_the_fused_loss_is_the_plain_one(
             *("--data.num_scored", "20", "--data.row_tokens", "1024", "--trainer.max_epochs", "2"),
         ]
         main(["fit", *options])
-        events = EventAccumulator(str(run.tensorboard)).Reload()
-        losses[kernels] = [scalar.value for scalar in events.Scalars("train/loss")]
+        losses[kernels] = [of.value for of in read_scalars(run.tensorboard)["train/loss"]]
     plain, fused = (torch.tensor(losses[name]) for name in ("plain", "fused"))
     assert len(plain) == len(fused) == 200
     assert float(plain[-20:].mean()) < 0.9 * float(plain[:20].mean())
@@ -163,8 +162,7 @@ def test_rows_of_a_micro_batch_are_as_many_as_fit_and_the_steps_the_same(
         options += ["--trainer.accelerator", "gpu", "--trainer.log_every_n_steps", "1"]
         options += ["--model.lora.dropout", "0", "--data.num_scored", "4"]
         main(["fit", "--config", "configs/quickstart.yaml", *options])
-        events = EventAccumulator(str(run.tensorboard)).Reload()
-        losses[name] = [scalar.value for scalar in events.Scalars("train/loss")]
+        losses[name] = [of.value for of in read_scalars(run.tensorboard)["train/loss"]]
     assert json.loads((tmp_path / "auto/run.json").read_text())["batch_size"] == rows
     assert len(losses["auto"]) == 20
     assert losses["auto"] == pytest.approx(losses["four"], rel=0.005)

@@ -14,13 +14,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from amazon_desc.cli import main
 from amazon_desc.data.loading.prompts import Prompt
+from amazon_desc.evaluation.summary import SCORES
 from amazon_desc.generation.plain.generating import padded
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import load_backbone
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.logger import read_scalars
+from amazon_desc.run.scored import read_scored
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from tests.conftest import load_script, slow_case
@@ -74,9 +78,8 @@ def weights(run: RunFolder) -> dict[str, torch.Tensor]:
 
 
 def scalars(run: RunFolder) -> dict[str, dict[int, float]]:
-    events = EventAccumulator(str(run.tensorboard))
-    events.Reload()
-    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    found = read_scalars(run.tensorboard)
+    return {name: {point.step: point.value for point in of} for name, of in found.items()}
 
 
 # fit
@@ -85,6 +88,7 @@ def scalars(run: RunFolder) -> dict[str, dict[int, float]]:
 def test_a_run_folder_is_laid_out_as_the_readme_says(run: RunFolder) -> None:
     assert {file.name for file in run.path.iterdir()} == {
         *("config.yaml", "checkpoints", "adapter", "tensorboard", "metrics.json", "run.json"),
+        *("scored", "report.html"),
     }
     assert {file.name for file in run.adapter.iterdir()} == {
         *("adapter_model.safetensors", "adapter_config.json", "amazon_desc.json", "README.md"),
@@ -100,19 +104,39 @@ def test_tensorboard_holds_the_curves(run: RunFolder) -> None:
         assert len(curves[f"train/{tag}"]) >= 7, tag
         assert all(value > 0 for value in curves[f"train/{tag}"].values()), tag
     assert len(curves["validation/loss"]) == 3
-    assert set(curves["validation/perplexity"]) == set(curves["validation/loss"])
+    for score in ("perplexity", "rougeL", "ended"):
+        assert set(curves[f"validation/{score}"]) == set(curves["validation/loss"])
     assert "hp_metric" not in curves
+    series = {file.parent.name for file in run.tensorboard.glob("*/events.*")}
+    assert series == {"train", "validation", "base"}
+
+
+def test_tensorboard_ends_with_the_scores_and_the_options_they_came_from(run: RunFolder) -> None:
+    curves, scores = scalars(run), json.loads(run.metrics.read_text())["validate"]
+    for side in ("base", "tuned"):
+        found = {name: curves[f"{side}/{name}"] for name in scores[side]}
+        assert found == {name: {7: pytest.approx(of)} for name, of in scores[side].items()}
+    events = EventAccumulator(str(run.tensorboard)).Reload()
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    options = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert options["LoRA r"].number_value == 4
+    assert options["backbone"].string_value == "tiny"
 
 
 def test_tensorboard_holds_text_samples_of_held_out_titles(run: RunFolder) -> None:
     events = EventAccumulator(str(run.tensorboard))
     events.Reload()
     (tag,) = events.Tags()["tensors"]
-    assert tag == "validation/samples/text_summary"
+    assert tag == "samples/text_summary"
     samples = [e.tensor_proto.string_val[0].decode() for e in events.Tensors(tag)]
-    assert len(samples) == 3
-    assert all(text.startswith("| title | reference | tuned |") for text in samples)
-    assert all(text.count("\n") == 4 for text in samples)
+    assert [text.partition("\n")[0] for text in samples] == [
+        *["| title | reference | tuned |"] * 3,
+        "| title | reference | base | tuned |",
+    ]
+    num_titles = len(run.scored("validate").read_text("utf-8").splitlines())
+    assert [text.count("\n") for text in samples] == [
+        1 + min(most, num_titles) for most in (16, 16, 16, 20)
+    ]
 
 
 def test_a_checkpoint_holds_what_training_changes_and_loads_without_pickle(run: RunFolder) -> None:
@@ -225,14 +249,49 @@ def test_a_shop_with_40_products_can_train_and_is_scored(
 def test_validate_writes_the_scores_that_fit_ended_with(run: RunFolder, call) -> None:
     expected = json.loads(run.metrics.read_text())
     assert set(expected) == {"validate"}
-    assert set(expected["validate"]) == {"base", "tuned", "decoding"}
+    assert set(expected["validate"]) == {
+        *("base", "tuned", "intervals", "compared"),
+        *("measured_on", "signatures", "decoding"),
+    }
     assert expected["validate"]["decoding"]["max_new_tokens"] == 8
     for weights in ("base", "tuned"):
-        scores = expected["validate"][weights]
-        assert set(scores) == {"loss", "perplexity", "rouge1", "rougeL", "bleu"}
+        scores, intervals = (
+            expected["validate"][weights],
+            expected["validate"]["intervals"][weights],
+        )
+        assert set(scores) == set(intervals) == set(SCORES)
+        for name, of in intervals.items():
+            assert of["value"] == scores[name]
+            assert of["low"] <= of["value"] <= of["high"]
+    texts = run.scored("validate").read_text("utf-8")
     run.metrics.unlink()
+    run.scored("validate").unlink()
     call("validate", "run")
     assert json.loads(run.metrics.read_text()) == expected
+    assert run.scored("validate").read_text("utf-8") == texts
+
+
+def test_what_was_scored_stands_title_by_title_and_adds_up_to_the_scores(run: RunFolder) -> None:
+    scores = json.loads(run.metrics.read_text())["validate"]
+    records = [json.loads(line) for line in run.scored("validate").read_text("utf-8").splitlines()]
+    assert len(records) == scores["measured_on"]["num_titles"] > 2
+    assert len({record["title"] for record in records}) == len(records)
+    for side in ("base", "tuned"):
+        of = [record[side] for record in records]
+        num_targets = sum(one["num_targets"] for one in of)
+        assert num_targets == scores["measured_on"]["num_targets"]
+        assert sum(one["loss_sum"] for one in of) / num_targets == pytest.approx(
+            scores[side]["loss"]
+        )
+        assert sum(one["num_right"] for one in of) / num_targets == scores[side]["accuracy"]
+        rouge = sum(one["rougeL"] for one in of) / len(of)
+        assert rouge == pytest.approx(scores[side]["rougeL"])
+        assert [one["num_tokens"] <= 8 for one in of] == [True] * len(of)
+    found = read_scored(run.scored("validate"), "tuned").intervals()
+    assert {name: list(of) for name, of in found.items()} == {
+        name: pytest.approx([of["value"], of["low"], of["high"]])
+        for name, of in scores["intervals"]["tuned"].items()
+    }
 
 
 def test_test_scores_other_products_and_keeps_the_scores_of_validate(run: RunFolder, call) -> None:
@@ -246,10 +305,10 @@ def test_test_scores_other_products_and_keeps_the_scores_of_validate(run: RunFol
 def test_other_commands_leave_the_config_and_the_curves_of_the_fit_alone(
     run: RunFolder, call
 ) -> None:
-    before = {f: f.read_bytes() for f in (run.config, *run.tensorboard.iterdir())}
+    before = {f: f.read_bytes() for f in (run.config, *run.tensorboard.rglob("events.*"))}
     call("validate", "run", "--data.num_scored", "3")
     call("validate", "run")
-    assert {f: f.read_bytes() for f in (run.config, *run.tensorboard.iterdir())} == before
+    assert {f: f.read_bytes() for f in (run.config, *run.tensorboard.rglob("events.*"))} == before
 
 
 def test_ckpt_path_takes_the_weights_of_a_checkpoint(run: RunFolder, call) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amazon_desc.cli import main
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.model.cost.memory import CONTEXT_BYTES, GIB
 from amazon_desc.model.plan import Plan
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.logger import read_scalars
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import load_script
 
@@ -81,10 +81,9 @@ def test_a_base_is_trained_scored_and_written_with_in_the_memory_of_a_small_card
         torch.cuda.set_per_process_memory_fraction(1.0)
     (plan,) = plans
     assert plan is not None
-    events = EventAccumulator(str(run.tensorboard)).Reload()
+    curves = read_scalars(run.tensorboard)
     losses, peaks = (
-        [scalar.value for scalar in events.Scalars(f"train/{name}")]
-        for name in ("loss", "peak_memory_gib")
+        [point.value for point in curves[f"train/{name}"]] for name in ("loss", "peak_memory_gib")
     )
     shown = capsys.readouterr().out
     with capsys.disabled():

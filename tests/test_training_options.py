@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from amazon_desc.model import adapter
 from amazon_desc.model.backbone import keep_quantized_layout, load_backbone
 from amazon_desc.run.checkpoints import read_checkpoint
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.logger import read_scalars
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.training.module import DescriptionModule
@@ -115,9 +115,8 @@ def test_the_rates_are_those_of_the_schedule(finished: Callable[[str], RunFolder
         ("rslora", [1 / 3, 2 / 3, 1.0, 1.0, 0.7, 0.4]),
         ("adamw8bit", [1.0] * 6),
     ):
-        events = EventAccumulator(str(finished(kind).tensorboard))
-        events.Reload()
-        rates = [event.value for event in events.Scalars("train/learning_rate")]
+        points = read_scalars(finished(kind).tensorboard)["train/learning_rate"]
+        rates = [point.value for point in points]
         assert rates == pytest.approx([4e-3 * share for share in shares])
 
 

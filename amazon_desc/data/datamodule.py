@@ -18,7 +18,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from amazon_desc.data.cleaning.cleaner import Cleaner, CleaningSettings
-from amazon_desc.data.corpus.corpus import Corpus, describe_sources, open_or_prepare
+from amazon_desc.data.corpus.corpus import Corpus, Scored, describe_sources, open_or_prepare
 from amazon_desc.data.corpus.packing import Row
 from amazon_desc.data.corpus.preparing import CorpusSettings
 from amazon_desc.data.corpus.product_files import ProductFiles
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 # The loader of validation and test that serves rows; those after it serve titles.
 ROWS = 0
-# Written for at each validation during training, so that progress can be read as text.
-NUM_TEXT_SAMPLES = 3
 
 
 class DescriptionData(L.LightningDataModule):
@@ -68,6 +66,7 @@ class DescriptionData(L.LightningDataModule):
         validation_fraction: share of all titles that validation holds out, chosen by their hash
         test_fraction: share of all titles that test holds out; of both at least one, if not 0
         num_scored: held-out products that validate and test score; always the same ones
+        num_sampled: of them, those that texts are written for at each validation of a fit
         prompt: how a title is put to the model
         max_seq_length: tokens of one example: prompt, description and end token
         row_tokens: tokens of one packed row
@@ -105,6 +104,7 @@ class DescriptionData(L.LightningDataModule):
         validation_fraction: Fraction = 0.01,
         test_fraction: Fraction = 0.01,
         num_scored: PositiveInt = 500,
+        num_sampled: NonNegativeInt = 16,
         prompt: PromptSettings = PromptSettings(),  # noqa: B008 (frozen)
         max_seq_length: PositiveInt = 256,
         row_tokens: PositiveInt = 2048,
@@ -125,7 +125,7 @@ class DescriptionData(L.LightningDataModule):
         super().__init__()
         self.titles, self.title = titles, title
         self.output, self.keep_columns = output, keep_columns
-        self.num_scored = num_scored
+        self.num_scored, self.num_sampled = num_scored, num_sampled
         self.rows_per_step = rows_per_step
         self.batch_size: int = 1 if batch_size == "auto" else batch_size  # `auto`: for now
         self.generation_batch_size: int | Literal["auto"] = generation_batch_size
@@ -217,7 +217,7 @@ class DescriptionData(L.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Returns the loader of packed rows, and one for the texts of each side that is scored."""
-        rows = loaders.fixed_loader(self.scored[0], self.batch_size, self.collate_rows, self.seed)
+        rows = loaders.fixed_loader(self.scored.rows, self.batch_size, self.collate_rows, self.seed)
         num_sides = 1 if self.stage == "fit" else 2
         return [rows, *(self.title_loader() for _ in range(num_sides))]
 
@@ -236,13 +236,13 @@ class DescriptionData(L.LightningDataModule):
         return self.max_seq_length - MIN_DESCRIPTION_TOKENS
 
     @property
-    def scored(self) -> tuple[Any, Pairs]:
+    def scored(self) -> Scored:
         """The examples that are scored: packed rows, and titles with descriptions."""
         return self.opened.scored("test" if self.stage == "test" else "validation", self.num_scored)
 
     def pairs(self) -> Pairs:
         """Returns the titles and descriptions that texts are scored with in this stage."""
-        return self.scored[1][: NUM_TEXT_SAMPLES if self.stage == "fit" else None]
+        return self.scored.pairs[: self.num_sampled if self.stage == "fit" else None]
 
     @property
     def num_titles(self) -> int:

@@ -8,54 +8,112 @@ what this returns is printable characters, spaces and newlines only.
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from amazon_desc.evaluation.intervals import Comparison, Interval
 from amazon_desc.support.files import write_text
 from amazon_desc.support.printing import printable
 
-# Key, name, decimals, what the number is.
-_ROWS = (
-    ("loss", "loss", 4, "lower is better, nats per token"),
-    ("perplexity", "perplexity", 2, "lower is better, from 1"),
-    ("rouge1", "ROUGE-1", 4, "higher is better, 0 to 1"),
-    ("rougeL", "ROUGE-L", 4, "higher is better, 0 to 1"),
-    ("bleu", "BLEU", 2, "higher is better, 0 to 100"),
-)
+Stage = Literal["validate", "test"]
+Sign = Literal["", "+"]
+Better = Literal["lower", "higher", "near 1"]
+
+
+class Shown(NamedTuple):
+    """How a score is shown."""
+
+    label: str
+    decimals: int
+    better: Better
+
+
+SCORES = {
+    "loss": Shown("loss", 3, "lower"),
+    "perplexity": Shown("perplexity", 2, "lower"),
+    "accuracy": Shown("accuracy", 3, "higher"),
+    "rouge1": Shown("ROUGE-1", 3, "higher"),
+    "rouge2": Shown("ROUGE-2", 3, "higher"),
+    "rougeL": Shown("ROUGE-L", 3, "higher"),
+    "bleu": Shown("BLEU", 2, "higher"),
+    "chrf": Shown("chrF", 2, "higher"),
+    "loops": Shown("loops", 3, "lower"),
+    "ended": Shown("ended", 3, "higher"),
+    "length_ratio": Shown("length ratio", 2, "near 1"),
+    "distinct1": Shown("distinct-1", 3, "higher"),
+    "distinct2": Shown("distinct-2", 3, "higher"),
+    "copied": Shown("copied", 3, "lower"),
+    "invented": Shown("invented", 3, "lower"),
+    "title_words": Shown("title words", 3, "higher"),
+}
+"""All scores, in the order in which they are shown."""
+
 _WIDTH = 100
 
 
-def format_scores(base: Mapping[str, float], tuned: Mapping[str, float]) -> str:
+@dataclass(frozen=True)
+class SideBySide:
+    """The scores of base and tuned weights on the same titles."""
+
+    base: Mapping[str, Interval]
+    tuned: Mapping[str, Interval]
+    compared: Mapping[str, Comparison]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain values: each score of a side alone, as an interval, and compared."""
+        sides = {"base": self.base, "tuned": self.tuned}
+        return {
+            **{side: values_of(found) for side, found in sides.items()},
+            "intervals": {side: as_dicts(found) for side, found in sides.items()},
+            "compared": as_dicts(self.compared),
+        }
+
+
+def values_of(scores: Mapping[str, Interval]) -> dict[str, float]:
+    return {name: of.value for name, of in scores.items()}
+
+
+def as_dicts(scores: Mapping[str, Interval | Comparison]) -> dict[str, dict[str, float]]:
+    return {name: of._asdict() for name, of in scores.items()}
+
+
+def format_scores(scores: SideBySide) -> str:
     """Returns a table of at most 80 columns: the base's scores, the tuned model's, the change.
 
-    The change is tuned minus base. A score that one side lacks is shown as `-`, one that both lack
-    has no row; keys that are no score are left out.
+    The change is tuned minus base. After ± stands half of the 95 % interval, p is of the paired
+    comparison. A score that both sides lack has no row; keys that are no score are left out.
 
-                      base       tuned      change
-        loss        3.0000      2.5000     -0.5000   lower is better, nats per token
+                          base           tuned          change      p  better
+        loss     3.773 ± 0.071   3.009 ± 0.063  -0.764 ± 0.031  0.001  lower
     """
-    lines = [f"{'':<10}{'base':>12}{'tuned':>12}{'change':>12}"]
-    for key, name, decimals, note in _ROWS:
-        before, after = base.get(key), tuned.get(key)
-        if before is None and after is None:
+    lines = [f"{'':<12}{'base':>17}{'tuned':>17}{'change':>17}{'p':>7}  better"]
+    for name, shown in SCORES.items():
+        base, tuned = scores.base.get(name), scores.tuned.get(name)
+        change = scores.compared.get(name)
+        if base is None and tuned is None:
             continue
-        change = None if before is None or after is None else after - before
-        numbers = (
-            _number(before, decimals),
-            _number(after, decimals),
-            _number(change, decimals, sign="+"),
-        )
-        lines.append(f"{name:<10}" + "".join(f"{number:>12}" for number in numbers) + f"   {note}")
+        cells = [_measured(of, of and of.value, shown.decimals) for of in (base, tuned)]
+        cells.append(_measured(change, change and change.difference, shown.decimals, "+"))
+        p_value = "-" if change is None else f"{change.p_value:.3f}"
+        numbers = "".join(f"{cell:>17}" for cell in cells)
+        lines.append(f"{shown.label:<12}{numbers}{p_value:>7}  {shown.better}")
     return "\n".join(lines)
 
 
-def _number(value: float | None, decimals: int, sign: Literal["", "+"] = "") -> str:
-    if value is None or (sign and not math.isfinite(value)):
+def _measured(
+    of: Interval | Comparison | None, value: float | None, decimals: int, sign: Sign = ""
+) -> str:
+    if of is None or value is None:
         return "-"
-    if math.isfinite(value) and abs(value) >= 1e6:
-        return f"{value:{sign}.3e}"
+    half = (of.high - of.low) / 2
+    return f"{_number(value, decimals, sign)} ± {_number(half, decimals)}"
+
+
+def _number(value: float, decimals: int, sign: Sign = "") -> str:
+    if math.isfinite(value) and abs(value) >= 1e4:
+        return f"{value:{sign}.0e}"
     return f"{value:{sign}.{decimals}f}"
 
 
@@ -97,25 +155,23 @@ def _wrapped(head: str, text: str) -> str:
     return textwrap.fill(body, width=_WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
 
 
-def write_metrics(
-    path: Path,
-    stage: Literal["validate", "test"],
-    base: Mapping[str, float],
-    tuned: Mapping[str, float],
-    decoding: Mapping[str, Any],
-) -> None:
-    """Writes `{stage: {"base": {...}, "tuned": {...}, "decoding": {...}}}` into the file `path`.
-
-    `decoding` is how the texts of both were written, without which their scores mean nothing.
+def write_metrics(path: Path, stage: Stage, entry: Mapping[str, Any]) -> None:
+    """Writes `{stage: entry}` into the file `path`.
 
     What the file holds of other stages stays, what it holds of this one goes. The file is written
     whole or not at all; one that cannot be read as a JSON object is replaced. JSON knows no NaN and
     no infinity: both become `null`, so that every parser reads the file and no number is made up.
     """
-    metrics = _read_metrics(path)
-    metrics[stage] = {"base": dict(base), "tuned": dict(tuned), "decoding": dict(decoding)}
-    text = json.dumps(_finite(metrics), indent=2, ensure_ascii=False, allow_nan=False)
+    metrics = {**_read_metrics(path), stage: dict(entry)}
+    text = json.dumps(finite(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a JSON object a line, whole or not at all; the folder is made."""
+    path.parent.mkdir(exist_ok=True)
+    lines = (json.dumps(finite(dict(record)), ensure_ascii=False) + "\n" for record in records)
+    write_text(path, "".join(lines))
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:
@@ -126,11 +182,11 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return metrics if isinstance(metrics, dict) else {}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return value

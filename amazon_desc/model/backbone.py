@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,13 +133,29 @@ def load_weights(
         )
     if (part := text_part_of(config)) is not None:
         # The files hold more than text; the plain call would leave every text weight random.
-        with without_report():
+        with without_report(), with_bar_on_terminals():
             return getattr(transformers, part.text_class).from_pretrained(
                 folder, config=config.get_text_config(), key_mapping=part.key_mapping, **options
             )
-    return AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportReturnType]
-        folder, config=config, **options
-    )
+    with with_bar_on_terminals():
+        return AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportReturnType]
+            folder, config=config, **options
+        )
+
+
+@contextmanager
+def with_bar_on_terminals() -> Iterator[None]:
+    """Has transformers draw no progress bar into a file, where each state would be kept."""
+    from transformers.utils import logging
+
+    is_drawn = logging.is_progress_bar_enabled()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if is_drawn:
+            logging.enable_progress_bar()
 
 
 @contextmanager

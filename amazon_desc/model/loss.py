@@ -1,14 +1,15 @@
 """The loss of packed rows: the plain way, through transformers' own layers.
 
 In come a model and a RowBatch, out go the summed negative log-likelihood of the target tokens and
-their number. Sums, not means: only the caller knows over which tokens of a step to average. Where
-a base cannot keep the examples of a packed row apart, each of them is a row of its own.
+their number, or, to score it, what the model makes of each target. Sums, not means: only the caller
+knows over which tokens of a step to average. Where a base cannot keep the examples of a packed row
+apart, each of them is a row of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,17 +39,44 @@ def target_loss(model: PeftModel, batch: RowBatch) -> tuple[Tensor, int]:
 
 
 def loss_of_targets(base: Any, batch: RowBatch) -> tuple[Tensor, int]:
-    hidden = hidden_states(base, batch)
-    places = batch.before_targets
-    hidden, targets = hidden.flatten(0, 1)[places], batch.input_ids.flatten()[places + 1]
+    num_targets = len(batch.before_targets)
     most_logits = LOGITS if torch.is_grad_enabled() else SCORED_LOGITS
-    size = positions_at_a_time(base.get_output_embeddings().weight.shape[0], most_logits)
-    if torch.is_grad_enabled() and len(places) <= size:
-        return head_loss(base, hidden, targets), len(places)
-    parts = zip(hidden.split(size), targets.split(size), strict=True)
+    parts = targets_in_parts(base, batch, most_logits)
+    if torch.is_grad_enabled() and len(parts) == 1:
+        return head_loss(base, *parts[0]), num_targets
     # without gradients it only calls the function
     losses = [checkpoint(head_loss, base, *part, use_reentrant=False) for part in parts]
-    return torch.stack(losses).sum(), len(places)  # pyright: ignore[reportArgumentType]
+    return torch.stack(losses).sum(), num_targets  # pyright: ignore[reportArgumentType]
+
+
+class TargetScores(NamedTuple):
+    """What a model makes of each of M targets."""
+
+    losses: Tensor
+    """(M) float32: nats"""
+    is_right: Tensor
+    """(M) bool: no other token is likelier"""
+
+
+@torch.no_grad()
+def target_scores(model: PeftModel, batch: RowBatch) -> TargetScores:
+    """Returns loss and hit of each target, in the order of `batch.before_targets`."""
+    base: Any = model.get_base_model()
+    with own_precision(base, batch.input_ids.device):
+        parts = targets_in_parts(base, batch, SCORED_LOGITS)
+        scores = [head_scores(base, *part) for part in parts]
+    losses, is_right = zip(*scores, strict=True)
+    return TargetScores(torch.cat(losses), torch.cat(is_right))
+
+
+def targets_in_parts(base: Any, batch: RowBatch, most_logits: int) -> list[tuple[Tensor, Tensor]]:
+    """Returns the hidden states before targets, (m, hidden), and these (m), as many at a time as
+    have that many logits; without a target one part of none."""
+    places = batch.before_targets
+    hidden = hidden_states(base, batch).flatten(0, 1)[places]
+    targets = batch.input_ids.flatten()[places + 1]
+    size = positions_at_a_time(base.get_output_embeddings().weight.shape[0], most_logits)
+    return list(zip(hidden.split(size), targets.split(size), strict=True))
 
 
 def hidden_states(base: Any, batch: RowBatch) -> Tensor:
@@ -105,6 +133,13 @@ def of_similar_length(example_tokens: Tensor) -> Iterator[tuple[Tensor, Tensor]]
 def head_loss(base: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """Returns the summed loss of targets (M) by the hidden states before them, (M, hidden)."""
     return torch.nn.functional.cross_entropy(logits_of(base, hidden), targets, reduction="sum")
+
+
+def head_scores(base: Any, hidden: Tensor, targets: Tensor) -> TargetScores:
+    """Returns loss and hit of each of M targets by the hidden states before them, (M, hidden)."""
+    logits = logits_of(base, hidden)
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    return TargetScores(losses, logits.argmax(-1) == targets)
 
 
 def logits_of(base: Any, hidden: Tensor) -> Tensor:

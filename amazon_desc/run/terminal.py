@@ -15,6 +15,8 @@ from lightning.pytorch.trainer import Trainer
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.options.checks import refuse_other_encoding
 from amazon_desc.run.options.paths import home_of
+from amazon_desc.support.errors import StorageError
+from amazon_desc.support.printing import say
 from amazon_desc.support.resources import find_config
 
 
@@ -45,6 +47,18 @@ def where(run: RunFolder) -> str:
     folder, config = quote(str(run.path)), quote(str(run.config))
     there = [line.format(folder=folder) for name, line in PLACES if (run.path / name).exists()]
     return WHERE.format(run=run.path, places="\n".join(there), config=config)
+
+
+def report(run: RunFolder) -> None:
+    """Makes the page of a run that has scores or curves; a disk that refuses it is only said."""
+    from amazon_desc.run.report.page import write_report  # draws, which the end alone needs
+
+    if not (run.metrics.exists() or run.record.exists()):
+        return
+    try:
+        write_report([run], run.report)
+    except StorageError as error:
+        say(f"No report was made: {error}")
 
 
 def stopped_early(trainer: Trainer) -> Iterator[str]:
@@ -85,6 +99,7 @@ For a fresh start name another folder with --trainer.default_root_dir."""
 PLACES = (
     ("adapter", "  adapter/       the best weights, a PEFT folder"),
     ("metrics.json", "  metrics.json   scores of base and tuned weights"),
+    ("report.html", "  report.html    the run on one page: scores, curves, texts"),
     (
         "tensorboard",
         "  tensorboard/   curves and text samples:    tensorboard --logdir {folder}",

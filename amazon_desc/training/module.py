@@ -1,25 +1,24 @@
-"""What Lightning trains: a 4-bit base with LoRA, its loss and its scores.
+"""What Lightning trains: a 4-bit base with LoRA, and its loss.
 
-In come batches of DescriptionData, out go the loss of a step, the scores of base and tuned weights
-(loss, perplexity, ROUGE, BLEU), and what a checkpoint keeps of the model. What happens between
-backward and optimizer is in stepping.py, how texts are written in writing.py; files, TensorBoard
-and the terminal are the callbacks' business.
+In come batches of DescriptionData, out go the loss of a step, and what a checkpoint keeps of the
+model. What happens between backward and optimizer is in stepping.py, how texts are written in
+writing.py, how base and tuned weights are scored in validating.py; files, TensorBoard and the
+terminal are the callbacks' business.
 """
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from amazon_desc.data.datamodule import ROWS, DescriptionData
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.loading.batches import RowBatch
-from amazon_desc.evaluation.summary import Sample
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model import backbone as bases
@@ -37,14 +36,10 @@ from amazon_desc.support.hub import Backbone, find_adapter, find_backbone
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 from amazon_desc.training import gradients
 from amazon_desc.training.schedule import Schedule, learning_rates, length_of_warmup
-from amazon_desc.training.scoring import BOTH, Scoring, Weights
-from amazon_desc.training.writing import WritingModule
-
-if TYPE_CHECKING:
-    from amazon_desc.model.kernels.step import FusedStep
+from amazon_desc.training.validating import ValidatingModule
 
 
-class DescriptionModule(WritingModule):
+class DescriptionModule(ValidatingModule):
     """A frozen base with trainable LoRA.
 
     Args:
@@ -107,11 +102,9 @@ class DescriptionModule(WritingModule):
         self.kernels: Kernels = kernels
         self.recompute: RecomputeOption = recompute
         self.plan: Plan | None = None  # of a fit; made when it starts, where nobody made it before
-        self.fused: FusedStep | None = None  # where that is planned
         # A checkpoint holds LoRA only; on_load_checkpoint compares the names itself.
         self.strict_loading = False
         self.network: Any = None  # a PeftModel, once configure_model has built it
-        self.scoring = Scoring()
         self.settings: dict[str, Any] = {}  # what decides this run, as its checkpoints record it
 
     # Building
@@ -211,62 +204,6 @@ class DescriptionModule(WritingModule):
             optimizer.zero_grad()
         else:
             gradients.zero(self.gradients(optimizer))
-
-    # Scoring: the same steps for validation and test
-
-    @property
-    def sides(self) -> tuple[Weights, ...]:
-        """What is scored: while training the tuned weights only, for the base does not change."""
-        return ("tuned",) if self.trainer.state.fn == "fit" else BOTH
-
-    def on_validation_epoch_start(self) -> None:
-        if self.fused is not None:
-            self.fused.release()  # scores need memory too
-        self.scoring.reset()
-        self.writing_plan = None  # the same for base and tuned weights
-
-    def validation_step(
-        self, batch: RowBatch | list[int], batch_idx: int, dataloader_idx: int = ROWS
-    ) -> None:
-        if isinstance(batch, RowBatch):
-            # the fused step knows nothing of weights without LoRA
-            fused = self.fused if self.trainer.state.fn == "fit" else None
-            loss = partial(target_loss, self.network) if fused is None else fused.score
-            self.scoring.add_rows(self.network, batch, self.sides, loss)
-            return
-        weights = self.sides[dataloader_idx - 1]
-        if batch_idx == 0:
-            is_test = self.trainer.state.fn == "test"
-            limits = self.trainer.num_test_batches if is_test else self.trainer.num_val_batches
-            self.begin_writing(int(limits[dataloader_idx]), has_lora=weights == "tuned")
-        self.scoring.add_texts(weights, self.take_written(len(batch)))
-
-    def on_validation_epoch_end(self) -> None:
-        self.end_writing()
-        if self.trainer.state.fn == "fit":
-            scores = self.scoring.loss("tuned")
-            self.log("epoch", self.data.epoch)
-            for name in ("loss", "perplexity"):
-                self.log(f"validation/{name}", scores[name], prog_bar=name == "loss")
-
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(
-        self, batch: RowBatch | list[int], batch_idx: int, dataloader_idx: int = ROWS
-    ) -> None:
-        self.validation_step(batch, batch_idx, dataloader_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.end_writing()
-
-    def scores(self, weights: Weights) -> dict[str, float]:
-        """Returns loss (nats a target token), perplexity, ROUGE (0 to 1) and BLEU (0 to 100)."""
-        return self.scoring.scores(weights)
-
-    @property
-    def samples(self) -> list[Sample]:
-        return self.scoring.samples
 
     # What a checkpoint keeps
 

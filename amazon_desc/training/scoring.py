@@ -1,75 +1,105 @@
 """The scores of base and tuned weights, found in the same way for both.
 
-In come a model with batches of packed rows, and what either side has written; out go the
-scores of either side, and the samples. The base is the same model with LoRA
-switched off. What becomes of the scores is not known here.
+In come a model with batches of packed rows, and what either side has written; out go the scores of
+either side, with intervals, how the two compare, and the samples. The base is the same model with
+LoRA switched off. What becomes of the scores is not known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from amazon_desc.data.loading.batches import RowBatch
+from amazon_desc.evaluation.counted import CountedLosses
 from amazon_desc.evaluation.metrics import TargetLoss, TextScores
-from amazon_desc.evaluation.summary import Sample
+from amazon_desc.evaluation.summary import Sample, SideBySide
 from amazon_desc.generation.writing import Prediction
+from amazon_desc.model.loss import target_scores
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+T = TypeVar("T")
 Weights = Literal["base", "tuned"]
 BOTH: tuple[Weights, Weights] = ("base", "tuned")
 
+FindCopied = Callable[[Sequence[str]], Sequence[bool]]
+"""Says of texts which of them are copied from what was trained on."""
+
 
 class Scoring(nn.Module):
-    """Sums over the batches since the last reset, which lie on the device of the model."""
+    """Counts over the batches since the last reset, which lie on the device of the model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.losses: Any = nn.ModuleDict({weights: TargetLoss() for weights in BOTH})
         self.texts: Any = nn.ModuleDict({weights: TextScores() for weights in BOTH})
         self.predictions: dict[Weights, list[Prediction]] = {weights: [] for weights in BOTH}
+        self.packed: Sequence[int] = ()
 
-    def reset(self) -> None:
+    def reset(self, packed: Sequence[int]) -> None:
+        """Forgets what was counted.
+
+        Args:
+            packed: the examples' numbers in the order in which the rows to come hold them
+        """
+        self.packed = packed
         for metric in (*self.losses.values(), *self.texts.values()):
             metric.reset()
         self.predictions = {weights: [] for weights in BOTH}
 
-    def add_rows(
-        self,
-        model: PeftModel,
-        batch: RowBatch,
-        sides: Iterable[Weights],
-        loss: Callable[[RowBatch], tuple[Tensor, int]],
-    ) -> None:
-        """Has `loss` find that of the batch with the weights of each side."""
+    def add_rows(self, model: PeftModel, batch: RowBatch, sides: Iterable[Weights]) -> None:
+        """Finds loss and hits of each example with the weights of each side."""
+        num_targets = batch.sums_of_examples(torch.ones_like(batch.before_targets))
         for weights in sides:
             with using(model, weights):
-                self.losses[weights].update(*loss(batch))
+                losses, is_right = map(batch.sums_of_examples, target_scores(model, batch))
+            self.losses[weights].update(losses, num_targets, is_right)
+
+    def add_loss(self, weights: Weights, loss_sum: Tensor, num_targets: int) -> None:
+        """Takes the loss of a batch that was found elsewhere, of which no examples are known."""
+        self.losses[weights].update(loss_sum, num_targets)
 
     def add_texts(self, weights: Weights, predictions: list[Prediction]) -> None:
         """Takes what the weights of a side have written."""
-        texts = [prediction.description.text for prediction in predictions]
-        self.texts[weights].update(
-            [prediction.title for prediction in predictions],
-            texts,
-            [prediction.reference for prediction in predictions],
-            [prediction.description.finish_reason == "stop" for prediction in predictions],
-        )
         self.predictions[weights] += predictions
+
+    def count_texts(self, find_copied: FindCopied | None = None) -> None:
+        """Counts what was written, of all sides together, when all of it is there.
+
+        Args:
+            find_copied: None: copies are not looked for, which takes a pass over what was learnt
+        """
+        texts = {weights: texts_of(self.predictions[weights]) for weights in BOTH}
+        is_copied: dict[Weights, Sequence[bool]] = {}
+        if find_copied is not None:
+            found = iter(find_copied([text for of in texts.values() for text in of]))
+            for weights in BOTH:
+                is_copied[weights] = [next(found) for _ in texts[weights]]
+        for weights, predictions in self.predictions.items():
+            self.texts[weights].update(
+                [prediction.title for prediction in predictions],
+                texts[weights],
+                [prediction.reference for prediction in predictions],
+                [prediction.description.finish_reason == "stop" for prediction in predictions],
+                is_copied.get(weights),
+            )
 
     @property
     def samples(self) -> list[Sample]:
         """Titles and references with the texts of both sides; the base's are empty in a fit."""
-        base = [prediction.description.text for prediction in self.predictions["base"]]
         return [
             Sample(tuned.title, tuned.reference, text, tuned.description.text)
-            for tuned, text in zip_longest(self.predictions["tuned"], base, fillvalue="")
+            for tuned, text in zip_longest(
+                self.predictions["tuned"], texts_of(self.predictions["base"]), fillvalue=""
+            )
             if isinstance(tuned, Prediction)
         ]
 
@@ -78,8 +108,49 @@ class Scoring(nn.Module):
         return self.losses[weights].compute()
 
     def scores(self, weights: Weights) -> dict[str, float]:
-        """Returns the loss, perplexity, and the scores of the texts."""
-        return {**self.loss(weights), **self.texts[weights].compute()}
+        """Returns the scores of the losses, and those of the texts where any were written."""
+        texts = self.texts[weights].compute() if self.predictions[weights] else {}
+        return {**self.loss(weights), **texts}
+
+    def side_by_side(self) -> SideBySide:
+        """Returns the scores of both sides on the same titles, with intervals, and compared."""
+        base, tuned = ((self.counted_losses(side), self.texts[side].counted()) for side in BOTH)
+        pairs = zip(base, tuned, strict=True)
+        return SideBySide(
+            joined([of.intervals() for of in base]),
+            joined([of.intervals() for of in tuned]),
+            joined([after.compared_with(before) for before, after in pairs]),
+        )
+
+    def counted_losses(self, weights: Weights) -> CountedLosses:
+        """Returns the losses of the examples in the order of their titles, as texts have it."""
+        rows = self.losses[weights].counted().rows
+        return CountedLosses(rows[np.argsort(self.packed[: len(rows)])])
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yields each title with its reference, and text, loss and scores of either side."""
+        losses = {weights: self.counted_losses(weights).records() for weights in BOTH}
+        texts = {weights: self.texts[weights].counted().records() for weights in BOTH}
+        for number, (title, reference) in enumerate(map(titled, self.predictions["tuned"])):
+            found: dict[str, Any] = {"title": title, "reference": reference}
+            for weights in BOTH:
+                text, finish_reason, num_tokens = self.predictions[weights][number].description
+                written = {"description": text, "finish_reason": finish_reason}
+                counts = {**losses[weights][number], **texts[weights][number]}
+                found[weights] = {**written, "num_tokens": num_tokens, **counts}
+            yield found
+
+
+def joined(parts: Sequence[dict[str, T]]) -> dict[str, T]:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def titled(prediction: Prediction) -> tuple[str, str]:
+    return prediction.title, prediction.reference
+
+
+def texts_of(predictions: Sequence[Prediction]) -> list[str]:
+    return [prediction.description.text for prediction in predictions]
 
 
 def using(model: PeftModel, weights: Weights) -> Any:

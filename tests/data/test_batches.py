@@ -107,3 +107,16 @@ def test_lightning_moves_a_batch_by_its_own_method():
     assert isinstance(moved, batches.RowBatch)
     assert {tensor.device.type for tensor in moved[:-1]} == {"meta"}
     assert moved.num_tokens == 8
+
+
+def test_what_targets_have_is_added_up_for_each_example():
+    """Two rows: examples of 2 targets and 1, and one of 3, in the order of the rows."""
+    rows = [
+        {"input_ids": [1, 7, 8, 2, 1, 5], "lengths": [4, 2], "prompt_lengths": [2, 1]},
+        {"input_ids": [1, 4, 4, 2], "lengths": [4], "prompt_lengths": [1]},
+    ]
+    batch = collate_rows(rows, 8, 0, "completion")  # pyright: ignore[reportArgumentType]
+    values = torch.tensor([1.5, 2.0, 4.0, 0.25, 0.25, 0.5])
+    found = batch.sums_of_examples(values)
+    assert (found.tolist(), found.dtype) == ([3.5, 4.0, 1.0], torch.float64)
+    assert batch.sums_of_examples(torch.ones(6, dtype=torch.bool)).tolist() == [2.0, 1.0, 3.0]

@@ -7,41 +7,63 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.evaluation.summary import Sample, format_samples, format_scores, write_metrics
-
-BASE = {"loss": 3.0, "perplexity": 20.0855, "rouge1": 0.1, "rougeL": 0.08, "bleu": 0.5}
-TUNED = {"loss": 2.5, "perplexity": 12.1825, "rouge1": 0.25, "rougeL": 0.2, "bleu": 4.25}
+from amazon_desc.evaluation.intervals import Comparison, Interval
+from amazon_desc.evaluation.summary import (
+    SCORES,
+    Sample,
+    SideBySide,
+    format_samples,
+    format_scores,
+    write_metrics,
+    write_records,
+)
 
 
 def test_scores_stand_beside_each_other() -> None:
-    assert format_scores(BASE, TUNED).split("\n") == [
-        "                  base       tuned      change",
-        "loss            3.0000      2.5000     -0.5000   lower is better, nats per token",
-        "perplexity       20.09       12.18       -7.90   lower is better, from 1",
-        "ROUGE-1         0.1000      0.2500     +0.1500   higher is better, 0 to 1",
-        "ROUGE-L         0.0800      0.2000     +0.1200   higher is better, 0 to 1",
-        "BLEU              0.50        4.25       +3.75   higher is better, 0 to 100",
+    base = {"loss": Interval(3.0, 2.9, 3.1), "bleu": Interval(0.5, 0.25, 0.75)}
+    tuned = {"loss": Interval(2.5, 2.375, 2.625), "bleu": Interval(4.25, 4.0, 4.75)}
+    compared = {
+        "loss": Comparison(-0.5, -0.55, -0.45, 0.001),
+        "bleu": Comparison(3.75, 3.5, 4.5, 0.0495),
+    }
+    assert format_scores(SideBySide(base, tuned, compared)).split("\n") == [
+        "                         base            tuned           change      p  better",
+        "loss            3.000 ± 0.100    2.500 ± 0.125   -0.500 ± 0.050  0.001  lower",
+        "BLEU              0.50 ± 0.25      4.25 ± 0.38     +3.75 ± 0.50  0.050  higher",
     ]
 
 
 def test_missing_and_broken_scores_are_shown_as_such() -> None:
-    base = {"loss": 1e3, "perplexity": math.inf, "rouge1": math.nan, "texts": 7.0}
-    tuned = {"loss": 2.0, "perplexity": 1.5e12, "bleu": 1.0}
-    assert [line[:46] for line in format_scores(base, tuned).split("\n")] == [
-        "                  base       tuned      change",
-        "loss         1000.0000      2.0000   -998.0000",
-        "perplexity         inf   1.500e+12           -",
-        "ROUGE-1            nan           -           -",
-        "BLEU                 -        1.00           -",
+    of_nothing = Interval(math.nan, math.nan, math.nan)
+    base = {"loss": Interval(1e6, 9e5, 1.1e6), "rouge1": of_nothing, "texts": Interval(7, 7, 7)}
+    tuned = {"perplexity": Interval(math.inf, 2.0, math.inf)}
+    compared = {"loss": Comparison(math.nan, math.nan, math.nan, math.nan)}
+    assert format_scores(SideBySide(base, tuned, compared)).split("\n")[1:] == [
+        "loss            1e+06 ± 1e+05                -       +nan ± nan    nan  lower",
+        "perplexity                  -        inf ± inf                -      -  lower",
+        "ROUGE-1             nan ± nan                -                -      -  higher",
     ]
 
 
 @pytest.mark.parametrize("value", [0.0, 999_999.99, -1e300, math.inf, -math.inf, math.nan])
 def test_no_score_breaks_the_columns(value: float) -> None:
-    lines = format_scores(dict.fromkeys(BASE, value), TUNED).split("\n")
-    assert len(lines) == 6
+    all_scores = dict.fromkeys(SCORES, Interval(value, value / 2, value))
+    compared = dict.fromkeys(SCORES, Comparison(value, value / 2, value, 1.0))
+    lines = format_scores(SideBySide(all_scores, all_scores, compared)).split("\n")
+    assert len(lines) == 1 + len(SCORES) == 17
     assert all(len(line) <= 80 for line in lines)
-    assert {line[46:49] for line in lines[1:]} == {"   "}
+    assert {line[63:72] for line in lines[1:]} == {"  1.000  "}
+
+
+def test_all_scores_are_plain_values_for_a_file() -> None:
+    loss, change = Interval(3.0, 2.9, 3.1), Comparison(0.0, -0.1, 0.1, 1.0)
+    interval = {"value": 3.0, "low": 2.9, "high": 3.1}
+    assert SideBySide({"loss": loss}, {"loss": loss}, {"loss": change}).as_dict() == {
+        "base": {"loss": 3.0},
+        "tuned": {"loss": 3.0},
+        "intervals": {"base": {"loss": interval}, "tuned": {"loss": interval}},
+        "compared": {"loss": {"difference": 0.0, "low": -0.1, "high": 0.1, "p_value": 1.0}},
+    }
 
 
 def test_samples_hang_under_their_names() -> None:
@@ -80,17 +102,14 @@ def test_letters_of_every_language_stay() -> None:
     assert "Größe 書 naïve “x” €5" in format_samples([Sample("t", "Größe 書 naïve “x” €5", "", "")])
 
 
-DECODING = {"temperature": 0.7, "trim": False}
-
-
 def test_each_stage_keeps_the_other(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "metrics.json"
-    write_metrics(path, "validate", {"loss": 9.0}, {"loss": 8.0}, DECODING)
-    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5}, DECODING)
-    write_metrics(path, "validate", {"bleu": 0.5}, {"bleu": 1.5}, DECODING)
+    write_metrics(path, "validate", {"base": {"loss": 9.0}, "tuned": {"loss": 8.0}})
+    write_metrics(path, "test", {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}})
+    write_metrics(path, "validate", {"base": {"bleu": 0.5}, "tuned": {"bleu": 1.5}})
     assert json.loads(path.read_text("utf-8")) == {
-        "validate": {"base": {"bleu": 0.5}, "tuned": {"bleu": 1.5}, "decoding": DECODING},
-        "test": {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}, "decoding": DECODING},
+        "validate": {"base": {"bleu": 0.5}, "tuned": {"bleu": 1.5}},
+        "test": {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}},
     }
     assert os.listdir(path.parent) == ["metrics.json"]
 
@@ -99,18 +118,17 @@ def test_each_stage_keeps_the_other(tmp_path: Path) -> None:
 def test_a_damaged_file_is_replaced(tmp_path: Path, damaged: bytes) -> None:
     path = tmp_path / "metrics.json"
     path.write_bytes(damaged)
-    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5}, DECODING)
+    write_metrics(path, "test", {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}})
     assert json.loads(path.read_text("utf-8")) == {
-        "test": {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}, "decoding": DECODING}
+        "test": {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}}
     }
 
 
 def test_nan_and_infinity_become_null_also_in_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     path.write_text('{"test": {"base": {"loss": NaN}, "tuned": [Infinity, 1.5]}}', "utf-8")
-    write_metrics(
-        path, "validate", {"perplexity": math.inf}, {"loss": -math.inf, "bleu": math.nan}, DECODING
-    )
+    tuned = {"loss": -math.inf, "bleu": math.nan}
+    write_metrics(path, "validate", {"base": {"perplexity": math.inf}, "tuned": tuned})
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
@@ -120,7 +138,6 @@ def test_nan_and_infinity_become_null_also_in_what_was_there(tmp_path: Path) -> 
         "validate": {
             "base": {"perplexity": None},
             "tuned": {"loss": None, "bleu": None},
-            "decoding": DECODING,
         },
     }
 
@@ -129,7 +146,7 @@ def test_a_failed_write_leaves_the_old_file_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "metrics.json"
-    write_metrics(path, "test", {"loss": 3.0}, {"loss": 2.5}, DECODING)
+    write_metrics(path, "test", {"base": {"loss": 3.0}, "tuned": {"loss": 2.5}})
     before = path.read_bytes()
 
     def full(self: Path, *args: object, **kwargs: object) -> None:
@@ -139,6 +156,14 @@ def test_a_failed_write_leaves_the_old_file_whole(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="no space left"):
-        write_metrics(path, "validate", {"loss": 1.0}, {"loss": 1.0}, DECODING)
+        write_metrics(path, "validate", {"base": {"loss": 1.0}, "tuned": {"loss": 1.0}})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_records_are_a_line_each_and_replace_those_of_before(tmp_path: Path) -> None:
+    path = tmp_path / "scored" / "validate.jsonl"
+    write_records(path, [{"title": "Größe\n12"}, {"title": "b"}])
+    write_records(path, [{"title": "Größe\n12", "loss_sum": math.nan}])
+    assert path.read_text("utf-8") == '{"title": "Größe\\n12", "loss_sum": null}\n'
+    assert os.listdir(path.parent) == ["validate.jsonl"]

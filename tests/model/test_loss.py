@@ -5,7 +5,7 @@ import torch
 
 import amazon_desc.model.loss
 from amazon_desc.model.attention import Layout
-from amazon_desc.model.loss import target_loss
+from amazon_desc.model.loss import target_loss, target_scores
 from tests.model.conftest import EXAMPLES, batch_of, gradients
 
 
@@ -31,6 +31,29 @@ def test_the_loss_is_what_transformers_computes_for_an_example(build) -> None:
     expected = model(input_ids=torch.tensor([ids]), labels=labels, use_cache=False).loss
     loss, num_targets = target_loss(model, batch_of([EXAMPLES[0]], row_tokens=40))
     torch.testing.assert_close(loss / num_targets, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("most_logits", [None, 512])
+def test_scores_of_targets_are_those_of_the_examples_alone(
+    build, most_logits: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a few positions at a time: one of 512 logits."""
+    if most_logits is not None:
+        monkeypatch.setattr(amazon_desc.model.loss, "SCORED_LOGITS", most_logits)
+    model = build().eval()
+    packed = batch_of(EXAMPLES, row_tokens=64)
+    losses, is_right = target_scores(model, packed)
+    assert losses.shape == is_right.shape == packed.before_targets.shape
+    assert not losses.requires_grad
+    places = packed.before_targets
+    logits = model.get_base_model().lm_head(decode(model, packed).flatten(0, 1)[places])
+    assert (
+        is_right.tolist() == (logits.argmax(-1) == packed.input_ids.flatten()[places + 1]).tolist()
+    )
+    found = packed.sums_of_examples(losses)
+    alone = [float(target_loss(model, batch_of([of], row_tokens=40))[0]) for of in EXAMPLES]
+    assert sorted(found.tolist()) == pytest.approx(sorted(alone), rel=1e-5)
+    assert float(found.sum()) == pytest.approx(float(target_loss(model, packed)[0]), rel=1e-5)
 
 
 def test_changing_one_example_changes_nothing_in_its_row_mates(build) -> None:

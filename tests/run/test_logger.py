@@ -14,7 +14,15 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.logger import RunLogger, SurvivingWriter, without_writer_errors
+from amazon_desc.run.logger import (
+    CHARTS,
+    RunLogger,
+    SurvivingWriter,
+    chart_of,
+    name_of,
+    read_scalars,
+    without_writer_errors,
+)
 
 
 class Writer:
@@ -228,3 +236,61 @@ def test_a_logger_that_logs_nothing_makes_no_folder(tmp_path: Path):
     run = RunFolder(tmp_path / "run")
     RunLogger(run, 0)
     assert not run.path.exists()
+
+
+def test_charts_sort_with_loss_first_and_the_histograms_last():
+    charts = {chart.partition("/")[0] for _, chart in map(chart_of, CHARTS)}
+    assert sorted({*charts, "scores", "texts"}) == ["loss", "scores", "speed", "steps", "texts"]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("train/loss", ("train", "loss/loss")),
+        ("validation/loss", ("validation", "loss/loss")),
+        ("validation/rougeL", ("validation", "scores/rougeL")),
+        ("epoch", ("train", "steps/epoch")),
+        ("lr-AdamW", ("", "lr-AdamW")),
+    ],
+)
+def test_a_name_has_one_place_and_is_found_again(name: str, place: tuple[str, str]):
+    assert chart_of(name) == place
+    assert name_of(*place) == name
+
+
+@pytest.mark.usefixtures("hook")
+def test_the_scores_of_the_end_take_nothing_back(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    logger = RunLogger(run, 2)
+    logger.log_metrics({"train/loss": 3.0, "other": 1.0}, step=1)
+    logger.log_metrics({"train/loss": 2.0, "validation/loss": 2.5}, step=2)
+    logger.finalize("success")
+    logger.log_scores({"loss": 4.0}, {"loss": 2.5}, {"LoRA r": 16, "backbone": "tiny"}, 2)
+    logger.save()
+    found = {
+        name: [(point.step, point.value) for point in points]
+        for name, points in read_scalars(run.tensorboard).items()
+    }
+    assert found == {
+        "train/loss": [(1, 3.0), (2, 2.0)],
+        "validation/loss": [(2, 2.5)],
+        "other": [(1, 1.0)],
+        "base/loss": [(2, 4.0)],
+        "tuned/loss": [(2, 2.5)],
+    }
+
+
+@pytest.mark.usefixtures("hook")
+def test_a_disk_that_fails_one_series_is_said_once_for_all(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    logger = RunLogger(RunFolder(tmp_path), 0)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("amazon_desc.run.logger.opened_writer", refuse)
+    for step in range(2):
+        logger.log_metrics({"train/loss": 3.0, "validation/loss": 2.0}, step=step)
+    logger.log_scores({"loss": 4.0}, {"loss": 2.5}, {}, 2)
+    assert capfd.readouterr().err.count("No space left on device") == 1

@@ -163,7 +163,7 @@ def test_the_path_that_was_chosen_is_said(capsys: pytest.CaptureFixture[str]):
 
 def test_samples_become_the_rows_of_a_table():
     samples = [Sample("Mug", "A mug.", "not shown", "Mugs"), Sample("Desk", "A desk.", "", "")]
-    assert markdown_table(samples) == (
+    assert markdown_table(samples, ["reference", "tuned"]) == (
         "| title | reference | tuned |\n"
         "|---|---|---|\n"
         "| Mug | A mug. | Mugs |\n"
@@ -183,15 +183,20 @@ def test_samples_become_the_rows_of_a_table():
     ],
 )
 def test_a_text_cannot_leave_its_cell(text: str, shown: str):
-    assert cell(text) == shown
-    table = markdown_table([Sample(text, text, text, text)])
+    assert cell(text, 80) == shown
+    table = markdown_table([Sample(text, text, text, text)], ["reference", "tuned"])
     assert len(table.splitlines()) == 3
     assert table.splitlines()[2].count("|") == 4
 
 
+def test_a_long_text_has_lines_and_a_long_word_is_not_broken():
+    assert cell("one two three-four five", 9) == "one two<br>three-<br>four five"
+    assert cell("a " + "b" * 20, 9) == f"a<br>{'b' * 20}"
+
+
 def test_an_entity_in_a_text_is_shown_as_it_stands():
     """Otherwise "&lt;b&gt;" or "&#124;" in a text would become markup, or end the cell."""
-    assert cell("R&B &#124; &lt;b&gt;") == "R&#38;B &#38;&#35;124; &#38;lt;b&#38;gt;"
+    assert cell("R&B &#124; &lt;b&gt;", 80) == "R&#38;B &#38;&#35;124; &#38;lt;b&#38;gt;"
 
 
 def test_the_lengths_of_the_data_are_shown_once_a_run(tmp_path: Path):
@@ -209,7 +214,7 @@ def test_the_lengths_of_the_data_are_shown_once_a_run(tmp_path: Path):
         DataLengths().on_train_start(trainer, None)  # type: ignore[arg-type]
         logger.finalize("success")
     events = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
-    (shown,) = events.Histograms("data/title_characters")
+    (shown,) = events.Histograms("texts/title_characters")
     assert (shown.step, shown.histogram_value.num, shown.histogram_value.max) == (0, 4, 9)
     assert list(shown.histogram_value.bucket_limit) == [1.0, 2.0, 9.0]
     assert list(shown.histogram_value.bucket) == [1, 2, 1]

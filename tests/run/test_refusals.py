@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.run.options.refusals import refuse_accumulation, refuse_uneven_rows
+from amazon_desc.run.options.refusals import (
+    refuse_accumulation,
+    refuse_monitor,
+    refuse_uneven_rows,
+)
 from amazon_desc.support.errors import UserError
 
 
@@ -55,3 +59,27 @@ def test_a_step_that_is_no_whole_number_of_micro_batches_is_refused_with_the_nea
 @pytest.mark.parametrize(("rows_per_step", "batch_size"), [(12, 4), (1, 1), (5, 5), (7, "auto")])
 def test_whole_micro_batches_are_taken(rows_per_step: int, batch_size: Any):
     refuse_uneven_rows(rows_per_step, batch_size)
+
+
+# The score whose best makes the adapter
+
+
+@pytest.mark.parametrize("monitor", ["validation/loss", "validation/rougeL", "validation/loops"])
+def test_a_score_of_which_it_is_known_what_is_better_is_taken(monitor: str):
+    refuse_monitor(monitor, 16)
+    refuse_monitor("validation/perplexity", 0)
+
+
+@pytest.mark.parametrize("monitor", ["rougeL", "train/loss", "validation/length_ratio", "", "loss"])
+def test_another_is_refused_with_those_that_there_are(monitor: str):
+    with pytest.raises(UserError) as refused:
+        refuse_monitor(monitor, 16)
+    wanted = f"--checkpoint.monitor {monitor}: wanted one of validation/loss, "
+    assert str(refused.value).startswith(wanted)
+    assert "validation/rougeL, " in str(refused.value)
+    assert "validation/copied" not in str(refused.value)
+
+
+def test_a_score_of_texts_wants_texts():
+    with pytest.raises(UserError, match=r"--data\.num_sampled 0 none are written\. Set"):
+        refuse_monitor("validation/rougeL", 0)

@@ -263,7 +263,7 @@ def test_what_runs_had_before_there_was_an_option_is_compared(record: Callable[.
     now = record()
     assert {option: now[option] for option in BEFORE} == BEFORE, "the defaults of today"
     older = {option: value for option, value in now.items() if option not in BEFORE}
-    assert len(now) - len(older) == 5
+    assert len(now) - len(older) == 6
     assert changes(older, now) == []
     assert changes(older, record("--model.schedule", "linear")) == [
         "  --model.schedule: 'cosine', now 'linear'"

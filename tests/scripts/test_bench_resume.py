@@ -142,6 +142,7 @@ def make_run(folder: Path, loss: float = 3.0) -> None:
     for name, text in (
         ("adapter/adapter_model.safetensors", "weights"),
         ("metrics.json", '{"loss": 2.5}'),
+        ("scored/validate.jsonl", '{"title": "Red Mug"}\n'),
         ("predictions/titles.txt.jsonl", '{"title": "Red Mug"}\n'),
         ("run.json", '{"finished": "today"}'),
     ):
@@ -209,6 +210,10 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "the adapter": (
         rewrite("adapter/adapter_model.safetensors", "weightz"),
         "other adapter/adapter_model.safetensors",
+    ),
+    "a text that was scored": (
+        rewrite("scored/validate.jsonl", '{"title": "Red  Mug"}\n'),
+        "other scored/validate.jsonl",
     ),
     "a score": (rewrite("metrics.json", '{"loss": 2.50}'), "other metrics.json"),
     "a description": (

@@ -34,7 +34,7 @@ WORK = speeds.Work(num_tokens=2048, target_share=0.63, mean_context=95.0)
 def run_of(config: Any, **changes: Any) -> Any:
     rows = script.Rows(1000, 0.99, 0.63, 95.0, 500, 85_000, "a test")
     texts = Texts(500, 256 + 128)
-    run = script.Run(task(config), 1, 1, 2, None, 500, 128, texts, rows)
+    run = script.Run(task(config), 1, 1, 2, None, 500, 128, texts, 3, rows)
     return run._replace(**changes)
 
 

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-import amazon_desc.training.module
+import amazon_desc.training.scoring
+from amazon_desc.data.corpus.corpus import Scored
+from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.loading.batches import RowBatch, collate_rows
+from amazon_desc.model.loss import TargetScores
 from amazon_desc.training.module import DescriptionModule
 
 ROW: Any = {"input_ids": [1, 5, 6, 7], "lengths": [4], "prompt_lengths": [1]}
@@ -30,12 +33,10 @@ class Step:
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> DescriptionModule:
-    """Its plain path finds 3 nats a target."""
-    monkeypatch.setattr(
-        amazon_desc.training.module,
-        "target_loss",
-        lambda _, batch: (torch.tensor(9.0), len(batch.before_targets)),
-    )
+    """Its plain path finds 3 nats a target, and is right with one of three."""
+    found = TargetScores(torch.tensor([2.0, 3.0, 4.0]), torch.tensor([True, False, False]))
+    monkeypatch.setattr(amazon_desc.training.scoring, "target_scores", lambda *_: found)
+    monkeypatch.setattr(DescriptionData, "scored", Scored([ROW], [0], [("title", "text")]))
     module = DescriptionModule()
     module.network = SimpleNamespace(disable_adapter=nullcontext)
     module.fused = Step()  # pyright: ignore[reportAttributeAccessIssue]
@@ -45,6 +46,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> DescriptionModule:
 def score(module: DescriptionModule, command: str) -> None:
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=command))
     module._trainer = trainer
+    trainer.datamodule = DescriptionData()
     module.on_validation_epoch_start()
     module.validation_step(BATCH, 0)
 
@@ -60,4 +62,6 @@ def test_a_fit_scores_on_the_path_that_trains(module: DescriptionModule):
 
 def test_base_and_tuned_weights_are_compared_on_the_plain_path(module: DescriptionModule):
     score(module, "validate")
-    assert [module.scoring.loss(side)["loss"] for side in ("base", "tuned")] == [3.0, 3.0]
+    for side in ("base", "tuned"):
+        scores = module.scoring.loss(side)
+        assert (scores["loss"], scores["accuracy"]) == (3.0, pytest.approx(1 / 3))

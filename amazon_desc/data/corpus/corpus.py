@@ -18,10 +18,10 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import amazon_desc
-from amazon_desc.data.corpus.packing import Row, packed_rows
+from amazon_desc.data.corpus.packing import Row, pack, packed_rows
 from amazon_desc.data.corpus.preparing import CorpusSettings, Preparation, no_product
 from amazon_desc.data.corpus.report import summarize
 from amazon_desc.data.corpus.splits import Split
@@ -61,6 +61,15 @@ FORMAT_VERSION = 3
 MAX_PREPARING_PROCESSES = 8
 
 
+class Scored(NamedTuple):
+    """Held-out examples, each as part of a packed row and as a title with its description."""
+
+    rows: list[Row]
+    packed: list[int]
+    """the examples' numbers in the order in which the rows hold them"""
+    pairs: list[tuple[str, str]]
+
+
 @dataclass(frozen=True)
 class Corpus:
     """A prepared corpus, opened: its tables are mapped from the disk, not read into memory."""
@@ -80,16 +89,17 @@ class Corpus:
         """Returns the table of the examples of validation or test, always in the same order."""
         return open_table(self.folder / f"{split}.arrow")
 
-    def scored(
-        self, split: Literal["validation", "test"], num_scored: int
-    ) -> tuple[list[Row], list[tuple[str, str]]]:
+    def scored(self, split: Literal["validation", "test"], num_scored: int) -> Scored:
         """Returns the first held-out examples: packed, and as titles with their descriptions."""
         table = self.held_out(split)
         examples = table.select(range(min(num_scored, len(table)))).to_list()
         ids = [example["input_ids"] for example in examples]
         prompt_lengths = [example["num_prompt_tokens"] for example in examples]
-        rows = packed_rows(ids, prompt_lengths, self.manifest["settings"]["row_tokens"])
-        return list(rows), [(example["title"], example["description"]) for example in examples]
+        row_tokens = self.manifest["settings"]["row_tokens"]
+        rows = list(packed_rows(ids, prompt_lengths, row_tokens))
+        packed = [example for row in pack([len(of) for of in ids], row_tokens) for example in row]
+        pairs = [(example["title"], example["description"]) for example in examples]
+        return Scored(rows, packed, pairs)
 
     def refuse_empty(self, settings: CorpusSettings, stage: str) -> None:
         """Refuses a corpus without a product for what a command reads: fit, validate or test.

@@ -110,6 +110,10 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def numbers(self) -> np.ndarray:
+        """Returns the numbers of all examples that a row holds, in ascending order."""
+        return np.unique(column(self.rows[:], "examples").flatten().to_numpy())
+
     def __getitem__(self, index: int) -> Row:
         numbers = column(self.rows[index], "examples").flatten().to_numpy()
         examples = self.examples[numbers]

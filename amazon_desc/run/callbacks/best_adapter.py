@@ -1,8 +1,9 @@
-"""Keeps RUN/adapter: the weights with the lowest validation loss, as a plain PEFT folder.
+"""Keeps RUN/adapter: the weights of the best validation, as a plain PEFT folder.
 
-In come the validation losses of a fit, out goes a folder that
-`peft.AutoPeftModelForCausalLM.from_pretrained` reads without this package, with tokenizer and model
-card. Where no validation was asked for, it holds the last weights.
+In come the validations of a fit, the best of which has the lowest loss or the best of another
+score, out goes a folder that `peft.AutoPeftModelForCausalLM.from_pretrained` reads without this
+package, with tokenizer and model card. Where no validation was asked for, it holds the last
+weights.
 """
 
 from __future__ import annotations
@@ -22,34 +23,48 @@ from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.model_card import model_card
 from amazon_desc.support.files import replacing_folder, storage
 from amazon_desc.training.module import DescriptionModule
+from amazon_desc.training.validating import MONITORED
 
 
 class BestAdapter(Callback):
-    """Saves the adapter after each validation that is better than all before."""
+    """Saves the adapter after each validation that is better than all before.
 
-    def __init__(self) -> None:
-        self.best_loss: float | None = None
+    Args:
+        monitor: the logged score that tells, such as `validation/loss`
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+        self.is_lower_better = MONITORED[monitor] == "lower"
+        self.best: float | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         is_trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
         if trainer.state.fn != "fit" or trainer.sanity_checking or is_trial:
             return
-        loss = trainer.callback_metrics.get("validation/loss")
-        if loss is None or not math.isfinite(loss):
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is None or not math.isfinite(score):
             return
-        if self.best_loss is None or float(loss) < self.best_loss:
-            self.best_loss = float(loss)
+        if self.is_better(float(score)):
+            self.best = float(score)
             save_adapter(trainer, pl_module)
 
+    def is_better(self, score: float) -> bool:
+        """Says whether it is better than the best so far; of equal ones the first stays."""
+        if self.best is None:
+            return True
+        return score < self.best if self.is_lower_better else score > self.best
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.best_loss is None and not trainer.fast_dev_run:  # pyright: ignore
+        if self.best is None and not trainer.fast_dev_run:  # pyright: ignore
             save_adapter(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self.best_loss}
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_loss = state_dict["best_loss"]
+        # of before another score could be asked for
+        self.best = state_dict["best"] if "best" in state_dict else state_dict["best_loss"]
 
 
 def save_adapter(trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -7,7 +7,9 @@ writes for a few held-out titles.
 
 from __future__ import annotations
 
+import textwrap
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -19,6 +21,7 @@ from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.loading.batches import RowBatch
 from amazon_desc.evaluation.summary import Sample
 from amazon_desc.model.cost.mfu import flops_per_token, matmul_limit
+from amazon_desc.run.logger import LENGTHS_OF_TEXTS
 from amazon_desc.support.printing import say
 from amazon_desc.training.lightning_internals import is_step_logged
 from amazon_desc.training.module import DescriptionModule
@@ -34,7 +37,7 @@ class DataLengths(Callback):
             return
         for name, lengths in data.opened.report()["lengths"].items():
             trainer.logger.experiment.add_histogram_raw(
-                f"data/{name}",
+                f"{LENGTHS_OF_TEXTS}/{name}",
                 min=lengths["min"],
                 max=lengths["max"],
                 num=lengths["num"],
@@ -123,31 +126,39 @@ class Throughput(Callback):
 
 
 class TextSamples(Callback):
-    """Shows, after each validation of a fit, title, reference and tuned text side by side."""
+    """Shows title, reference and tuned text side by side after each validation of a fit, and the
+    base's as well when all is scored at its end."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, DescriptionModule)
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):
             return
-        if not isinstance(trainer.logger, TensorBoardLogger):
-            return
-        table = markdown_table(pl_module.samples)
-        trainer.logger.experiment.add_text("validation/samples", table, trainer.global_step - 1)
+        samples = pl_module.samples[:NUM_SAMPLES_SHOWN]
+        if samples:
+            table = markdown_table(samples, ("reference", *pl_module.sides))
+            trainer.logger.experiment.add_text("samples", table, trainer.global_step - 1)
 
+
+NUM_SAMPLES_SHOWN = 20
+TITLE_CHARACTERS, CELL_CHARACTERS = 24, 48
 
 # Of what could end a cell or become markup; "&" too, or an entity in a text would.
 ENTITIES = {ord(character): f"&#{ord(character)};" for character in "&\\`*_{}[]<>|#"}
 
 
-def markdown_table(samples: list[Sample]) -> str:
-    rows = ["| title | reference | tuned |", "|---|---|---|"]
-    rows += [
-        "| " + " | ".join(cell(text) for text in (s.title, s.reference, s.tuned)) + " |"
-        for s in samples
-    ]
-    return "\n".join(rows)
+def markdown_table(samples: Sequence[Sample], columns: Sequence[str]) -> str:
+    rows = [["title", *columns]]
+    for sample in samples:
+        texts = [cell(getattr(sample, name), CELL_CHARACTERS) for name in columns]
+        rows.append([cell(sample.title, TITLE_CHARACTERS), *texts])
+    head, *lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, f"|{'---|' * len(rows[0])}", *lines])
 
 
-def cell(text: str) -> str:
-    """Returns text that cannot leave its cell or become markup."""
-    return " ".join(text.translate(ENTITIES).split())
+def cell(text: str, width: int) -> str:
+    """Returns text that cannot leave its cell or become markup, in lines of so many characters.
+
+    Without them a column is as wide as its longest text, and a title beside it a few letters.
+    """
+    lines = textwrap.wrap(" ".join(text.split()), width, break_long_words=False)
+    return "<br>".join(line.translate(ENTITIES) for line in lines)

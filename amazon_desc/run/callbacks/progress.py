@@ -30,6 +30,10 @@ DRAWN_EVERY_SECONDS = 0.2
 LOGGED_EVERY_SECONDS = 30
 
 
+def seconds_between_drawings() -> float:
+    return DRAWN_EVERY_SECONDS if sys.stdout.isatty() else LOGGED_EVERY_SECONDS
+
+
 class ProgressLine(SparingBar):
     """Lightning's bar without its epoch, which here is always the only one.
 
@@ -40,7 +44,7 @@ class ProgressLine(SparingBar):
 
     def is_due(self, current: int, total: int) -> bool:
         now = time.monotonic()
-        if current != total and now - self.drawn_at < DRAWN_EVERY_SECONDS:
+        if current != total and now - self.drawn_at < seconds_between_drawings():
             return False
         self.drawn_at = now
         return True
@@ -48,6 +52,12 @@ class ProgressLine(SparingBar):
     def on_train_epoch_start(self, trainer: L.Trainer, *args: object) -> None:
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description("Training")
+
+    def init_validation_tqdm(self) -> Any:
+        """In the middle of a fit a log has no bar of its own: what comes of it is in the fit's."""
+        bar = super().init_validation_tqdm()
+        bar.disable = bar.disable or (self.trainer.state.fn == "fit" and not sys.stdout.isatty())
+        return bar
 
     def init_predict_tqdm(self) -> Any:
         """Counts titles, so it shows how many a second are written for, and how long all take."""
@@ -58,7 +68,7 @@ class ProgressLine(SparingBar):
             initial=data.num_predicted,
             unit=" titles",
             smoothing=0,
-            mininterval=DRAWN_EVERY_SECONDS if sys.stdout.isatty() else LOGGED_EVERY_SECONDS,
+            mininterval=seconds_between_drawings(),
             dynamic_ncols=True,
             file=sys.stdout,
             disable=self.is_disabled,

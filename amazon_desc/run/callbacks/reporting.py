@@ -20,13 +20,14 @@ from amazon_desc.support.signals import Signals
 
 
 def with_ours(
-    given: list[Callback], has_bar: bool, signals: Signals, max_time: Any = None
+    given: list[Callback], has_bar: bool, signals: Signals, max_time: Any, monitor: str
 ) -> list[Callback]:
     """Returns the given callbacks and ours.
 
     Args:
         has_bar: a progress bar is wanted; ours only if none is given
         max_time: how long this process may train
+        monitor: the score whose best makes the adapter
     """
     is_given = any(isinstance(callback, ProgressBar) for callback in given)
     bar = [ProgressLine()] if has_bar and not is_given else []
@@ -36,6 +37,6 @@ def with_ours(
         *bar,
         StopOnSignal(signals, max_time),
         *shown,
-        BestAdapter(),
+        BestAdapter(monitor),
         ScoreReport(),
     ]

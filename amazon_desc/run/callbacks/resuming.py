@@ -39,6 +39,8 @@ class ResumeCheckpoint(ModelCheckpoint):
         every_n_minutes: most minutes between two checkpoints, for a machine that can be taken away
             at any time; null: only steps count
         keep: how many of the newest checkpoints stay, at least 2
+        monitor: the score of a fit's validations whose best makes RUN/adapter, such as
+            `validation/rougeL`
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class ResumeCheckpoint(ModelCheckpoint):
         every_n_steps: PositiveInt = 500,
         every_n_minutes: PositiveFloat | None = None,
         keep: AtLeastTwo = 2,
+        monitor: str = "validation/loss",
     ) -> None:
         super().__init__(save_top_k=-1, every_n_train_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self.seconds = float("inf") if every_n_minutes is None else 60 * every_n_minutes
         self.keep = keep
+        self.monitor = monitor  # of best_adapter.py, which knows what it can be
         self.saved_step = 0
         self.saved_at = time.monotonic()
         # Of the step that was saved last: whether its validation was still to come, and whether

@@ -1,26 +1,41 @@
 """Shows and keeps the scores of base and tuned weights.
 
-In comes a module that has validated or tested, out go a table on the terminal, RUN/metrics.json and
-scalars in TensorBoard. The scores themselves are computed by the module.
+In comes a module that has validated or tested, out go a table on the terminal, RUN/metrics.json,
+RUN/scored, which holds each title with both texts, and TensorBoard's last scores. The scores
+themselves are computed by the module.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from amazon_desc.evaluation.summary import format_samples, format_scores, write_metrics
+from amazon_desc.evaluation.counts import signatures
+from amazon_desc.evaluation.intervals import NUM_RESAMPLES, SEED
+from amazon_desc.evaluation.summary import (
+    Stage,
+    format_samples,
+    format_scores,
+    write_metrics,
+    write_records,
+)
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.run.logger import RunLogger
+from amazon_desc.run.options.settings import compared
 from amazon_desc.support.files import remove_leftovers, storage
 from amazon_desc.support.locks import one_at_a_time
 from amazon_desc.support.printing import say
 from amazon_desc.training.module import DescriptionModule
 
+HOW_TO_READ = """\
+± half of the 95 % interval over titles; p of the same titles compared in pairs. Scores compare
+words, not facts: what each means is in amazon_desc/evaluation/README.md."""
 NUM_SAMPLES_SHOWN = 3
+SPLITS: dict[Stage, str] = {"validate": "validation", "test": "test"}
 
 
 class ScoreReport(Callback):
@@ -36,17 +51,20 @@ class ScoreReport(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.report(trainer, pl_module, "test")
 
-    def report(
-        self, trainer: L.Trainer, module: L.LightningModule, stage: Literal["validate", "test"]
-    ) -> None:
+    def report(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
         assert isinstance(module, DescriptionModule)
-        base, tuned = module.scores("base"), module.scores("tuned")
-        split = {"validate": "validation", "test": "test"}[stage]
+        scores, samples = module.scoring.side_by_side(), module.samples
         say(f"\n{module.writing_plan}")
-        say(f"\n{len(module.samples)} products of the {split} split, base beside tuned:\n")
-        say(format_scores(base, tuned))
-        say("\n" + format_samples(module.samples[:NUM_SAMPLES_SHOWN]))
-        metrics = RunFolder(Path(trainer.default_root_dir)).metrics
+        say(f"\n{len(samples)} products of the {SPLITS[stage]} split, base beside tuned:\n")
+        say(format_scores(scores))
+        say(f"\n{HOW_TO_READ}")
+        say("\n" + format_samples(samples[:NUM_SAMPLES_SHOWN]))
+        if isinstance(trainer.logger, RunLogger):
+            base, tuned = module.scores("base"), module.scores("tuned")
+            options, step = compared(module.settings), max(0, trainer.global_step - 1)
+            trainer.logger.log_scores(base, tuned, options, step)
+        run = RunFolder(Path(trainer.default_root_dir))
+        metrics = run.metrics
         if not is_whole(trainer, stage):
             say(f"\nThese are scores of a part, by a --trainer option: not kept in {metrics}")
             return
@@ -54,11 +72,33 @@ class ScoreReport(Callback):
             metrics.parent.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(metrics, say):  # validate and test may end at the same time
                 remove_leftovers(metrics)
-                write_metrics(metrics, stage, base, tuned, asdict(module.decoding))
+                entry = {**scores.as_dict(), **circumstances(module, stage)}
+                write_metrics(metrics, stage, entry)
+                write_records(run.scored(stage), module.scoring.records())
         say(f"\nScores are in {metrics}")
 
 
-def is_whole(trainer: L.Trainer, stage: Literal["validate", "test"]) -> bool:
+def circumstances(module: DescriptionModule, stage: Stage) -> dict[str, Any]:
+    """Returns what the scores were measured on and how, without which they mean nothing."""
+    files = [
+        {"use": file["use"], "name": Path(file["path"]).name, "sha256": file["sha256"]}
+        for file in module.data.source_files
+    ]
+    return {
+        "measured_on": {
+            "split": SPLITS[stage],
+            "num_titles": len(module.samples),
+            "num_targets": module.scoring.losses["tuned"].total_targets,
+            "files": files,
+            "num_resamples": NUM_RESAMPLES,
+            "seed": SEED,
+        },
+        "signatures": signatures(),
+        "decoding": asdict(module.decoding),
+    }
+
+
+def is_whole(trainer: L.Trainer, stage: Stage) -> bool:
     """Says whether all batches were scored, not only so many as an option lets through."""
     if stage == "validate":
         loaders, limits = trainer.val_dataloaders, trainer.num_val_batches

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Timer
 
 from amazon_desc.run.options.trainer_options import listed, refuse_plugins, refuse_precision
 from amazon_desc.support.errors import UserError
+from amazon_desc.training.validating import MONITORED, OF_LOSSES
 
 # What a command computes, by the option of the trainer that limits it.
 LIMITS = {
@@ -61,6 +62,21 @@ def refuse_options(command: str | None, options: Any) -> None:
         refuse_clipping(trainer.gradient_clip_val)
         refuse_accumulation(trainer.accumulate_grad_batches, data.batch_size)
         refuse_uneven_rows(data.rows_per_step, data.batch_size)
+        refuse_monitor(options.checkpoint.monitor, data.num_sampled)
+
+
+def refuse_monitor(monitor: str, num_sampled: int) -> None:
+    """Refuses to choose the best weights by what no validation of a fit measures."""
+    if monitor not in MONITORED:
+        raise UserError(
+            f"--checkpoint.monitor {monitor}: wanted one of {', '.join(MONITORED)}, since that is "
+            f"what a fit measures and which way is better is known. Name one of them."
+        )
+    if monitor not in OF_LOSSES and not num_sampled:
+        raise UserError(
+            f"--checkpoint.monitor {monitor} is a score of texts, and with --data.num_sampled 0 "
+            f"none are written. Set --data.num_sampled to 100, for example."
+        )
 
 
 def refuse_limits_of_training(trainer: Any) -> None:

@@ -29,8 +29,8 @@ DECIDING = """
     model.quantization model.lora model.optimizer model.schedule model.warmup_fraction
     model.warmup_steps model.final_lr_fraction
     data.title_column data.description_column data.cleaning data.repeated_titles data.num_products
-    data.validation_fraction data.test_fraction data.num_scored data.prompt data.max_seq_length
-    data.row_tokens data.rows_per_step data.loss_on
+    data.validation_fraction data.test_fraction data.num_scored data.num_sampled data.prompt
+    data.max_seq_length data.row_tokens data.rows_per_step data.loss_on checkpoint.monitor
 """.split()  # noqa: SIM905 (a list to read)
 
 # Files and folders: what is in them decides, not where they are.
@@ -54,8 +54,33 @@ OPERATIONAL = """
     data.titles data.title data.output data.keep_columns data.max_bad_records
     data.batch_size data.generation_batch_size data.num_workers
     data.corpora data.prepare_workers data.verify
-    checkpoint
+    checkpoint.every_n_steps checkpoint.every_n_minutes checkpoint.keep
 """.split()  # noqa: SIM905
+
+# Of those that decide, what runs usually differ in, and the columns that show it: TensorBoard sorts
+# these by name, capitals first, and shows the first five until it is asked for more.
+COMPARED = {
+    "Learning rate": "model.optimizer.init_args.lr",
+    "LoRA alpha": "model.lora.alpha",
+    "LoRA dropout": "model.lora.dropout",
+    "LoRA r": "model.lora.r",
+    "adapter": "model.adapter",
+    "backbone": "model.backbone",
+    "data": "data.train_file",
+    "epochs": "trainer.max_epochs",
+    "loss on": "data.loss_on",
+    "max_seq_length": "data.max_seq_length",
+    "max_steps": "trainer.max_steps",
+    "num_products": "data.num_products",
+    "quantization": "model.quantization",
+    "row_tokens": "data.row_tokens",
+    "rows_per_step": "data.rows_per_step",
+    "schedule": "model.schedule",
+    "seed": "seed_everything",
+    "target_modules": "model.lora.target_modules",
+    "warmup_fraction": "model.warmup_fraction",
+    "weight_decay": "model.optimizer.init_args.weight_decay",
+}
 
 # Set by another option, which is in one of the lists above.
 FOLLOWING = ["data.backbone", "data.revision", "data.num_epochs", "data.max_rows", "data.seed"]
@@ -67,6 +92,7 @@ BEFORE = {
     "--model.warmup_steps": None,
     "--model.lora.use_rslora": False,
     "--model.lora.use_dora": False,
+    "--checkpoint.monitor": "validation/loss",
 }
 
 # The same of texts, which were written greedily.
@@ -126,6 +152,25 @@ def settings_record(
             content(file["path"], file["sha256"]) for file in files if file["use"] == use
         ]
     return record
+
+
+def compared(record: dict[str, Any]) -> dict[str, str | int | float]:
+    """Returns what runs usually differ in, by column: what is left open is left out.
+
+    {"--model.lora.r": 16, "--data.train_file": [{"name": "files/a.csv", "sha256": "..."}]}
+    -> {"LoRA r": 16, "data": "a.csv"}
+    """
+    found = {column: record.get(f"--{option}") for column, option in COMPARED.items()}
+    return {column: short(value) for column, value in found.items() if value is not None}
+
+
+def short(value: Any) -> str | int | float:
+    """Returns a number as it is, and of files and bases the last part of their names."""
+    if isinstance(value, dict):
+        return str(value.get("name")).rstrip("/").rpartition("/")[2]
+    if isinstance(value, list):
+        return ", ".join(str(short(entry)) for entry in value)
+    return value if isinstance(value, int | float) else str(value)
 
 
 def content(name: str, sha256: str) -> dict[str, str]:

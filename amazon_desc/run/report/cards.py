@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from amazon_desc.evaluation.summary import SCORES
 from amazon_desc.run.report.drawing import COLOURS
 from amazon_desc.run.report.facts import RunFacts
 from amazon_desc.run.report.figures import called
-from amazon_desc.run.report.score_names import SCORES
 from amazon_desc.run.report.texts import Scored, Text, at_places, chosen, same_titles
 
 MOST_CHARACTERS = 1_500

@@ -1,7 +1,7 @@
 """TensorBoard's event files -> curves over optimizer steps, and histograms of lengths.
 
 In comes RUN/tensorboard, out goes what is in it and in the folders inside it: a folder such as
-`train` is a series of the same tag. `CURVES` and `LENGTHS` are the only place that knows tags.
+`train` is a series of the same tag. `CURVES` and `LENGTHS` say which are read.
 Event files are read, never written.
 """
 
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from amazon_desc.run.logger import LENGTHS_OF_TEXTS, chart_of
+
 
 class Place(NamedTuple):
     """Where a curve is found: a tag, and the folder of its series; "" is tensorboard/ itself."""
@@ -23,23 +25,28 @@ class Place(NamedTuple):
     series: str = ""
 
 
+def places_of(name: str) -> tuple[Place, Place]:
+    """Returns where a number is by the name it is logged under: today, and in older runs."""
+    series, chart = chart_of(name)
+    return Place(chart, series), Place(name)
+
+
 CURVES = {
-    "train_loss": (Place("train/loss"), Place("loss", "train")),
-    "validation_loss": (Place("validation/loss"), Place("loss", "validation")),
-    "validation_perplexity": (Place("validation/perplexity"), Place("perplexity", "validation")),
-    "learning_rate": (Place("train/learning_rate"), Place("learning_rate")),
-    "gradient_norm": (Place("train/gradient_norm"), Place("gradient_norm")),
-    "tokens_per_second": (Place("train/tokens_per_second"), Place("tokens_per_second")),
-    "mfu": (Place("train/mfu"), Place("mfu")),
-    "peak_memory_gib": (Place("train/peak_memory_gib"), Place("peak_memory_gib")),
-    "epoch": (Place("epoch"),),
+    "train_loss": places_of("train/loss"),
+    "validation_loss": places_of("validation/loss"),
+    "validation_perplexity": places_of("validation/perplexity"),
+    "learning_rate": places_of("train/learning_rate"),
+    "gradient_norm": places_of("train/gradient_norm"),
+    "tokens_per_second": places_of("train/tokens_per_second"),
+    "mfu": places_of("train/mfu"),
+    "peak_memory_gib": places_of("train/peak_memory_gib"),
+    "epoch": places_of("epoch"),
 }
 """Each curve, and where it is: the first place that has points is taken."""
 
 LENGTHS = {
-    "prompt_tokens": Place("data/prompt_tokens"),
-    "target_tokens": Place("data/target_tokens"),
-    "example_tokens": Place("data/example_tokens"),
+    name: (Place(f"{LENGTHS_OF_TEXTS}/{name}"), Place(f"data/{name}"))
+    for name in ("prompt_tokens", "target_tokens", "example_tokens")
 }
 
 
@@ -85,7 +92,12 @@ def read_log(folder: Path) -> Log:
         found = next((scalars[place] for place in places if place in scalars), None)
         if found is not None:
             log.curves[curve] = found
-    log.lengths = {name: histograms[at] for name, at in LENGTHS.items() if at in histograms}
+    log.lengths = {
+        name: histograms[place]
+        for name, places in LENGTHS.items()
+        for place in reversed(places)
+        if place in histograms
+    }
     return log
 
 

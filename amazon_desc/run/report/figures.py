@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from amazon_desc.evaluation.summary import SCORES
 from amazon_desc.run.report import drawing
 from amazon_desc.run.report.curves import Curve, Histogram, thinned
 from amazon_desc.run.report.drawing import COLOURS, DASHES, GREY, Dot, Line, Row
 from amazon_desc.run.report.facts import RunFacts
-from amazon_desc.run.report.score_names import AGAINST_REFERENCE, SCORES, SHARES
+from amazon_desc.run.report.score_names import AGAINST_REFERENCE, SHARES
 from amazon_desc.run.report.scores import STAGES, Interval
 
 MOST_POINTS = 200

@@ -1,42 +1,10 @@
-"""How scores are called and shown, and which way each is better.
+"""What scores mean to a reader of the page, in words and numbers.
 
-A copy of evaluation's own table, until that is there: then `SCORES` is imported from
-`evaluation/summary.py`, and this file holds the words alone. What scores mean to a reader is said
-here; nothing is scored.
+In comes a score by its name, out go words. What scores are called, in which order they are shown
+and which way each is better is evaluation's business.
 """
 
-from typing import Literal, NamedTuple
-
-Better = Literal["lower", "higher", "near 1"]
-
-
-class Shown(NamedTuple):
-    """How a score is shown."""
-
-    label: str
-    decimals: int
-    better: Better
-
-
-SCORES = {
-    "loss": Shown("loss", 3, "lower"),
-    "perplexity": Shown("perplexity", 2, "lower"),
-    "accuracy": Shown("accuracy", 3, "higher"),
-    "rouge1": Shown("ROUGE-1", 3, "higher"),
-    "rouge2": Shown("ROUGE-2", 3, "higher"),
-    "rougeL": Shown("ROUGE-L", 3, "higher"),
-    "bleu": Shown("BLEU", 2, "higher"),
-    "chrf": Shown("chrF", 2, "higher"),
-    "loops": Shown("loops", 3, "lower"),
-    "ended": Shown("ended", 3, "higher"),
-    "length_ratio": Shown("length ratio", 2, "near 1"),
-    "distinct1": Shown("distinct-1", 3, "higher"),
-    "distinct2": Shown("distinct-2", 3, "higher"),
-    "copied": Shown("copied", 3, "lower"),
-    "invented": Shown("invented", 3, "lower"),
-    "title_words": Shown("title words", 3, "higher"),
-}
-"""All scores, in the order in which they are shown."""
+from amazon_desc.evaluation.summary import SCORES, Better
 
 MEANINGS = {
     "loss": "how surprised the model is by the real text, in nats a token",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from amazon_desc.run.report.score_names import SCORES
+from amazon_desc.evaluation.summary import SCORES
 from amazon_desc.run.report.values import entries, mapping, number, text
 
 SIDES = ("base", "tuned")

@@ -13,9 +13,10 @@ from pathlib import PurePath
 from statistics import median
 from typing import Any, NamedTuple
 
+from amazon_desc.evaluation.summary import SCORES
 from amazon_desc.run.report.facts import RunFacts
 from amazon_desc.run.report.figures import columns_of
-from amazon_desc.run.report.score_names import MEANINGS, SCORES, direction, shown_value
+from amazon_desc.run.report.score_names import MEANINGS, direction, shown_value
 from amazon_desc.run.report.scores import StageScores
 from amazon_desc.run.report.values import mapping, number, text
 from amazon_desc.run.report.verdict import bounds, is_sure, mood_of, shown_p

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from amazon_desc.evaluation.summary import SCORES
 from amazon_desc.run.report.facts import RunFacts
-from amazon_desc.run.report.score_names import SCORES, shown_value
+from amazon_desc.run.report.score_names import shown_value
 from amazon_desc.run.report.scores import SIDES, STAGES, Difference, Interval, StageScores
 
 Mood = Literal["good", "bad", "open"]

@@ -27,9 +27,9 @@ def test_points_are_those_that_were_logged_and_steps_count_from_one(tmp_path: Pa
 
 
 def test_a_folder_is_a_series_of_the_same_tag(tmp_path: Path):
-    write(tmp_path / "train", "loss", 4.0, 2.0)
-    write(tmp_path / "validation", "loss", 3.0)
-    write(tmp_path / "base", "rouge1", 0.5)
+    write(tmp_path / "train", "loss/loss", 4.0, 2.0)
+    write(tmp_path / "validation", "loss/loss", 3.0)
+    write(tmp_path / "base", "scores/rouge1", 0.5)
     found = read_log(tmp_path)
     assert found.curves == {
         "train_loss": Curve([1, 2], [4.0, 2.0]),

@@ -1,0 +1,117 @@
+"""What a process of bench_quality.py does: trains one side, and leaves an adapter to score.
+
+In come the options of a fit, out goes a PEFT folder. TRL's side has the same examples and targets,
+base, LoRA, optimizer, schedule and number of steps, read from these very options. The side without
+packing is `fit` on rows that hold one example each.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench_cpu import examples_of
+
+
+def train_with_trl(options: Sequence[str], folder: Path, is_packed: bool) -> None:
+    """Trains with SFTTrainer, and saves its adapter into a folder."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    from amazon_desc.cli import build
+
+    cli = build(list(options), run=False)
+    module, data = cli.model, cli.datamodule
+    module.trainer = data.trainer = cli.trainer
+    data.setup("fit")
+    seed = int(cli.config["seed_everything"])
+    device, dtype = cli.trainer.strategy.root_device, module.compute_dtype
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    set_seed(seed)  # LoRA is drawn before the trainer sets its own
+    model = AutoModelForCausalLM.from_pretrained(
+        module.base.folder,
+        dtype=dtype,
+        device_map={"": device},
+        attn_implementation="sdpa",
+        quantization_config=quantization if module.quantization == "nf4" else None,
+    )
+    lora = module.lora
+    rows, examples = data.opened.rows(), list(examples_of(data.opened.rows()))
+    per_step = data.rows_per_step
+    if not is_packed:  # as many examples a step as our rows hold in the mean
+        per_step = round(data.rows_per_step * len(examples) / len(rows))
+    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults
+    assert type(module.optimizer([torch.nn.Parameter(torch.zeros(1))])).__name__ == "AdamW"
+    num_steps = -(-len(rows) // data.rows_per_step) * data.num_epochs
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(folder.parent / "trl"),
+            seed=seed,
+            max_steps=num_steps,
+            max_length=data.row_tokens if is_packed else data.max_seq_length,
+            packing=is_packed,
+            packing_strategy="bfd",
+            per_device_train_batch_size=per_step,
+            completion_only_loss=True,
+            gradient_checkpointing=False,
+            bf16=dtype == torch.bfloat16,
+            fp16=dtype == torch.float16,
+            use_cpu=device.type == "cpu",
+            learning_rate=optimizer["lr"],
+            weight_decay=optimizer["weight_decay"],
+            max_grad_norm=cli.trainer.gradient_clip_val or 0.0,
+            warmup_steps=round(num_steps * module.warmup_fraction),
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": module.final_lr_fraction},
+            logging_steps=50,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(examples),
+        processing_class=data.tokenizer,
+        peft_config=LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+    )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL makes LoRA on a quantised base bfloat16, ours is float32
+            parameter.data = parameter.data.float()
+    found = trainer.train()
+    print(f"seconds: {found.metrics['train_runtime']:.2f}")
+    trainer.model.save_pretrained(str(folder))
+
+
+def fit_unpacked(arguments: list[str]) -> None:
+    """Runs `fit` on rows of one example each: a data set that is padded, not packed."""
+    from amazon_desc.cli import main
+    from amazon_desc.data.corpus import preparing
+
+    def alone(lengths: Any, row_tokens: int) -> list[list[int]]:
+        return [[number] for number in range(len(lengths))]
+
+    preparing.pack = alone  # pyright: ignore[reportPrivateImportUsage]
+    main(arguments)
+
+
+if __name__ == "__main__":
+    side, where, *given = sys.argv[1:]
+    if side == "unpacked":
+        fit_unpacked(["fit", *given])
+    else:
+        train_with_trl(given, Path(where), side == "trl")
