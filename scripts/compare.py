@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from amazon_desc.evaluation.intervals import Comparison, Interval
-
 from amazon_desc.evaluation.summary import SCORES
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import RunFolder
