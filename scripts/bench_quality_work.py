@@ -17,11 +17,9 @@ from bench_cpu import examples_of
 
 def train_with_trl(options: Sequence[str], folder: Path, is_packed: bool) -> None:
     """Trains with SFTTrainer, and saves its adapter into a folder."""
-    import torch
     from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
-    from trl import SFTConfig, SFTTrainer
+    from transformers import set_seed
+    from trl import SFTTrainer
 
     from amazon_desc.cli import build
 
@@ -29,65 +27,14 @@ def train_with_trl(options: Sequence[str], folder: Path, is_packed: bool) -> Non
     module, data = cli.model, cli.datamodule
     module.trainer = data.trainer = cli.trainer
     data.setup("fit")
-    seed = int(cli.config["seed_everything"])
-    device, dtype = cli.trainer.strategy.root_device, module.compute_dtype
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    set_seed(seed)  # LoRA is drawn before the trainer sets its own
-    model = AutoModelForCausalLM.from_pretrained(
-        module.base.folder,
-        dtype=dtype,
-        device_map={"": device},
-        attn_implementation="sdpa",
-        quantization_config=quantization if module.quantization == "nf4" else None,
-    )
-    lora = module.lora
-    rows, examples = data.opened.rows(), list(examples_of(data.opened.rows()))
-    per_step = data.rows_per_step
-    if not is_packed:  # as many examples a step as our rows hold in the mean
-        per_step = round(data.rows_per_step * len(examples) / len(rows))
-    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults
-    assert type(module.optimizer([torch.nn.Parameter(torch.zeros(1))])).__name__ == "AdamW"
-    num_steps = -(-len(rows) // data.rows_per_step) * data.num_epochs
+    set_seed(int(cli.config["seed_everything"]))  # LoRA is drawn before the trainer sets its own
+    examples = list(examples_of(data.opened.rows()))
     trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
-            output_dir=str(folder.parent / "trl"),
-            seed=seed,
-            max_steps=num_steps,
-            max_length=data.row_tokens if is_packed else data.max_seq_length,
-            packing=is_packed,
-            packing_strategy="bfd",
-            per_device_train_batch_size=per_step,
-            completion_only_loss=True,
-            gradient_checkpointing=False,
-            bf16=dtype == torch.bfloat16,
-            fp16=dtype == torch.float16,
-            use_cpu=device.type == "cpu",
-            learning_rate=optimizer["lr"],
-            weight_decay=optimizer["weight_decay"],
-            max_grad_norm=cli.trainer.gradient_clip_val or 0.0,
-            warmup_steps=round(num_steps * module.warmup_fraction),
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": module.final_lr_fraction},
-            logging_steps=50,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        ),
+        model=loaded(module, cli.trainer.strategy.root_device),
+        args=settings_of(cli, folder.parent / "trl", is_packed, len(examples)),
         train_dataset=Dataset.from_list(examples),
         processing_class=data.tokenizer,
-        peft_config=LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=lora_of(module.lora),
     )
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL makes LoRA on a quantised base bfloat16, ours is float32
@@ -95,6 +42,76 @@ def train_with_trl(options: Sequence[str], folder: Path, is_packed: bool) -> Non
     found = trainer.train()
     print(f"seconds: {found.metrics['train_runtime']:.2f}")
     trainer.model.save_pretrained(str(folder))
+
+
+def loaded(module: Any, device: Any) -> Any:
+    """Returns the base as ours is kept, by transformers alone."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=module.compute_dtype,
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        module.base.folder,
+        dtype=module.compute_dtype,
+        device_map={"": device},
+        attn_implementation="sdpa",
+        quantization_config=quantization if module.quantization == "nf4" else None,
+    )
+
+
+def lora_of(lora: Any) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def settings_of(cli: Any, folder: Path, is_packed: bool, num_examples: int) -> Any:
+    """Returns what TRL needs to do what the options of a fit say: same rates, steps and targets."""
+    import torch
+    from trl import SFTConfig
+
+    module, data, dtype = cli.model, cli.datamodule, cli.model.compute_dtype
+    num_rows, per_step = len(data.opened.rows()), data.rows_per_step
+    num_steps = -(-num_rows // per_step) * data.num_epochs
+    optimizer = module.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert type(optimizer).__name__ == "AdamW", "TRL's default, too"
+    return SFTConfig(
+        output_dir=str(folder),
+        seed=int(cli.config["seed_everything"]),
+        max_steps=num_steps,
+        max_length=data.row_tokens if is_packed else data.max_seq_length,
+        packing=is_packed,
+        packing_strategy="bfd",
+        # padded: as many examples a step as our rows hold in the mean
+        per_device_train_batch_size=(
+            per_step if is_packed else round(per_step * num_examples / num_rows)
+        ),
+        completion_only_loss=True,
+        gradient_checkpointing=False,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=cli.trainer.strategy.root_device.type == "cpu",
+        learning_rate=optimizer.defaults["lr"],
+        weight_decay=optimizer.defaults["weight_decay"],
+        max_grad_norm=cli.trainer.gradient_clip_val or 0.0,
+        warmup_steps=round(num_steps * module.warmup_fraction),
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": module.final_lr_fraction},
+        logging_steps=50,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 def fit_unpacked(arguments: list[str]) -> None:
