@@ -43,6 +43,8 @@ class Scoring(nn.Module):
         self.texts: Any = nn.ModuleDict({weights: TextScores() for weights in BOTH})
         self.predictions: dict[Weights, list[Prediction]] = {weights: [] for weights in BOTH}
         self.packed: Sequence[int] = ()
+        self.copied_references: float | None = None
+        """share of the real descriptions that would count as copied, where that was looked for"""
 
     def reset(self, packed: Sequence[int]) -> None:
         """Forgets what was counted.
@@ -50,7 +52,7 @@ class Scoring(nn.Module):
         Args:
             packed: the examples' numbers in the order in which the rows to come hold them
         """
-        self.packed = packed
+        self.packed, self.copied_references = packed, None
         for metric in (*self.losses.values(), *self.texts.values()):
             metric.reset()
         self.predictions = {weights: [] for weights in BOTH}
@@ -78,11 +80,14 @@ class Scoring(nn.Module):
             find_copied: None: copies are not looked for, which takes a pass over what was learnt
         """
         texts = {weights: texts_of(self.predictions[weights]) for weights in BOTH}
+        references = [prediction.reference for prediction in self.predictions["tuned"]]
         is_copied: dict[Weights, Sequence[bool]] = {}
         if find_copied is not None:
-            found = iter(find_copied([text for of in texts.values() for text in of]))
+            every = [text for of in (*texts.values(), references) for text in of]
+            found = iter(find_copied(every))
             for weights in BOTH:
                 is_copied[weights] = [next(found) for _ in texts[weights]]
+            self.copied_references = sum(found) / max(1, len(references))
         for weights, predictions in self.predictions.items():
             self.texts[weights].update(
                 [prediction.title for prediction in predictions],

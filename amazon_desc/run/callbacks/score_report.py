@@ -34,6 +34,8 @@ from amazon_desc.training.module import DescriptionModule
 HOW_TO_READ = """\
 ± half of the 95 % interval over titles; p of the same titles compared in pairs. Scores compare
 words, not facts: what each means is in amazon_desc/evaluation/README.md."""
+COPIED = """\
+By the measure of "copied", {share:.1%} of the real descriptions are copied too."""
 NUM_SAMPLES_SHOWN = 3
 SPLITS: dict[Stage, str] = {"validate": "validation", "test": "test"}
 
@@ -58,6 +60,8 @@ class ScoreReport(Callback):
         say(f"\n{len(samples)} products of the {SPLITS[stage]} split, base beside tuned:\n")
         say(format_scores(scores))
         say(f"\n{HOW_TO_READ}")
+        if module.scoring.copied_references:
+            say(COPIED.format(share=module.scoring.copied_references))
         say("\n" + format_samples(samples[:NUM_SAMPLES_SHOWN]))
         if isinstance(trainer.logger, RunLogger):
             base, tuned = module.scores("base"), module.scores("tuned")
@@ -89,6 +93,7 @@ def circumstances(module: DescriptionModule, stage: Stage) -> dict[str, Any]:
             "split": SPLITS[stage],
             "num_titles": len(module.samples),
             "num_targets": module.scoring.losses["tuned"].total_targets,
+            "copied_references": module.scoring.copied_references,
             "files": files,
             "num_resamples": NUM_RESAMPLES,
             "seed": SEED,
