@@ -620,7 +620,12 @@ def test_hostile_titles_name_no_file_and_no_table_is_written(watched: Watched):
     written = [Path(name) for name in files_of(watched.folder / "runs")]
     suffixes = {path.suffix for path in written}
     assert {".jsonl", ".yaml", ".safetensors", ".ckpt", ".arrow"} <= suffixes
-    assert not suffixes & {".csv", ".tsv", ".xls", ".xlsx", ".html"}
+    assert not suffixes & {".csv", ".tsv", ".xls", ".xlsx"}
+    (page,) = [path for path in written if path.suffix == ".html"]
+    text = (watched.folder / "runs" / page).read_text("utf-8").lower()
+    assert page.name == "report.html"
+    assert "default-src 'none'" in text
+    assert "<script" not in text
     assert [path for path in written if "planted" in path.name or "passwd" in path.name] == []
 
 

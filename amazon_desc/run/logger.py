@@ -105,6 +105,11 @@ class RunLogger(TensorBoardLogger):
         return self.writers[name]
 
     @property
+    def opened(self) -> list[SurvivingWriter]:
+        """Those that have written something: asking for one makes no folder."""
+        return [writer for writer in self.writers.values() if writer.is_open]
+
+    @property
     def experiment(self) -> Any:
         return self.series("")
 
@@ -133,7 +138,7 @@ class RunLogger(TensorBoardLogger):
 
     def save(self) -> None:
         """Writes curves and options of the HPARAMS tab; config.yaml holds all options."""
-        for writer in self.writers.values():
+        for writer in self.opened:
             writer.flush()
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
@@ -141,7 +146,7 @@ class RunLogger(TensorBoardLogger):
         self.save()
 
     def finalize(self, status: str) -> None:
-        for writer in self.writers.values():
+        for writer in self.opened:
             writer.close()
         # The scores at the end of a fit begin files of their own, which take back nothing.
         self.writers.clear()
@@ -190,6 +195,7 @@ class SurvivingWriter:
         self.folder = folder
         self.open_writer = open_writer
         self.loss = loss or Loss()
+        self.is_open = False
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -202,7 +208,9 @@ class SurvivingWriter:
         if self.loss.is_said:
             return None
         try:
-            return action(self.open_writer())
+            writer = self.open_writer()
+            self.is_open = True
+            return action(writer)
         except OSError as error:
             self.loss.is_said = True
             say(

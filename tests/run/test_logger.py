@@ -238,6 +238,15 @@ def test_a_logger_that_logs_nothing_makes_no_folder(tmp_path: Path):
     assert not run.path.exists()
 
 
+@pytest.mark.usefixtures("hook")
+def test_a_run_that_logs_nothing_has_no_folder(tmp_path: Path):
+    logger = RunLogger(RunFolder(tmp_path / "run"), 0)
+    assert logger.experiment is logger.experiment
+    logger.save()
+    logger.finalize("failed")
+    assert not (tmp_path / "run").exists()
+
+
 def test_charts_sort_with_loss_first_and_the_histograms_last():
     charts = {chart.partition("/")[0] for _, chart in map(chart_of, CHARTS)}
     assert sorted({*charts, "scores", "texts"}) == ["loss", "scores", "speed", "steps", "texts"]

@@ -33,7 +33,8 @@ class DataLengths(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
         assert isinstance(data, DescriptionData)
-        if trainer.global_step or not isinstance(trainer.logger, TensorBoardLogger):
+        # a run that is resumed after its first step has taken back what was logged before it
+        if trainer.global_step > 1 or not isinstance(trainer.logger, TensorBoardLogger):
             return
         for name, lengths in data.opened.report()["lengths"].items():
             trainer.logger.experiment.add_histogram_raw(

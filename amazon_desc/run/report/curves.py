@@ -122,7 +122,10 @@ def add_series(
             steps, values = map(list, zip(*sorted(points, key=lambda of: of[0]), strict=True))
             scalars[Place(tag, series)] = Curve(steps, values)
     for tag in tags[accumulator.HISTOGRAMS]:
-        of = events.Histograms(tag)[-1].histogram_value
+        shown = events.Histograms(tag)
+        if not shown:  # a run that was resumed has taken them back
+            continue
+        of = shown[-1].histogram_value
         if of.num > 0:
             ends, counts = list(of.bucket_limit), list(of.bucket)
             mean = of.sum / of.num

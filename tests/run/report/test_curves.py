@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
@@ -42,6 +43,15 @@ def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path):
     write(tmp_path, "train/loss", 4.0, float("nan"), float("inf"), 1.0)
     write(tmp_path, "train/gradient_norm", float("nan"))
     assert read_log(tmp_path).curves == {"train_loss": Curve([1, 4], [4.0, 1.0])}
+
+
+def test_histograms_that_a_resumed_run_took_back_are_left_out(tmp_path: Path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_histogram("texts/prompt_tokens", np.array([1.0, 2.0]), 0)
+        writer.add_scalar("other", 1.0, 0)
+    with SummaryWriter(str(tmp_path), purge_step=0, filename_suffix=".2") as writer:
+        writer.add_scalar("other", 1.0, 0)
+    assert read_log(tmp_path).lengths == {}
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, 1000])
