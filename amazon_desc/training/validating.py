@@ -98,10 +98,6 @@ class ValidatingModule(WritingModule):
     def on_test_epoch_end(self) -> None:
         self.end_scoring()
 
-    def scores(self, weights: Weights) -> dict[str, float]:
-        """Returns the scores of a side, by name."""
-        return self.scoring.scores(weights)
-
     @property
     def samples(self) -> list[Sample]:
         return self.scoring.samples

@@ -20,6 +20,7 @@ from amazon_desc.evaluation.summary import (
     Stage,
     format_samples,
     format_scores,
+    values_of,
     write_metrics,
     write_records,
 )
@@ -64,9 +65,9 @@ class ScoreReport(Callback):
             say(COPIED.format(share=module.scoring.copied_references))
         say("\n" + format_samples(samples[:NUM_SAMPLES_SHOWN]))
         if isinstance(trainer.logger, RunLogger):
-            base, tuned = module.scores("base"), module.scores("tuned")
-            options, step = compared(module.settings), max(0, trainer.global_step - 1)
-            trainer.logger.log_scores(base, tuned, options, step)
+            sides = values_of(scores.base), values_of(scores.tuned)
+            step = max(0, trainer.global_step - 1)
+            trainer.logger.log_scores(*sides, compared(module.settings), step)
         run = RunFolder(Path(trainer.default_root_dir))
         metrics = run.metrics
         if not is_whole(trainer, stage):
@@ -75,7 +76,8 @@ class ScoreReport(Callback):
         with storage(metrics.parent):
             metrics.parent.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(metrics, say):  # validate and test may end at the same time
-                remove_leftovers(metrics)
+                for file in (metrics, run.scored(stage)):
+                    remove_leftovers(file)
                 entry = {**scores.as_dict(), **circumstances(module, stage)}
                 write_metrics(metrics, stage, entry)
                 write_records(run.scored(stage), module.scoring.records())
