@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 
+from tests.browser import Browser, found_chromium, running_browser
 from tests.processes import pytest_cmdline_main  # noqa: F401 (pytest calls it)
 
 if TYPE_CHECKING:
@@ -285,6 +286,16 @@ def real_products(real_dir: Path) -> "list[Product]":
     products = [product for product in cleaned if isinstance(product, Product)]
     assert len(products) > 8_000
     return products
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    program = found_chromium()
+    if program is None:
+        pytest.skip("needs Chromium, and there is none here")
+    with running_browser(program) as browser:
+        yield browser
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

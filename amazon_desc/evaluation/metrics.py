@@ -199,9 +199,7 @@ def count(
     Raises:
         ValueError: if the numbers of texts differ.
     """
-    scores = TextScores(sync_on_compute=False)
-    scores.update(titles, list(predictions), list(references), has_ended)
-    return scores.counted()
+    return _updated(predictions, references, titles, has_ended).counted()
 
 
 def score_texts(
@@ -218,9 +216,18 @@ def score_texts(
     Raises:
         ValueError: if the numbers of texts differ, or (as `UserError`) are zero.
     """
+    return _updated(predictions, references, titles, has_ended).compute()
+
+
+def _updated(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    titles: Sequence[str] | None,
+    has_ended: Sequence[bool] | None,
+) -> TextScores:
     scores = TextScores(sync_on_compute=False)
     scores.update(titles, list(predictions), list(references), has_ended)
-    return scores.compute()
+    return scores
 
 
 def _joined(parts: Tensor | list[Tensor]) -> np.ndarray:

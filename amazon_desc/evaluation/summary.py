@@ -163,14 +163,14 @@ def write_metrics(path: Path, stage: Stage, entry: Mapping[str, Any]) -> None:
     no infinity: both become `null`, so that every parser reads the file and no number is made up.
     """
     metrics = {**_read_metrics(path), stage: dict(entry)}
-    text = json.dumps(finite(metrics), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes a JSON object a line, whole or not at all; the folder is made."""
     path.parent.mkdir(exist_ok=True)
-    lines = (json.dumps(finite(dict(record)), ensure_ascii=False) + "\n" for record in records)
+    lines = (json.dumps(_finite(dict(record)), ensure_ascii=False) + "\n" for record in records)
     write_text(path, "".join(lines))
 
 
@@ -182,11 +182,11 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return metrics if isinstance(metrics, dict) else {}
 
 
-def finite(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
+        return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [finite(entry) for entry in value]
+        return [_finite(entry) for entry in value]
     return value

@@ -93,7 +93,7 @@ class RunLogger(TensorBoardLogger):
         )
         self.folder = run.tensorboard
         self.purge_step: int | None = max(0, num_steps - 1)
-        self.loss = Loss()
+        self.state = LogState()
         self.writers: dict[str, SurvivingWriter] = {}
         threading.excepthook = without_writer_errors(threading.excepthook)
 
@@ -101,7 +101,7 @@ class RunLogger(TensorBoardLogger):
         """Returns the writer of a series, whose file is begun with the first that is written."""
         if name not in self.writers:
             opened = cache(partial(opened_writer, self.folder / name, self.purge_step))
-            self.writers[name] = SurvivingWriter(str(self.folder), opened, self.loss)
+            self.writers[name] = SurvivingWriter(str(self.folder), opened, self.state)
         return self.writers[name]
 
     @property
@@ -180,21 +180,21 @@ def wait_out_the_second(folder: Path) -> None:
 
 
 @dataclass
-class Loss:
+class LogState:
     """Whether a log can no longer be written, which its series have in common."""
 
-    is_said: bool = False
+    is_lost: bool = False
 
 
 class SurvivingWriter:
     """A SummaryWriter, opened when it is first used, whose methods never raise OSError."""
 
     def __init__(
-        self, folder: str, open_writer: Callable[[], Any], loss: Loss | None = None
+        self, folder: str, open_writer: Callable[[], Any], state: LogState | None = None
     ) -> None:
         self.folder = folder
         self.open_writer = open_writer
-        self.loss = loss or Loss()
+        self.state = state or LogState()
         self.is_open = False
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -205,14 +205,14 @@ class SurvivingWriter:
 
     def attempt(self, action: Callable[[Any], Any]) -> Any:
         """Does something with the writer, or nothing once the log is lost."""
-        if self.loss.is_said:
+        if self.state.is_lost:
             return None
         try:
             writer = self.open_writer()
             self.is_open = True
             return action(writer)
         except OSError as error:
-            self.loss.is_said = True
+            self.state.is_lost = True
             say(
                 f"amazon_desc: {self.folder} cannot be written ({error.strerror or error}): "
                 f"training goes on, its curves do not.",

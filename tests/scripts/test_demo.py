@@ -18,7 +18,7 @@ from amazon_desc import Describer
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.texts import Description
 from amazon_desc.support.errors import UserError
-from tests.browser import Browser, Tab, found_chromium, running_browser
+from tests.browser import Browser, Tab
 from tests.conftest import SCRIPTS, exit_code, load_script
 
 SMALL = [
@@ -198,15 +198,6 @@ def served(run: Path) -> Iterator[Served]:
     finally:
         served.process.kill()
         served.process.wait()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = found_chromium()
-    if program is None:
-        pytest.skip("needs Chromium, and there is none here")
-    with running_browser(program) as browser:
-        yield browser
 
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import amazon_desc
-from amazon_desc.data.corpus.packing import Row, pack, packed_rows
+from amazon_desc.data.corpus.packing import Row, pack, rows_of
 from amazon_desc.data.corpus.preparing import CorpusSettings, Preparation, no_product
 from amazon_desc.data.corpus.report import summarize
 from amazon_desc.data.corpus.splits import Split
@@ -95,9 +95,9 @@ class Corpus:
         examples = table.select(range(min(num_scored, len(table)))).to_list()
         ids = [example["input_ids"] for example in examples]
         prompt_lengths = [example["num_prompt_tokens"] for example in examples]
-        row_tokens = self.manifest["settings"]["row_tokens"]
-        rows = list(packed_rows(ids, prompt_lengths, row_tokens))
-        packed = [example for row in pack([len(of) for of in ids], row_tokens) for example in row]
+        packing = pack([len(of) for of in ids], self.manifest["settings"]["row_tokens"])
+        rows = list(rows_of(packing, ids, prompt_lengths))
+        packed = [example for row in packing for example in row]
         pairs = [(example["title"], example["description"]) for example in examples]
         return Scored(rows, packed, pairs)
 

@@ -59,7 +59,17 @@ def packed_rows(
     input_ids: Sequence[Sequence[int]], prompt_lengths: Sequence[int], row_tokens: int
 ) -> Iterator[Row]:
     """Yields the rows of the examples with these ids and prompt lengths."""
-    for row in pack([len(ids) for ids in input_ids], row_tokens):
+    packing = pack([len(ids) for ids in input_ids], row_tokens)
+    yield from rows_of(packing, input_ids, prompt_lengths)
+
+
+def rows_of(
+    packing: Sequence[Sequence[int]],
+    input_ids: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+) -> Iterator[Row]:
+    """Yields the rows that `pack` has made of these examples."""
+    for row in packing:
         yield {
             "input_ids": [token for example in row for token in input_ids[example]],
             "lengths": [len(input_ids[example]) for example in row],

@@ -55,6 +55,7 @@ def refuse_options(command: str | None, options: Any) -> None:
     refuse_plugins(trainer.plugins)
     refuse_unsaved_runs(trainer)
     refuse_nothing_to_do(command, trainer)
+    refuse_monitor(options.checkpoint.monitor, data.num_sampled)
     if command in ("fit", None):
         refuse_limits_of_training(trainer)
         refuse_callbacks(trainer.callbacks)
@@ -62,7 +63,6 @@ def refuse_options(command: str | None, options: Any) -> None:
         refuse_clipping(trainer.gradient_clip_val)
         refuse_accumulation(trainer.accumulate_grad_batches, data.batch_size)
         refuse_uneven_rows(data.rows_per_step, data.batch_size)
-        refuse_monitor(options.checkpoint.monitor, data.num_sampled)
 
 
 def refuse_monitor(monitor: str, num_sampled: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from amazon_desc.run.report.page import write_report
-from tests.browser import Browser, Tab, found_chromium, running_browser
+from tests.browser import Browser, Tab
 from tests.run.report.made_run import entry, line, make_run
 
 pytestmark = pytest.mark.slow
@@ -21,15 +21,6 @@ FIGURES = """[...document.querySelectorAll('figure svg')].map(e => {
     const box = e.getBoundingClientRect()
     return [box.width > 200, box.height > 40, e.getElementsByTagName('path').length > 3]
 }).flat()"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = found_chromium()
-    if program is None:
-        pytest.skip("needs Chromium, and there is none here")
-    with running_browser(program) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
