@@ -17,7 +17,8 @@ ORDER = """
     support.errors support.signals support.secrets support.printing support.files support.locks
     support.resources support.options support.allocator
     support.layouts support.digests support.hub_access support.hub
-    data.reading.sources data.reading.standard_input data.reading.delimited data.reading.formats
+    data.reading.sources data.reading.standard_input data.reading.delimited
+    data.reading.json_records data.reading.parquet_records data.reading.formats
     data.reading.kept data.reading.records
     data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.cleaner
     data.encoding.tokenizer data.encoding.prompts data.encoding.vocabulary data.encoding.words
@@ -26,7 +27,7 @@ ORDER = """
     data.corpus.selection data.corpus.product_files data.corpus.tables data.corpus.report
     data.corpus.preparing data.corpus.corpus
     data.loading.batches data.loading.order data.loading.loaders data.loading.prompts
-    data.loading.repeats data.loading.building data.loading.titles
+    data.loading.repeats data.loading.building data.loading.titles data.loading.position
     data.datamodule
     model.attention model.families model.overflow model.published model.adapter_folder
     model.adapter model.identity model.recomputation

@@ -2,8 +2,7 @@
 
 In come the data options, out go batches: packed rows to train on; packed rows and titles of the
 same fixed examples to score; titles of a table to predict. Of titles a batch has the numbers, and
-their prompts come as a stream. The only file of the data stage that knows Lightning. It also keeps
-the position in the data that a checkpoint stores; the module that trains moves it on.
+their prompts come as a stream. The only file of the data stage that knows Lightning.
 """
 
 from __future__ import annotations
@@ -29,10 +28,11 @@ from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading import loaders
 from amazon_desc.data.loading.batches import LossOn, RowBatch, collate_rows
 from amazon_desc.data.loading.order import RowOrder
+from amazon_desc.data.loading.position import TrainedRows
 from amazon_desc.data.loading.prompts import Pairs, Prompt, prompts_of, prompts_of_rows
 from amazon_desc.data.loading.titles import TitleTable
+from amazon_desc.data.reading.formats import Form
 from amazon_desc.support.digests import Verify
-from amazon_desc.support.errors import UserError
 from amazon_desc.support.hub import Backbone, find_backbone
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 ROWS = 0
 
 
-class DescriptionData(L.LightningDataModule):
+class DescriptionData(TrainedRows, L.LightningDataModule):
     """Reads products or titles and serves batches.
 
     Args:
@@ -53,6 +53,9 @@ class DescriptionData(L.LightningDataModule):
             that member); its titles are then not trained on, and test_fraction is not used
         title_column: the column or key that holds the title, in every format
         description_column: the column or key that holds the description, in every format
+        separator: what stands between the fields of a CSV file; null: what its first lines show
+        encoding: of text files, as `cp1252`; null: UTF-8, or what their bytes show
+        header_row: the line of a table that names its columns, from 1; null: the first that can
         titles: a file of titles to predict for (.txt with one a line, or any format of train_file);
             `-`: standard input
         title: titles to predict for in place of a file; may be given several times
@@ -63,6 +66,7 @@ class DescriptionData(L.LightningDataModule):
         repeated_titles: of several descriptions of one title, learn the longest (`best`) or `all`
         num_products: use only this many products, a part that stays the same; null: all
         max_bad_records: stop when more records of products than this cannot be read
+        max_bad_share: or a larger share of all records
         validation_fraction: share of all titles that validation holds out, chosen by their hash
         test_fraction: share of all titles that test holds out; of both at least one, if not 0
         num_scored: held-out products that validate and test score; always the same ones
@@ -93,6 +97,9 @@ class DescriptionData(L.LightningDataModule):
         test_file: str | None = None,
         title_column: str = "title",
         description_column: str = "content",
+        separator: str | None = None,
+        encoding: str | None = None,
+        header_row: PositiveInt | None = None,
         titles: str | None = None,
         title: list[str] | None = None,
         output: str | None = None,
@@ -101,6 +108,7 @@ class DescriptionData(L.LightningDataModule):
         repeated_titles: RepeatedTitles = "best",
         num_products: PositiveInt | None = None,
         max_bad_records: NonNegativeInt = 100,
+        max_bad_share: Fraction = 0.05,
         validation_fraction: Fraction = 0.01,
         test_fraction: Fraction = 0.01,
         num_scored: PositiveInt = 500,
@@ -137,10 +145,10 @@ class DescriptionData(L.LightningDataModule):
         self.seed = seed
         self.backbone, self.revision = backbone, revision
         self.max_seq_length, self.row_tokens = max_seq_length, row_tokens
+        form = Form(separator=separator, encoding=encoding, header_row=header_row)
+        columns, most = (title_column, description_column), (max_bad_records, max_bad_share)
         self.settings = CorpusSettings(
-            sources=ProductFiles.named(
-                train_file, test_file, title_column, description_column, max_bad_records
-            ),
+            sources=ProductFiles.named(train_file, test_file, *columns, *most, form),
             cleaning=cleaning,
             repeated_titles=repeated_titles,
             num_products=num_products,
@@ -152,7 +160,6 @@ class DescriptionData(L.LightningDataModule):
         )
         self.corpus: Corpus | None = None
         self.frame: Frame | None = None  # of weights that are there, set before `encoder` is asked
-        self.num_trained_rows = 0
         self.table: TitleTable | None = None  # what is predicted for, set before prompts are
         self.num_predicted = 0  # of its titles, those that have their description already
         self.titles_at_a_time = 32 if generation_batch_size == "auto" else generation_batch_size
@@ -261,40 +268,9 @@ class DescriptionData(L.LightningDataModule):
     def clean_title(self) -> Callable[[str], str]:
         return Cleaner(self.settings.cleaning).text
 
-    @property
-    def opened(self) -> Corpus:
-        assert self.corpus is not None, "setup() opens the corpus"
-        return self.corpus
-
     def collate_rows(self, rows: list[Row]) -> RowBatch:
         return collate_rows(rows, self.row_tokens, self.encoder.pad_id, self.loss_on)
-
-    @property
-    def epoch(self) -> float:
-        """How many times the rows have been trained on, parts of an epoch counted too."""
-        return self.num_trained_rows / self.opened.manifest["counts"]["num_rows"]
-
-    @property
-    def dropout_seed(self) -> int:
-        """A number of this micro-batch: the rows before it decide it, not how often it was met."""
-        return (self.seed * 1_000_003 + self.num_trained_rows) % 2**31
 
     def on_exception(self, exception: BaseException) -> None:
         """Ends the loader processes at once: one that hangs would hold everything up."""
         loaders.end_loader_processes()
-
-    # What a checkpoint keeps
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"num_trained_rows": self.num_trained_rows, "corpus": self.opened.fingerprint}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        is_fit = self.stage == "fit"
-        if is_fit and self.corpus is not None and state_dict["corpus"] != self.corpus.fingerprint:
-            raise UserError(
-                f"the checkpoint was trained on the prepared data {state_dict['corpus']}, this run "
-                f"has {self.corpus.fingerprint}: the data files or --data options have changed, or "
-                f"the version of amazon_desc. Set them back, or start anew in another "
-                f"--trainer.default_root_dir."
-            )
-        self.num_trained_rows = state_dict["num_trained_rows"]

@@ -38,6 +38,7 @@ def reader_of(*train_files: Path, test_file: Path | None = None, **changes: Any)
         title_column="title",
         description_column="content",
         max_bad_records=changes.pop("max_bad_records", 0),
+        max_bad_share=changes.pop("max_bad_share", 1.0),
     )
     return RecordReader(sources, PartBound(changes.pop("num_products", None)))
 
@@ -111,6 +112,21 @@ def test_too_many_bad_records_stop_the_run_with_places_and_remedy():
         "1 × title is missing. The first: a.jsonl, line 3: not valid JSON; "
         "a.jsonl, line 4: not valid JSON; a.jsonl, line 5: title is missing. "
         "Mend the file, or raise the limit."
+    )
+
+
+def test_too_large_a_share_of_bad_records_stops_the_run_though_they_are_few(tmp_path: Path):
+    """Of 20 records 2 are 10 %: a small file would lose much below any number."""
+    (tmp_path / "a.jsonl").write_bytes(lines("mug", 18) + b'{"title": \n' * 2)
+    few = reader_of(tmp_path / "a.jsonl", max_bad_records=100, max_bad_share=0.1)
+    assert sum(len(batch.titles) for batch in few) == 18
+    many = reader_of(tmp_path / "a.jsonl", max_bad_records=100, max_bad_share=0.09)
+    with pytest.raises(DataError) as error:
+        list(many)
+    assert str(error.value) == (
+        "2 of 20 records cannot be read, more than 9 % (--data.max_bad_share 0.09): "
+        "2 × not valid JSON. The first: a.jsonl, line 19: not valid JSON; "
+        "a.jsonl, line 20: not valid JSON. Mend the file, or raise the limit."
     )
 
 

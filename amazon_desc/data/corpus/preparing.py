@@ -35,6 +35,7 @@ from amazon_desc.data.corpus.tables import (
 from amazon_desc.data.corpus.workers import map_in_order
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.reading.formats import AS_THEY_TELL
 from amazon_desc.support.errors import DataError, UserError
 
 
@@ -68,8 +69,10 @@ class CorpusSettings:
     def identity(self) -> dict[str, Any]:
         """Returns the settings as plain values; files count by their content, not their paths."""
         settings = dataclasses.asdict(self)
-        for name in ("train_files", "test_file", "max_bad_records"):
+        for name in ("train_files", "test_file", "max_bad_records", "max_bad_share"):
             del settings["sources"][name]
+        if self.sources.form == AS_THEY_TELL:  # as it was before there was such an option
+            del settings["sources"]["form"]
         if self.prompt.system is None:  # as it was before there was such an option
             del settings["prompt"]["system"]
         return settings

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from amazon_desc.data.corpus.pairs import ProductBatch
 from amazon_desc.data.corpus.selection import PartBound
+from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.records import Fault, Product, read_products
 from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, LongRecords, Meter
 from amazon_desc.support.digests import Use
@@ -39,6 +40,8 @@ class ProductFiles:
     title_column: str
     description_column: str
     max_bad_records: int
+    max_bad_share: float = 1.0
+    form: Form = AS_THEY_TELL
 
     @classmethod
     def named(
@@ -48,6 +51,8 @@ class ProductFiles:
         title_column: str,
         description_column: str,
         max_bad_records: int,
+        max_bad_share: float = 1.0,
+        form: Form = AS_THEY_TELL,
     ) -> ProductFiles:
         """Returns the files that the options name."""
         train_files = [train_file] if isinstance(train_file, str) else train_file
@@ -57,6 +62,8 @@ class ProductFiles:
             title_column=title_column,
             description_column=description_column,
             max_bad_records=max_bad_records,
+            max_bad_share=max_bad_share,
+            form=form,
         )
 
     @property
@@ -78,6 +85,7 @@ class BadRecords:
     """Counts records that cannot be read, and refuses the run when there are too many."""
 
     most: int
+    max_share: float = 1.0
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     """the first ones, with their places"""
@@ -93,6 +101,21 @@ class BadRecords:
                 f"The first: {'; '.join(self.faults[:3])}. Mend the file, or raise the limit."
             )
 
+    def refuse_share(self, num_records: int) -> None:
+        """Refuses the run if too large a part of all its records cannot be read.
+
+        Raises:
+            DataError: it is, though their number alone is not.
+        """
+        num_bad = self.counts.total()
+        if num_bad > self.max_share * num_records:
+            counts = "; ".join(f"{n} × {reason}" for reason, n in self.counts.most_common())
+            raise DataError(
+                f"{num_bad} of {num_records} records cannot be read, more than "
+                f"{100 * self.max_share:g} % (--data.max_bad_share {self.max_share:g}): {counts}. "
+                f"The first: {'; '.join(self.faults[:3])}. Mend the file, or raise the limit."
+            )
+
 
 class RecordReader:
     """Yields the records of all files as batches.
@@ -104,9 +127,10 @@ class RecordReader:
     def __init__(self, sources: ProductFiles, bound: PartBound) -> None:
         self.sources = sources
         self.bound = bound
-        self.bad = BadRecords(sources.max_bad_records)
+        self.bad = BadRecords(sources.max_bad_records, sources.max_bad_share)
         self.num_records = 0
         self.long_records = LongRecords()
+        self.remarks: list[str] = []
         self.waiting: deque[list[Product]] = deque()
         self.sizes = [path.stat().st_size if path.is_file() else 0 for path, _ in sources.files]
         self.bar = tqdm(
@@ -122,7 +146,7 @@ class RecordReader:
         bounds = iter(self.bound)
         bytes_before = 0
         for (path, use), size in zip(self.sources.files, self.sizes, strict=True):
-            meter = Meter(long_records=self.long_records)
+            meter = Meter(long_records=self.long_records, remarks=self.remarks)
             for products in self.batches(path, use, meter):
                 self.waiting.append(products)
                 batch = ProductBatch(
@@ -136,6 +160,7 @@ class RecordReader:
                 self.bar.n = bytes_before + int(meter.share() * size)
                 self.bar.update(0)
             bytes_before += size
+        self.bad.refuse_share(self.num_records)
 
     def batches(self, path: Path, use: Use, meter: Meter) -> Iterator[list[Product]]:
         """Yields the products of a file, many at a time."""
@@ -143,7 +168,7 @@ class RecordReader:
         num_characters = 0
         member = TEST_MEMBER if use == "test" else TRAIN_MEMBER
         columns = self.sources.title_column, self.sources.description_column
-        for record in read_products(path, *columns, member, meter):
+        for record in read_products(path, *columns, member, meter, self.sources.form):
             self.num_records += 1
             if isinstance(record, Fault):
                 self.bad.add(record)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from amazon_desc.data.corpus.product_files import LONG_REMEDY
 from amazon_desc.data.loading.building import TableBuilder
+from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.kept import Kept
 from amazon_desc.data.reading.records import TitleRecord, read_title_records
 from amazon_desc.data.reading.sources import Meter
@@ -85,12 +86,14 @@ class TitleTable:
         folder: Path,
         clean: Callable[[str], str],
         digest_at: int | None = None,
+        form: Form = AS_THEY_TELL,
     ) -> TitleTable:
         """Reads a file of titles into `folder`, which nobody else uses, and says what is skipped.
 
         Args:
             clean: titles that it makes equal are one title, as their prompts are
             digest_at: a number of records of which the digest will be asked for
+            form: what is known of the file beforehand
 
         Raises:
             DataError: the file has no records, lacks a column, is damaged, or was replaced
@@ -99,7 +102,7 @@ class TitleTable:
         """
         remove_leftovers(folder)
         before = _sha256_of(path) if path.is_file() else ""
-        records = read_title_records(path, title_column, kept, meter := Meter())
+        records = read_title_records(path, title_column, kept, meter := Meter(), form)
         with storage(folder), replacing_folder(folder) as temporary:
             builder = TableBuilder(temporary, clean, digest_at)
             facts = builder.build(_with_progress(records, path, meter))
@@ -223,6 +226,8 @@ def _with_progress(
 
 
 def _say_what_is_odd(builder: TableBuilder, meter: Meter) -> None:
+    for remark in meter.remarks:
+        say(remark)
     for skipped in builder.skipped:
         say(f"No title at {skipped}")
     num_skipped = builder.reasons.total()

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amazon_desc.data.reading.formats import read_records
+from amazon_desc.data.reading.formats import AS_THEY_TELL, Form, read_records
 from amazon_desc.data.reading.kept import Kept, kept_text
 from amazon_desc.data.reading.sources import (
     LINE_TOO_LONG,
@@ -66,6 +66,7 @@ def read_products(
     description_column: str = "content",
     member: str = TRAIN_MEMBER,
     meter: Meter | None = None,
+    form: Form = AS_THEY_TELL,
 ) -> Iterator[Product | Fault]:
     """Yields one Product or Fault for every record of a file, in the file's order.
 
@@ -86,12 +87,16 @@ def read_products(
     path = Path(path)
     check_file(path, SUPPORTED)
     options = {"title": title_column, "description": description_column}
-    rows = read_records(path, list(options.values()), member, meter)
+    rows = read_records(path, list(options.values()), member, meter, form=form)
     return _checked(path, rows, options, _product)
 
 
 def read_title_records(
-    path: Path, title_column: str = "title", kept: Kept = "none", meter: Meter | None = None
+    path: Path,
+    title_column: str = "title",
+    kept: Kept = "none",
+    meter: Meter | None = None,
+    form: Form = AS_THEY_TELL,
 ) -> Iterator[TitleRecord]:
     """Yields one TitleRecord for every record of a file, in the file's order.
 
@@ -118,7 +123,7 @@ def read_title_records(
             )
         return _text_records(path, meter)
     others = None if kept == "all" else names
-    rows = read_records(path, [title_column], meter=meter, others=others)
+    rows = read_records(path, [title_column], meter=meter, others=others, form=form)
 
     def record(row: RawRecord | Fault, _: dict[str, str]) -> TitleRecord:
         if isinstance(row, Fault):

@@ -74,6 +74,9 @@ class Meter:
     share: Callable[[], float] = lambda: 0.0
     """what has been read of the file as it lies on the disk, 0 to 1"""
     long_records: LongRecords = field(default_factory=LongRecords)
+    remarks: list[str] = field(default_factory=list)
+    """how files were understood where they do not tell it themselves, each said once: "shop.csv:
+    fields are separated by ';'" """
 
 
 class Source(NamedTuple):

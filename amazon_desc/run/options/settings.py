@@ -28,7 +28,8 @@ DECIDING = """
     trainer.gradient_clip_algorithm
     model.quantization model.lora model.optimizer model.schedule model.warmup_fraction
     model.warmup_steps model.final_lr_fraction
-    data.title_column data.description_column data.cleaning data.repeated_titles data.num_products
+    data.title_column data.description_column data.separator data.encoding data.header_row
+    data.cleaning data.repeated_titles data.num_products
     data.validation_fraction data.test_fraction data.num_scored data.num_sampled data.prompt
     data.max_seq_length data.row_tokens data.rows_per_step data.loss_on checkpoint.monitor
 """.split()  # noqa: SIM905 (a list to read)
@@ -52,6 +53,7 @@ OPERATIONAL = """
     trainer.enable_autolog_hparams trainer.model_registry trainer.accumulate_grad_batches
     model.decoding model.engine model.max_new_tokens model.kernels model.recompute
     data.titles data.title data.output data.keep_columns data.max_bad_records
+    data.max_bad_share
     data.batch_size data.generation_batch_size data.num_workers
     data.corpora data.prepare_workers data.verify
     checkpoint.every_n_steps checkpoint.every_n_minutes checkpoint.keep

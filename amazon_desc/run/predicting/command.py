@@ -78,6 +78,7 @@ class Predicting:
             folder / "table",
             data.clean_title,
             num_before,
+            source.form,
         )
         if record is not None:
             output.refuse_other(record, {TITLES: titles_record(source, table, num_before)})

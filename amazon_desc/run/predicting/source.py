@@ -16,6 +16,7 @@ from typing import BinaryIO
 from amazon_desc.data.corpus.product_files import source_path
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.reading import standard_input
+from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.kept import Kept
 from amazon_desc.support.errors import DataError, UserError
 from amazon_desc.support.files import storage
@@ -34,6 +35,7 @@ class TitleSource:
     typed: tuple[str, ...] | None = None
     column: str = "title"
     keep: Kept = "none"
+    form: Form = AS_THEY_TELL
 
     @classmethod
     def of(cls, data: DescriptionData) -> TitleSource:
@@ -55,9 +57,8 @@ class TitleSource:
                 f'--data.title "A TITLE".'
             )
         file = None if data.titles == STANDARD_INPUT else source_path(data.titles)
-        return cls(
-            file, None, data.settings.sources.title_column, columns_to_keep(data.keep_columns)
-        )
+        of = data.settings.sources
+        return cls(file, None, of.title_column, columns_to_keep(data.keep_columns), of.form)
 
     @property
     def name(self) -> str:
