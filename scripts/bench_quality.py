@@ -39,12 +39,14 @@ class Side(NamedTuple):
     options: tuple[str, ...] = ()
     work: str = ""
     """what bench_quality_work.py does, where it is not `fit` that trains"""
+    is_scored_apart: bool = False
+    """its adapter is scored by a command of its own, which has none of the side's options"""
 
 
 SIDES = {
     "ours": Side("fit, as the options say"),
-    "trl": Side("TRL's SFTTrainer, rows of as many tokens, packed its own way", work="trl"),
-    "trl-unpacked": Side("TRL's SFTTrainer, padded examples", work="trl-unpacked"),
+    "trl": Side("TRL's SFTTrainer, rows of as many tokens, packed its own way", (), "trl", True),
+    "trl-unpacked": Side("TRL's SFTTrainer, padded examples", (), "trl-unpacked", True),
     "plain": Side("transformers' and PEFT's own layers", ("--model.kernels=plain",)),
     "bf16": Side("a base that is not in 4 bits", ("--model.quantization=none",)),
     "unpacked": Side("one example a row, padded", work="unpacked"),
@@ -58,11 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         own, options = given[: given.index("--")], given[given.index("--") + 1 :]
     asked = build_parser().parse_args(own)
     folder = asked.folder.resolve()
-    runs = [(side, seed) for side in asked.sides for seed in asked.seeds]
+    runs = [
+        (run_of(folder, side, seed), SIDES[side], seed)
+        for side in asked.sides
+        for seed in asked.seeds
+    ]
     # the first prepares the data that all others train on
     for group in (runs[:1], runs[1:]):
         with ThreadPoolExecutor(asked.jobs) as pool:
-            list(pool.map(lambda run: finished(*run, folder, options), group))
+            list(pool.map(lambda of: finished(*of, folder, options), group))
     found = {side: [run_of(folder, side, seed) for seed in asked.seeds] for side in asked.sides}
     print(table(found))
     if asked.json:
@@ -87,34 +93,37 @@ def run_of(folder: Path, side: str, seed: int) -> RunFolder:
     return RunFolder(folder / f"{side}-{seed}")
 
 
-def finished(side: str, seed: int, folder: Path, options: Sequence[str]) -> None:
-    """Trains a side with a seed and scores it, unless that was done."""
-    run = run_of(folder, side, seed)
+def finished(run: RunFolder, side: Side, seed: int, folder: Path, options: Sequence[str]) -> None:
+    """Trains a side with a seed and scores its last weights, unless that was done.
+
+    `folder` keeps the prepared data of all sides.
+    """
     if run.scored("validate").is_file():
         return
     run.path.mkdir(parents=True, exist_ok=True)
-    kind = SIDES[side]
     common = [
         *options,
         f"--seed_everything={seed}",
         f"--trainer.default_root_dir={run.path}",
         f"--data.corpora={folder / 'corpora'}",
         "--trainer.val_check_interval=1000000",  # the last weights are scored, as TRL's are
-        *kind.options,
     ]
+    own, trained = [*common, *side.options], run
+    if side.is_scored_apart:
+        trained = RunFolder(run.path / "trained")
+        own.append(f"--trainer.default_root_dir={trained.path}")
+    if side.work == "unpacked":
+        own += [f"--data.corpora={folder / 'unpacked'}", *one_example_a_row(folder)]
     began = time.perf_counter()
-    if kind.work == "unpacked":
-        own = [*common, f"--data.corpora={folder / 'unpacked'}", *one_example_a_row(folder)]
-        call([str(WORK), "unpacked", "", *own], run.path / "fit.log")
-    elif kind.work:
-        call([str(WORK), kind.work, str(run.adapter), *common], run.path / "fit.log")
+    if side.work:
+        call([str(WORK), side.work, str(trained.adapter), *own], run.path / "fit.log")
     else:
-        call(["-m", "amazon_desc", "fit", *common], run.path / "fit.log")
+        call(["-m", "amazon_desc", "fit", *own], run.path / "fit.log")
     seconds = time.perf_counter() - began
     (run.path / "seconds.json").write_text(json.dumps({"command": seconds}), encoding="utf-8")
-    if kind.work.startswith("trl"):
-        validated = [*common, f"--model.adapter={run.adapter}"]
-        call(["-m", "amazon_desc", "validate", *validated], run.path / "validate.log")
+    if side.is_scored_apart:
+        scored = [*common, f"--model.adapter={trained.adapter}"]
+        call(["-m", "amazon_desc", "validate", *scored], run.path / "validate.log")
     print(f"{run.path.name}: {seconds:.0f} s", flush=True)
 
 

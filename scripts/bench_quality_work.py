@@ -126,9 +126,40 @@ def fit_unpacked(arguments: list[str]) -> None:
     main(arguments)
 
 
+def fit_with_noise(arguments: list[str], alpha: float = 5.0) -> None:
+    """Runs `fit` with NEFTune's noise in what the first layer reads.
+
+    Uniform in [-1, 1] times alpha / sqrt(tokens of the example x hidden size):
+    https://arxiv.org/abs/2310.05914, eq. 1. On the fused path.
+    """
+    import torch
+
+    from amazon_desc.cli import main
+    from amazon_desc.model.kernels.decoder import Decoder
+
+    plain = Decoder.embedded
+
+    def embedded(decoder: Decoder, batch: Any, keeps: bool) -> torch.Tensor:
+        h = plain(decoder, batch, keeps)
+        if not keeps:  # nothing is trained
+            return h
+        examples = (batch.position_ids == 0).cumsum(0) - 1
+        counts = torch.zeros(len(h), device=h.device).scatter_add_(
+            0, examples, torch.ones(len(h), device=h.device)
+        )
+        size = alpha / (counts[examples] * h.shape[1]).sqrt()
+        noise = torch.rand(h.shape, device=h.device) * 2 - 1
+        return (h.float() + noise * size[:, None]).to(h.dtype)
+
+    Decoder.embedded = embedded
+    main(arguments)
+
+
 if __name__ == "__main__":
     side, where, *given = sys.argv[1:]
     if side == "unpacked":
         fit_unpacked(["fit", *given])
+    elif side == "noise":
+        fit_with_noise(["fit", *given])
     else:
         train_with_trl(given, Path(where), side == "trl")

@@ -65,16 +65,19 @@ class Decoder:
         visibility = Visibility(batch.position_ids, len(cos), layer.attention_scale, layer.window)
         return Rotation(cos, sin, batch.position_ids), visibility
 
+    def embedded(self, batch: Batch, keeps: bool) -> Tensor:
+        """Returns what the first layer reads, (N, H)."""
+        h = torch.nn.functional.embedding(batch.input_ids, self.embedding)
+        return h if self.embedding_scale == 1 else h * self.embedding_scale
+
     def forward(self, batch: Batch, keeps: bool = True) -> Tensor:
         """Returns the normalised hidden states, (N, H).
 
         Args:
             keeps: what backward() needs
         """
-        h = torch.nn.functional.embedding(batch.input_ids, self.embedding)
-        if self.embedding_scale != 1:
-            h = h * self.embedding_scale
-        self.kept, y = [], None
+        h, y = self.embedded(batch, keeps), None
+        self.kept = []
         for layer in self.layers:
             x, masked, normed = layer.begin(h, y)
             positions = self.positions(layer, batch)
