@@ -11,21 +11,21 @@ import os
 import sys
 
 from amazon_desc import __version__
+from amazon_desc.run.options.help import COMMANDS, answer_help
 from amazon_desc.support.printing import show_traceback, spell_out_what_is_not_encoded
 from amazon_desc.support.signals import leaving_on_the_spot
 
-HELP = """\
-usage: python -m amazon_desc {fit,validate,test,predict} --config FILE [--OPTION VALUE ...]
+OF_COMMANDS = "\n".join(f"  {command:11}{does}" for command, does in COMMANDS.items())
+HELP = f"""\
+usage: python -m amazon_desc {{{",".join(COMMANDS)}}} --config FILE [--OPTION VALUE ...]
 
 Fine-tunes a 4-bit language model with LoRA to write product descriptions from titles.
 
-  fit        train; run again with the same config, it resumes where it stopped
-  validate   score base and tuned weights on held-out products: loss, perplexity, ROUGE, BLEU
-  test       the same on products that neither training nor validation saw
-  predict    write a description for each title of a file: --data.titles FILE
+{OF_COMMANDS}
 
-  COMMAND --help    all options of a command, with their units
-  --version         the version of amazon_desc
+  COMMAND --help           our options of a command, with their units
+  COMMAND --help.trainer   all options of Lightning's trainer
+  --version                the version of amazon_desc
 
 configs/quickstart.yaml runs on a laptop in three minutes and downloads nothing;
 configs/qlora.yaml is the reference run on the real data;
@@ -50,6 +50,7 @@ def main() -> None:
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
         read_utf8()
         spell_out_what_is_not_encoded()
+        answer_help(arguments)
         sys.excepthook = show_traceback
         with leaving_on_the_spot():  # until the CLI is imported, and knows how to leave
             from amazon_desc.cli import main as run_cli

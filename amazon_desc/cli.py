@@ -42,7 +42,11 @@ from amazon_desc.run.options.checks import (
     refuse_optimizer,
     run_folder_of,
 )
+from amazon_desc.run.options.configs import ConfigParser, with_configs_found
+from amazon_desc.run.options.described import HelpOfTrainer
+from amazon_desc.run.options.explained import explained_refusals
 from amazon_desc.run.options.former_names import take_former_names
+from amazon_desc.run.options.help import COMMANDS, HELP_OF_TRAINER, answer_help
 from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
 from amazon_desc.run.options.paths import expand_home
 from amazon_desc.run.options.refusals import refuse_options, refuse_several_devices, seed
@@ -63,13 +67,11 @@ from amazon_desc.support.signals import Signals
 from amazon_desc.training.lightning_internals import OptionsOnlyCLI
 from amazon_desc.training.module import DescriptionModule
 
-COMMANDS = ("fit", "validate", "test", "predict")
-
 
 class DescriptionCLI(OptionsOnlyCLI):
     """LightningCLI with this project's links, defaults and callbacks."""
 
-    commands: ClassVar[tuple[str, ...]] = COMMANDS
+    commands: ClassVar[tuple[str, ...]] = tuple(COMMANDS)
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class DescriptionCLI(OptionsOnlyCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ResumeCheckpoint, "checkpoint")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP)
+        parser.add_argument(HELP_OF_TRAINER, action=HelpOfTrainer)
         # One base rules both sides: another base's tokenizer would train without an error.
         parser.link_arguments("model.backbone", "data.backbone")
         parser.link_arguments("model.revision", "data.revision")
@@ -118,7 +121,8 @@ class DescriptionCLI(OptionsOnlyCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         self.arguments: list[str] = list(sys.argv[1:] if args is None else args)
-        super().parse_arguments(parser, args)
+        with explained_refusals(self.parser_of(self.arguments), self.arguments):
+            super().parse_arguments(parser, args)
 
     def options(self, of: Any) -> Any:
         """Returns the options of the command that is run; without one, they are all there are."""
@@ -130,9 +134,8 @@ class DescriptionCLI(OptionsOnlyCLI):
         if self.subcommand == "predict" and prints_texts(options.data):
             self.held.enter_context(redirect_stdout(sys.stderr))
         expand_home(options)
-        prompt, trainer = options.data.prompt, options.trainer
+        prompt, decoding, trainer = options.data.prompt, options.model.decoding, options.trainer
         take_former_names(options, self.arguments, self.subcommand == "fit")
-        decoding = options.model.decoding
         for group, made in ((prompt, PromptSettings), (decoding, DecodingSettings)):
             for name, value in vars(made(**vars(group))).items():
                 group[name] = value  # as it is recorded, however it was typed
@@ -266,8 +269,9 @@ def main(arguments: list[str]) -> None:
     # Building the options of a command takes a while: only those of the one that is called.
     remember_arguments(arguments)
     arguments = in_order(arguments)
+    answer_help(arguments)
     called = [argument for argument in arguments[:1] if argument in COMMANDS]
-    DescriptionCLI.commands = tuple(called) or COMMANDS
+    DescriptionCLI.commands = tuple(called or COMMANDS)
     program = f"python -m amazon_desc {''.join(called) or 'COMMAND'}"
     with errors_in_a_sentence(arguments, program) as signals, ExitStack() as held:
         build(arguments, signals, held)
@@ -288,7 +292,8 @@ def build(
         seed_everything_default=1234,
         auto_configure_optimizers=False,
         parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
-        args=terminal.with_shipped_configs(in_order(with_titles_joined(arguments))),
+        parser_class=ConfigParser,
+        args=with_configs_found(in_order(with_titles_joined(arguments))),
         run=run,
         signals=signals,
         held=held,

@@ -65,9 +65,11 @@ ORDER = """
     run.report.score_names run.report.values run.report.scores run.report.curves run.report.texts
     run.report.facts run.report.verdict run.report.drawing run.report.figures run.report.tables
     run.report.cards run.report.commands run.report.page
-    run.options.arguments run.options.trainer_options run.options.refusals
-    run.options.former_names run.options.settings run.options.paths run.options.checks
-    run.options.micro_batch
+    run.options.arguments run.options.help run.options.trainer_options run.options.refusals
+    run.options.former_names run.options.settings run.options.paths run.options.configs
+    run.options.checks run.options.micro_batch
+    run.options.given run.options.nearest run.options.wanted run.options.described
+    run.options.explained
     run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
     run.callbacks.monitoring run.callbacks.progress
     run.callbacks.score_report run.callbacks.signals run.callbacks.reporting
@@ -164,7 +166,9 @@ def test_the_stages_are_joined():
     assert {"data.loading.batches", "model.loss"} <= imports["training.module"]
     assert "generation.writing" in imports["training.writing"]
     assert {"training.module", "data.datamodule", "run.folder"} <= imports["cli"]
-    assert imports["__main__"] == {"cli", "support.printing", "support.signals"}
+    assert imports["__main__"] == {
+        *("cli", "run.options.help", "support.printing", "support.signals")
+    }
 
 
 @pytest.mark.parametrize("name", FLOW)
@@ -195,6 +199,8 @@ def test_a_package_imports_nothing_by_itself():
         (["-h"], 0, "usage: python -m amazon_desc"),
         (["--version"], 0, f"amazon_desc {amazon_desc.__version__}\n"),
         ([], 2, "usage: python -m amazon_desc"),
+        (["fit", "--help"], 0, "usage: python -m amazon_desc fit [--config FILE]"),
+        (["--config", "a.yaml", "predict", "-h"], 0, "usage: python -m amazon_desc predict"),
     ],
     ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
 )

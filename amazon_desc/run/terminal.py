@@ -1,42 +1,19 @@
-"""What surrounds a command on the terminal: shipped configs, no noise, what is said at the end.
+"""What surrounds a command on the terminal: no noise, what is said at the end.
 
-In come the arguments as they were typed, out go the arguments as they are meant. Nothing is run
-here, and errors are put into words in failures.py.
+In comes a run that has ended, out go lines that say where everything is. Nothing is run here, and
+errors are put into words in failures.py.
 """
 
 import logging
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from shlex import quote
 
 from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.run.folder import RunFolder
-from amazon_desc.run.options.checks import refuse_other_encoding
-from amazon_desc.run.options.paths import home_of
 from amazon_desc.support.errors import StorageError
 from amazon_desc.support.printing import say
-from amazon_desc.support.resources import find_config
-
-
-def with_shipped_configs(arguments: list[str]) -> list[str]:
-    """Replaces a --config that is not on disk by the shipped one of that name, if there is one."""
-    replaced = list(arguments)
-    for index, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option not in ("-c", "--config"):
-            continue
-        place, name = (index, value) if equals else (index + 1, arguments[index + 1 : index + 2])
-        name = name if isinstance(name, str) else "".join(name)
-        if name.startswith("~"):
-            name = home_of(name)
-            replaced[place] = f"{option}={name}" if equals else name
-        if name and not Path(name).exists() and (shipped := find_config(name)):
-            replaced[place] = f"{option}={shipped}" if equals else str(shipped)
-        elif Path(name).is_file():
-            refuse_other_encoding(Path(name))
-    return replaced
 
 
 def where(run: RunFolder) -> str:

@@ -1,6 +1,9 @@
-"""The number types that options are declared with: checked when parsed, plain to type checkers."""
+"""The number types that options are declared with: checked when parsed, plain to type checkers.
 
-from typing import TYPE_CHECKING
+And what each takes in words, for who gave something else.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     PositiveInt = int
@@ -20,4 +23,19 @@ else:
     Fraction = restricted_number_type("Fraction", float, [(">=", 0), ("<", 1)])
     AtLeastTwo = restricted_number_type("AtLeastTwo", int, (">=", 2))
 
-__all__ = ["AtLeastTwo", "Fraction", "NonNegativeInt", "PositiveFloat", "PositiveInt"]
+IN_WORDS: dict[Any, str] = {
+    PositiveInt: "a whole number of at least 1",
+    NonNegativeInt: "a whole number of at least 0",
+    PositiveFloat: "a number above 0",
+    Fraction: "a number from 0 to below 1",
+    AtLeastTwo: "a whole number of at least 2",
+}
+
+__all__ = [
+    "IN_WORDS",
+    "AtLeastTwo",
+    "Fraction",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+]

@@ -99,6 +99,14 @@ class OptionsOnlyCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None: ...
 
+    def parser_of(self, arguments: list[str]) -> LightningArgumentParser | None:
+        """Returns the parser of the command that arguments begin with; None: there is no such one.
+
+        Where nothing is run there are no commands, and one parser.
+        """
+        commands = getattr(self, "_subcommand_parsers", None)
+        return self.parser if commands is None else commands.get("".join(arguments[:1]))
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_core_arguments_to_parser(parser)
         for action in parser._actions:

@@ -6,8 +6,8 @@ import pytest
 from jsonargparse import Namespace
 
 from amazon_desc.cli import DescriptionCLI, build
+from amazon_desc.run.options.configs import with_configs_found
 from amazon_desc.run.options.paths import expand_home
-from amazon_desc.run.terminal import with_shipped_configs
 from amazon_desc.support.errors import UserError
 
 
@@ -70,4 +70,4 @@ def test_whole_command_lines_and_configs(home: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("typed", [["--config", "~/mine.yaml"], ["--config=~/mine.yaml"]])
 def test_a_config_may_be_in_the_home_folder(typed: list[str], home: Path):
     (home / "mine.yaml").touch()
-    assert "".join(with_shipped_configs(typed)).endswith(f"{home}/mine.yaml")
+    assert "".join(with_configs_found(typed)).endswith(f"{home}/mine.yaml")

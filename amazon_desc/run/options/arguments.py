@@ -15,10 +15,10 @@ CONFIG = ("-c", "--config")
 # A file or a mapping in place of all options that begin so. The longer come later.
 GROUPS = (
     *("--model", "--data", "--trainer", "--checkpoint"),
-    *("--model.lora", "--data.prompt", "--data.cleaning"),
+    *("--model.lora", "--model.decoding", "--data.prompt", "--data.cleaning"),
 )
 TITLE = "--data.title"
-WITHOUT_VALUE = ("-h", "--help", "--print_config")
+WITHOUT_VALUE = ("-h", "--help", "--help.trainer", "--print_config")
 NUMBER = re.compile(r"-\d|-\.\d")
 
 

@@ -236,12 +236,3 @@ def refuse_file(folder: Path, option: str) -> None:
                 f"{option} {folder}: wanted a folder, found a file at {path}. Name "
                 f"another folder, or move the file."
             )
-
-
-def refuse_other_encoding(config: Path) -> None:
-    try:
-        config.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--config {config}: wanted UTF-8, found other bytes ({error}). Save it as UTF-8."
-        ) from error
