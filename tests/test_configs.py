@@ -93,12 +93,12 @@ def test_a_misspelt_key_in_a_config_is_refused_by_name(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     options = yaml.safe_load(config.read_text("utf-8"))
-    decoding = options["model"]["decoding"]
-    decoding["max_new_tokenz"] = decoding.pop("max_new_tokens")
+    lora = options["model"]["lora"]
+    lora["misspelt"] = lora.pop(next(iter(lora)))
     misspelt = tmp_path / "misspelt.yaml"
     misspelt.write_text(yaml.safe_dump(options), "utf-8")
 
-    assert "max_new_tokenz" in refused(["fit", "--config", str(misspelt)], capsys)
+    assert "misspelt" in refused(["fit", "--config", str(misspelt)], capsys)
 
 
 @pytest.mark.parametrize(
