@@ -20,10 +20,12 @@ ORDER = """
     data.reading.sources data.reading.standard_input data.reading.delimited
     data.reading.json_records data.reading.parquet_records data.reading.formats
     data.reading.kept data.reading.records
-    data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.cleaner
+    data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.content
+    data.cleaning.cleaner
     data.encoding.tokenizer data.encoding.prompts data.encoding.vocabulary data.encoding.words
     data.encoding.encoder data.encoding.markers
-    data.corpus.splits data.corpus.pairs data.corpus.workers data.corpus.packing
+    data.corpus.splits data.corpus.near_repeats data.corpus.pairs data.corpus.workers
+    data.corpus.packing
     data.corpus.selection data.corpus.product_files data.corpus.tables data.corpus.report
     data.corpus.preparing data.corpus.corpus
     data.loading.batches data.loading.order data.loading.loaders data.loading.prompts

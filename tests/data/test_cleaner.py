@@ -217,6 +217,8 @@ def test_a_refusal_is_no_product():
         "too_short",
         "too_long",
         "other_language",
+        "list_of_codes",
+        "shipping_note",
     ]
 
 
@@ -361,7 +363,8 @@ def test_real_quirks_are_cleaned_by_their_label(real_dir: Path):
             assert not any(mark in text for mark in ("&quot;", "&#", "</", "<br", "<p>", "\xad"))
             assert text.replace("\n", "").replace("\u200d", "").isprintable()
     assert outcomes == {
-        ("same_title_other_content", "kept"): 12,
+        ("same_title_other_content", "kept"): 11,
+        ("same_title_other_content", "list_of_codes"): 1,
         ("empty_content", "empty_content"): 8,
         ("empty_title", "empty_title"): 8,
         ("content_equals_title", "content_equals_title"): 8,
@@ -390,8 +393,14 @@ def test_real_rows_are_cleaned_once_and_for_all(real_dir: Path):
     results = [clean(row) for row in read_products(real_dir / "trn.json.gz")]  # pyright: ignore
     kept = [result for result in results if isinstance(result, Product)]
     refused = Counter(str(result) for result in results if not isinstance(result, Product))
-    assert len(kept) == 8368
-    assert refused == {"empty_content": 562, "content_equals_title": 60, "too_short": 33}
+    assert len(kept) == 8361
+    assert refused == {
+        "empty_content": 562,
+        "content_equals_title": 60,
+        "too_short": 33,
+        "list_of_codes": 4,
+        "shipping_note": 3,
+    }
     assert [clean(product) for product in kept] == kept
     first = "Judith Kerr\u2019s best\u2013selling adventures of that endearing"
     assert kept[0].title == "Mog's Kittens"

@@ -1,7 +1,6 @@
 """The data module: what the trainer is served, and that a stopped run goes on at its row."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 from torch.utils.data import DataLoader
 
 from amazon_desc.data.cleaning.cleaner import CleaningSettings
-from amazon_desc.data.corpus.corpus import identity_of, name_of
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.loading.batches import RowBatch
@@ -306,17 +304,3 @@ def test_the_corpus_is_opened_once(options: dict[str, Any], capsys: pytest.Captu
     data.setup("fit")
     assert data.corpus is corpus
     assert capsys.readouterr().out.count("Data: 400 records") == 1
-
-
-def test_a_corpus_of_before_there_were_system_messages_is_found(monkeypatch: pytest.MonkeyPatch):
-    """The name was computed by a version that had no --data.prompt.system, of format 2."""
-    monkeypatch.setattr("amazon_desc.data.corpus.corpus.FORMAT_VERSION", 2)
-    monkeypatch.setattr(
-        "amazon_desc.data.corpus.corpus.tokenizer_fingerprint", lambda folder: "b" * 64
-    )
-    files = [{"sha256": "a" * 64, "use": "train", "path": "x"}]
-    settings = DescriptionData().settings
-    assert name_of(identity_of(settings, files, Path())) == "dfff909f42c09ab8"
-    other = replace(settings, prompt=PromptSettings(system="Be brief."))
-    assert other.identity()["prompt"]["system"] == "Be brief."
-    assert name_of(identity_of(other, files, Path())) != "dfff909f42c09ab8"

@@ -1,8 +1,8 @@
 """A product as it was read -> the same product as plain text on one line, or why it is refused.
 
-Which rules run is chosen here; what each does is in rules.py and markup.py, and what tells
-languages apart in language.py. Not done here: duplicates are not looked for and nothing is
-shortened.
+Which rules run is chosen here; what each does is in rules.py and markup.py, what tells languages
+apart in language.py, and what says nothing in content.py. Not done here: duplicates are not looked
+for and nothing is shortened.
 """
 
 import re
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from amazon_desc.data.cleaning.content import is_list_of_codes, is_shipping_note
 from amazon_desc.data.cleaning.language import LanguageCheck
 from amazon_desc.data.cleaning.markup import unescape_page
 from amazon_desc.data.cleaning.rules import EDITION_WORDS, RULES, is_plain
@@ -37,6 +38,10 @@ class CleaningSettings:
         max_characters: refuse longer descriptions, which are books or broken pages; null: none
         language: refuse descriptions that are surely in another language than this ISO 639-1 code,
             such as en; null: none; needs the extra amazon_desc[language]
+        codes: refuse descriptions that are a list of codes, sizes and numbers
+        shipping_notes: refuse descriptions that are only of sending, returns and the seller
+        near_repeats: of titles that have nearly the same description, learn the longest alone
+        boilerplate: refuse descriptions that at least so many titles share, nearly; null: none
     """
 
     entities: bool = True
@@ -49,6 +54,10 @@ class CleaningSettings:
     min_words: NonNegativeInt = 3  # fewer say nothing a title does not: "AUDIO CD", "Laser"
     max_characters: PositiveInt | None = 50_000
     language: str | None = None
+    codes: bool = True
+    shipping_notes: bool = True
+    near_repeats: bool = False
+    boilerplate: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         if self.min_words < 0:
@@ -61,6 +70,16 @@ class CleaningSettings:
                 f"--data.cleaning.max_characters: wanted 1 or more, got {self.max_characters}. "
                 "Set null to refuse no description for being long."
             )
+        if self.boilerplate is not None and self.boilerplate < 2:
+            raise UserError(
+                f"--data.cleaning.boilerplate: wanted 2 or more titles, got {self.boilerplate}. "
+                "Set null to refuse no description for being shared."
+            )
+
+    @property
+    def finds_near_repeats(self) -> bool:
+        """Whether descriptions are compared with each other, which Cleaner does not do."""
+        return self.near_repeats or self.boilerplate is not None
 
 
 class Refusal(StrEnum):
@@ -72,6 +91,8 @@ class Refusal(StrEnum):
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
     OTHER_LANGUAGE = "other_language"
+    LIST_OF_CODES = "list_of_codes"
+    SHIPPING_NOTE = "shipping_note"
 
 
 # Taking one thing out may bring another together ("&\u200bamp;"); nobody nests deeper than this.
@@ -142,6 +163,10 @@ class Cleaner:
             return Refusal.TOO_LONG
         if self._language is not None and self._language.is_other(description):
             return Refusal.OTHER_LANGUAGE
+        if self.settings.codes and is_list_of_codes(description):
+            return Refusal.LIST_OF_CODES
+        if self.settings.shipping_notes and is_shipping_note(description):
+            return Refusal.SHIPPING_NOTE
         return Product(title, description, product.place)
 
 

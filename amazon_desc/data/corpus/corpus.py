@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Raise it whenever the same files and settings would give other tables.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 # This process, which reads, keeps no more of them busy; and PartBound wants fewer than its DELAY.
 MAX_PREPARING_PROCESSES = 8

@@ -12,6 +12,7 @@ from itertools import chain
 import numpy as np
 
 from amazon_desc.data.cleaning.cleaner import Cleaner, Refusal, normalize_title
+from amazon_desc.data.corpus.near_repeats import NO_SKETCHES, sketches_of
 from amazon_desc.data.corpus.splits import HASH_RANGE, SPLITS, split_at, text_hash
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.reading.records import Product
@@ -73,6 +74,8 @@ class PairBatch:
     """(tokens of the pairs in train,) token ids of one after the other"""
     held_out: list[HeldOut]
     """of the pairs that are not in train"""
+    sketches: np.ndarray = field(default_factory=lambda: NO_SKETCHES)
+    """(N, NUM_HASHES) of the descriptions' tokens; (0, NUM_HASHES) where none are asked for"""
     refused: Counter[str] = field(default_factory=Counter)
     refused_at: dict[str, list[int]] = field(default_factory=dict)
     """numbers, in the ProductBatch, of the first refused records of each reason"""
@@ -95,6 +98,8 @@ class PairMaker:
     test_fraction: float
     token_type: str
     """what holds a token id: "uint16" or "int32" """
+    makes_sketches: bool = False
+    """whether descriptions are to be compared with each other"""
 
     def __call__(self, batch: ProductBatch) -> PairBatch:
         made = PairBatch(np.empty(0, PAIR), np.empty(0, self.token_type), [])
@@ -175,6 +180,10 @@ class PairMaker:
                     )
                 )
         made.pairs = np.array(pairs, PAIR)
+        if self.makes_sketches and examples:
+            learnt = [example.input_ids[example.num_prompt_tokens :] for example in examples]
+            ids = np.fromiter(chain.from_iterable(learnt), self.token_type)
+            made.sketches = sketches_of(ids, np.fromiter(map(len, learnt), "i8"))
         made.train_ids = np.fromiter(chain.from_iterable(train_ids), self.token_type)
 
 

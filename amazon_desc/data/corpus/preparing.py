@@ -18,16 +18,24 @@ import numpy as np
 import pyarrow as pa
 
 from amazon_desc.data.cleaning.cleaner import Cleaner, CleaningSettings
+from amazon_desc.data.corpus.near_repeats import NO_SKETCHES
 from amazon_desc.data.corpus.packing import pack
-from amazon_desc.data.corpus.pairs import PAIR, TRAIN, PairBatch, PairMaker
+from amazon_desc.data.corpus.pairs import (
+    NUM_REFUSALS_SHOWN,
+    PAIR,
+    TRAIN,
+    PairBatch,
+    PairMaker,
+)
 from amazon_desc.data.corpus.product_files import ProductFiles, RecordReader
-from amazon_desc.data.corpus.report import Report, counted, shown
+from amazon_desc.data.corpus.report import Report, beginning, counted, shown
 from amazon_desc.data.corpus.selection import NO_TITLES, PartBound, RepeatedTitles, choose, is_in
 from amazon_desc.data.corpus.splits import SPLITS, Split, filling_fractions
 from amazon_desc.data.corpus.tables import (
     ExampleWriter,
     examples_schema,
     held_out_schema,
+    open_table,
     write_chosen,
     write_rows,
     writing,
@@ -35,7 +43,6 @@ from amazon_desc.data.corpus.tables import (
 from amazon_desc.data.corpus.workers import map_in_order
 from amazon_desc.data.encoding.encoder import Encoder
 from amazon_desc.data.encoding.prompts import PromptSettings
-from amazon_desc.data.reading.formats import AS_THEY_TELL
 from amazon_desc.support.errors import DataError, UserError
 
 
@@ -71,10 +78,6 @@ class CorpusSettings:
         settings = dataclasses.asdict(self)
         for name in ("train_files", "test_file", "max_bad_records", "max_bad_share"):
             del settings["sources"][name]
-        if self.sources.form == AS_THEY_TELL:  # as it was before there was such an option
-            del settings["sources"]["form"]
-        if self.prompt.system is None:  # as it was before there was such an option
-            del settings["prompt"]["system"]
         return settings
 
     @property
@@ -106,12 +109,14 @@ class Preparation:
             encoder,
             *self.fractions,
             self.token_type,
+            settings.cleaning.finds_near_repeats,
         )
         self.bound = PartBound(settings.num_products)
         self.reader = RecordReader(settings.sources, self.bound)
         self.report = Report()
         self.pairs: list[np.ndarray] = [np.empty(0, PAIR)]
         self.split_hashes: list[np.ndarray] = [np.empty(0, "u8")]
+        self.sketches: list[np.ndarray] = [NO_SKETCHES]
         self.orders: list[int] = []
         self.test_titles = [NO_TITLES]
         self.leaks: list[tuple[int, str]] = []  # numbers among the pairs, and how they are shown
@@ -156,6 +161,7 @@ class Preparation:
             self.leaks.append((self.num_pairs + number, shown(products[record])))
         self.pairs.append(made.pairs)
         self.split_hashes.append(made.split_hashes)
+        self.sketches.append(made.sketches)
         self.orders += [record.order for record in made.held_out]
         if len(made.titles):
             self.test_titles.append(made.titles)
@@ -174,14 +180,39 @@ class Preparation:
     def choose(self, pairs: np.ndarray) -> np.ndarray:
         """Decides which pairs are kept, and counts the others."""
         settings, report = self.settings, self.report
-        kept, dropped = choose(
-            pairs, settings.repeated_titles, settings.num_products, self.titles_of_test_file()
+        cleaning = settings.cleaning
+        chosen = choose(
+            pairs,
+            settings.repeated_titles,
+            settings.num_products,
+            self.titles_of_test_file(),
+            np.concatenate(self.sketches) if cleaning.finds_near_repeats else None,
+            cleaning.near_repeats,
+            cleaning.boilerplate,
         )
-        report.refused.update(dropped)
+        report.refused.update(chosen.reasons)
+        for reason, alike in chosen.alike.items():
+            report.refused_examples[reason] = self.shown_alike(pairs, alike)
         report.num_records = self.reader.num_records
         report.bad, report.faults = self.reader.bad.counts, self.reader.bad.faults
+        report.remarks = self.reader.remarks
         report.add_long_records(self.reader.long_records)
-        return kept
+        return chosen.kept
+
+    def shown_alike(self, pairs: np.ndarray, alike: np.ndarray) -> list[str]:
+        """Returns the first descriptions that are nearly others, with those others, as text."""
+        is_train = pairs["split"] == TRAIN
+        places = np.cumsum(is_train) - 1
+        trained = alike[is_train[alike].all(axis=1)][:NUM_REFUSALS_SHOWN]
+        table = open_table(self.folder / "examples.arrow")
+        encoder = self.maker.encoder
+
+        def text(number: int) -> str:
+            example = table[int(places[number])]
+            ids = example["input_ids"][example["num_prompt_tokens"] :]
+            return encoder.backend.decode(ids, skip_special_tokens=True)
+
+        return [f"{beginning(text(one))} like {beginning(text(other))}" for one, other in trained]
 
     def pack(self, pairs: np.ndarray, kept: np.ndarray) -> None:
         """Packs the pairs of train that are kept, and orders the others."""

@@ -75,6 +75,8 @@ class Report:
     """records that cannot be read, by reason"""
     faults: list[str] = field(default_factory=list)
     """the first of them, with their places"""
+    remarks: list[str] = field(default_factory=list)
+    """how files were understood where they do not tell it themselves"""
     num_long_records: int = 0
     """records of a CSV or TSV file that may hold the records after them"""
     long_records: str | None = None
@@ -158,10 +160,12 @@ def counted(numbers: np.ndarray, names: Sequence[str]) -> dict[str, int]:
 
 def shown(product: Product) -> str:
     """Returns where a product stands and how it begins, on one line that is safe to print."""
-    title, text = (
-        " ".join(text.split())[:CHARACTERS_SHOWN] for text in (product.title, product.description)
-    )
-    return f"{printable(product.place)}: {title!r}: {text!r}"
+    title, text = beginning(product.title), beginning(product.description)
+    return f"{printable(product.place)}: {title}: {text}"
+
+
+def beginning(text: str) -> str:
+    return repr(" ".join(text.split())[:CHARACTERS_SHOWN])
 
 
 def summarize(report: dict[str, Any], row_tokens: int) -> str:
@@ -176,6 +180,7 @@ def summarize(report: dict[str, Any], row_tokens: int) -> str:
         f"({report['fill']:.1%} filled)",
         f"      descriptions shortened to whole sentences: {shortened:.1%}, cut: {cut:.1%}",
     ]
+    lines += (f"      {remark}" for remark in report.get("remarks", []))  # old reports have none
     lines += leaks(report)
     left_out = sorted(report["refused"].items(), key=lambda item: (-item[1], item[0]))
     for reason, number in left_out:

@@ -6,10 +6,11 @@ the others by the reason why they are not. No text is read here: pairs are compa
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from amazon_desc.data.corpus.near_repeats import leaders_of
 from amazon_desc.data.corpus.splits import HASH_RANGE
 
 # One description a title, the longest; or every different one.
@@ -17,10 +18,24 @@ RepeatedTitles = Literal["best", "all"]
 
 REPEATED = "repeated"
 OTHER_DESCRIPTION = "another description of a title"
+NEAR_REPEAT = "nearly the description of another title"
+BOILERPLATE = "nearly the description of many titles"
 IN_TEST_FILE = "title in the test file"
 BEYOND_PART = "beyond num_products"
 
 NO_TITLES = np.empty(0, "u8")
+
+
+class Chosen(NamedTuple):
+    """What is learnt from."""
+
+    kept: np.ndarray
+    """(N,) bool"""
+    reasons: Counter[str]
+    """how many pairs are not kept, by reason"""
+    alike: dict[str, np.ndarray]
+    """by reason, (M, 2): the pairs left out since their description is nearly that of another, with
+    the numbers of those others"""
 
 
 def choose(
@@ -28,8 +43,11 @@ def choose(
     repeated_titles: RepeatedTitles,
     num_products: int | None = None,
     test_titles: np.ndarray = NO_TITLES,
-) -> tuple[np.ndarray, Counter[str]]:
-    """Returns which pairs are kept, (N,) bool, and how many are not by reason.
+    sketches: np.ndarray | None = None,
+    near_repeats: bool = False,
+    boilerplate: int | None = None,
+) -> Chosen:
+    """Returns which pairs are kept, and how many are not by reason.
 
     Of pairs with one title and one description the first stays. Of several descriptions of a title
     "best" keeps the longest (of equally long ones the one with the smallest hash, so that the order
@@ -44,9 +62,14 @@ def choose(
     Titles of the test file, `test_titles` (sorted), are kept for its pairs only. `num_products`
     keeps the pairs of the other files with the smallest `part`, a hash of the title, so a larger
     part contains every smaller one.
+
+    With `sketches` of the descriptions (N, NUM_HASHES), `near_repeats` keeps the longest of those
+    that are nearly the same, before parts are chosen, and `boilerplate` none that so many titles
+    have. Pairs of the test file stay, and stand for others.
     """
     kept = np.ones(len(pairs), dtype=bool)
     reasons: Counter[str] = Counter()
+    alike: dict[str, np.ndarray] = {}
 
     def drop(is_dropped: np.ndarray, reason: str) -> None:
         reasons[reason] += int(np.count_nonzero(kept & is_dropped))
@@ -57,13 +80,43 @@ def choose(
     drop(is_repeat, REPEATED)
     if repeated_titles == "best":
         drop(~is_best, OTHER_DESCRIPTION)
+    if sketches is not None:
+        numbers = np.flatnonzero(kept)
+        leaders = np.arange(len(pairs))
+        leaders[numbers] = numbers[leaders_of(sketches[numbers], by_length(pairs[numbers]))]
+        num_alike = np.bincount(leaders[numbers], minlength=len(pairs))[leaders]
+        is_other = leaders != np.arange(len(pairs))
+        rules = {
+            BOILERPLATE: num_alike >= (boilerplate or np.inf),
+            NEAR_REPEAT: is_other & near_repeats,
+        }
+        for reason, is_asked in rules.items():
+            is_dropped = kept & is_asked & ~pairs["is_tested"]
+            others = np.flatnonzero(is_dropped & is_other)
+            alike[reason] = np.stack([others, leaders[others]], axis=1)
+            drop(is_dropped, reason)
     if num_products is not None:
         candidates = np.flatnonzero(kept & ~pairs["is_tested"])
         by_part = np.lexsort((pairs["description"][candidates], pairs["part"][candidates]))
         is_beyond = np.zeros(len(pairs), dtype=bool)
         is_beyond[candidates[by_part[num_products:]]] = True
         drop(is_beyond, BEYOND_PART)
-    return kept, +reasons
+    return Chosen(kept, +reasons, alike)
+
+
+def by_length(pairs: np.ndarray) -> np.ndarray:
+    """Returns the numbers of pairs: those of the test file first, then the longest description.
+
+    The order of the files does not matter.
+    """
+    return np.lexsort(
+        (
+            pairs["title"],
+            pairs["description"],
+            -pairs["description_characters"],
+            ~pairs["is_tested"],
+        )
+    )
 
 
 def is_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
