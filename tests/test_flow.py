@@ -15,6 +15,7 @@ PACKAGE = Path(amazon_desc.__file__).parent
 # A file may import only from files that stand before it.
 ORDER = """
     support.errors support.signals support.secrets support.printing support.files support.locks
+    support.mounts
     support.resources support.options support.allocator
     support.layouts support.digests support.hub_access support.hub
     data.reading.sources data.reading.standard_input data.reading.delimited

@@ -34,6 +34,7 @@ from amazon_desc.data.loading.titles import TitleTable
 from amazon_desc.data.reading.formats import Form
 from amazon_desc.support.digests import Verify
 from amazon_desc.support.hub import Backbone, find_backbone
+from amazon_desc.support.mounts import default_corpora
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
             allows, where more are faster
         loss_on: what is learnt: description and end (`completion`), or the prompt too (`all`)
         num_workers: processes that load batches; 0: the main process does
-        corpora: folder that keeps prepared data; null: `corpora` beside the run folder
+        corpora: folder that keeps prepared data; null: beside the run folder, or, where that is on
+            a mounted drive such as Colab's, in ~/.cache/amazon_desc
         prepare_workers: processes that prepare data, at most 8; null: one a core; 0: the main one
         verify: read all files again to be sure of them: `always`, or if size or time has `changed`
         backbone: the base whose tokenizer is used; follows model.backbone
@@ -186,10 +188,8 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
 
     @property
     def corpora_folder(self) -> Path:
-        if self.corpora:
-            return Path(self.corpora)
-        assert self.trainer, "the run folder is the trainer's"
-        return Path(self.trainer.default_root_dir).parent / "corpora"
+        run = self.trainer and self.trainer.default_root_dir
+        return Path(self.corpora) if self.corpora else default_corpora(run)
 
     def prepare_data(self) -> None:
         self.setup(self.stage or "")  # no str(): of this enum it is "TrainerFn.PREDICTING"

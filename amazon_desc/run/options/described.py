@@ -102,7 +102,7 @@ class HelpOfTrainer(Action):
 
     def __init__(self, option_strings: list[str], dest: str) -> None:
         does = "Show all options of Lightning's trainer and exit."
-        super().__init__(option_strings, SUPPRESS, nargs=0, default=SUPPRESS, help=does)
+        super().__init__(option_strings, dest, nargs=0, default=SUPPRESS, help=does)
 
     def __call__(self, parser: Any, *parsed: Any) -> None:
         print(page_of_trainer(parser), end="")
