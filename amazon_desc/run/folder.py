@@ -68,6 +68,10 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
+    def data_report(self) -> Path:
+        return self.path / "data_report.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

@@ -136,7 +136,7 @@ def test_every_option_that_decides_is_recorded_also_when_it_is_not_given(
     for entry in DECIDING:
         assert any(name == entry or name.startswith(f"{entry}.") for name in names), entry
     leaves = [o for o in options if o.startswith(("model.lora.", "data.cleaning.", "data.prompt."))]
-    assert len(leaves) == 19
+    assert len(leaves) == 23
     assert set(leaves) <= names
     assert found["--model.optimizer.init_args.lr"] == 2e-4
     assert not names & set(OPERATIONAL)

@@ -1,10 +1,12 @@
-"""Writes what a run is: RUN/config.yaml, all its options, and RUN/run.json, what decides it.
+"""Writes what a run is: all its options, what decides it, and what became of its data.
 
-In comes a fit that starts, out go the two files; no other command touches them.
+In comes a fit that starts, out go RUN/config.yaml, run.json and data_report.json; no other command
+touches them.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,4 +28,5 @@ class SaveRunConfig(SaveConfigCallback):
             run = RunFolder(Path(trainer.default_root_dir))
             options = self.parser.dump(self.config, skip_unset=False)
             write_text(run.config, masked(options, SHOWN_IN_YAML))
+            write_text(run.data_report, json.dumps(trainer.datamodule.opened.report()) + "\n")
             run.write_start(pl_module.settings, trainer.datamodule.batch_size)

@@ -31,6 +31,8 @@ class RunFacts:
     config: str
     """the same as it stands there"""
     record: Mapping[str, Any]
+    data: Mapping[str, Any]
+    """data_report.json: what became of its files' records"""
     log: Log
     stages: Mapping[str, StageScores]
     overviews: Mapping[str, Overview]
@@ -97,6 +99,7 @@ def facts_of(run: RunFolder) -> RunFacts:
         options=options,
         config=config,
         record=record,
+        data=object_of(run.data_report, "what became of the data's records", notes),
         log=log_of(run.tensorboard, notes),
         stages=stages,
         overviews=overviews_of(run, notes),

@@ -85,6 +85,7 @@ def run_of(run: RunFacts) -> dict[str, Any]:
         "commands": commands_of(run),
         "options": [*run.config[:MOST_OF_OPTIONS].splitlines(), *["…"] * is_cut],
         "is_finished": "finished" in run.record,
+        "data": tables.data_rows(run),
     }
 
 

@@ -18,11 +18,12 @@ from amazon_desc.run.report.facts import RunFacts
 from amazon_desc.run.report.figures import columns_of
 from amazon_desc.run.report.score_names import MEANINGS, direction, shown_value
 from amazon_desc.run.report.scores import StageScores
-from amazon_desc.run.report.values import mapping, number, text
+from amazon_desc.run.report.values import entries, mapping, number, text
 from amazon_desc.run.report.verdict import bounds, is_sure, mood_of, shown_p
 
 UNKNOWN = "not known"
 MOST_CHARACTERS = 300  # of a setting
+MOST_EXAMPLES = 3
 
 
 class Cell(NamedTuple):
@@ -106,6 +107,43 @@ def measured_on(scores: StageScores) -> list[tuple[str, str]]:
         settings = ", ".join(f"{name} {plain(value)}" for name, value in scores.decoding.items())
         rows.append(("texts written with", settings))
     return rows
+
+
+class DataRow(NamedTuple):
+    """What became of some records."""
+
+    what: str
+    num: str
+    examples: list[str]
+
+
+def data_rows(run: RunFacts) -> list[DataRow]:
+    """Returns how the files were understood, what is learnt from, and what was left out and why."""
+    data = run.data
+    examples, splits = mapping(data.get("refused_examples")), mapping(data.get("splits"))
+    faults = [text(fault) for fault in entries(data.get("faults"))]
+    rows = [DataRow("records read", counted(data.get("num_records")), [])]
+    rows += [DataRow("", "", [text(remark)]) for remark in entries(data.get("remarks"))]
+    rows += [DataRow(f"for {split}", counted(num), []) for split, num in splits.items()]
+    for reason, num in mapping(data.get("refused")).items():
+        found = [text(example) for example in entries(examples.get(reason))]
+        rows.append(DataRow(f"left out: {words(reason)}", counted(num), found))
+    for reason, num in mapping(data.get("bad")).items():
+        found = [fault for fault in faults if fault.endswith(f": {reason}")]
+        rows.append(DataRow(f"cannot be read: {reason}", counted(num), found[:MOST_EXAMPLES]))
+    if leak := text(data.get("leak_example")):
+        num = counted(data.get("num_leaks"))
+        rows.append(DataRow("titles that hold their description", num, [leak]))
+    return [row for row in rows if row.num or row.examples] if data else []
+
+
+def counted(value: Any) -> str:
+    found = number(value)
+    return "" if found is None else f"{found:,.0f}"
+
+
+def words(reason: str) -> str:
+    return reason.replace("_", " ")
 
 
 def about_rows(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:

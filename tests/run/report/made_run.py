@@ -25,6 +25,17 @@ SETTINGS = {
 }
 
 
+DATA = {
+    "num_records": 1_240,
+    "remarks": ["trn.csv: fields are separated by ';' (--data.separator)"],
+    "splits": {"train": 1_000, "validation": 180},
+    "refused": {"empty_content": 50},
+    "refused_examples": {"empty_content": ["trn.csv, line 7: 'Red Mug': ''"]},
+    "bad": {"not valid UTF-8": 10},
+    "faults": ["trn.csv, line 9: not valid UTF-8", "trn.csv, line 12: not valid UTF-8"],
+}
+
+
 def entry(
     base: Mapping[str, Any] = BASE, tuned: Mapping[str, Any] = TUNED, half: float = 0.06
 ) -> dict[str, Any]:
@@ -96,6 +107,7 @@ def make_run(
         "num_steps": 300,
     }
     run.record.write_text(json.dumps(record))
+    run.data_report.write_text(json.dumps(DATA))
     run.metrics.write_text(json.dumps({"validate": entry()} if metrics is None else metrics))
     lines = [line(number) for number in range(40)] if lines is None else lines
     scored = run.scored("validate")

@@ -63,6 +63,9 @@ def test_the_page_has_verdict_scores_texts_curves_and_commands(tmp_path: Path):
         "runs/shop-again",
         "python scripts/report.py runs/shop",
         "10 usable pairs of title and description, held-out ones too",
+        "records read 1,240 trn.csv: fields are separated by ';' (--data.separator) for train",
+        "left out: empty content 50 trn.csv, line 7: 'Red Mug': ''",
+        "cannot be read: not valid UTF-8 10 trn.csv, line 9: not valid UTF-8 trn.csv, line 12",
     ):
         assert said in text
     assert "What is missing" not in text
@@ -165,6 +168,7 @@ def test_figures_say_what_is_on_them_to_those_who_do_not_see_them(tmp_path: Path
     [
         ("metrics.json", "metrics.json is missing or empty: scores are left out."),
         ("run.json", "run.json is missing or empty: what decided the run"),
+        ("data_report.json", "data_report.json is missing or empty: what became of the data's"),
         ("config.yaml", "config.yaml is missing: the options are not shown."),
         ("tensorboard", "tensorboard/ holds no curves that can be read"),
         ("scored", "scored/ holds no titles: no texts are shown."),
