@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from amazon_desc.data.cleaning.cleaner import Cleaner
 from amazon_desc.data.loading.batches import collate_rows
+from amazon_desc.data.reading.records import Fault, Product
 from tests.conftest import SCRIPTS, Ended, load_script
 
 PREPARE = str(SCRIPTS / "prepare.py")
@@ -26,7 +28,10 @@ def test_the_data_is_prepared_where_fit_finds_it_and_examples_are_shown(
     assert report["num_pairs"] == 200
     assert f"data_report.json: runs/corpora/{folder.name}" not in done.stdout
     assert f"runs/corpora/{folder.name}/data_report.json" in done.stdout
-    examples = done.stdout.split("\n\n")[1:]
+    records, examples = (done.stdout.split("\n\n")[1:4], done.stdout.split("\n\n")[4:])
+    assert [record.splitlines()[0] for record in records] == [
+        f"sample.json.gz, line {number}" for number in (1, 2, 3)
+    ]
     assert len(examples) == 3
     for number, example in enumerate(examples, start=1):
         assert example.startswith(f"{number}: ")
@@ -39,6 +44,40 @@ def test_the_data_is_prepared_where_fit_finds_it_and_examples_are_shown(
     assert "Preparing " not in again.stdout
     assert "200 usable pairs" in again.stdout
     assert list((tmp_path / "runs").iterdir()) == [tmp_path / "runs" / "corpora"]
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        (
+            Product("Mug &amp; saucer", "A <b>clay</b> mug, with its saucer.", "a.csv, line 2"),
+            "a.csv, line 2\n"
+            "  title        'Mug &amp; saucer'\n"
+            "   -> cleaned  'Mug & saucer'\n"
+            "  description  'A <b>clay</b> mug, with its saucer.'\n"
+            "   -> cleaned  'A clay mug, with its saucer.'",
+        ),
+        (
+            Product("Red Mug", "Fast shipping from USA", "a.csv, line 3"),
+            "a.csv, line 3\n"
+            "  title        'Red Mug'\n"
+            "  description  'Fast shipping from USA'\n"
+            "   -> left out: shipping_note",
+        ),
+        (
+            Fault("a.csv, line 4", "not valid UTF-8"),
+            "a.csv, line 4\n  cannot be read: not valid UTF-8",
+        ),
+        (
+            Product("Mug", "A mug with a red glaze. " + "x" * 300, "a.csv, line 5"),
+            "a.csv, line 5\n"
+            "  title        'Mug'\n"
+            f"  description  'A mug with a red glaze. {'x' * 176}…'",
+        ),
+    ],
+)
+def test_a_record_is_shown_as_it_was_read_and_as_it_is_learnt(record: Product | Fault, text: str):
+    assert load_script("prepare").before_and_after(record, Cleaner()) == text
 
 
 def test_a_wrong_option_is_told_without_a_traceback(
