@@ -24,6 +24,14 @@ def test_the_help_names_every_command_and_all_configs():
         assert Path(PACKAGE.parent / config).is_file()
 
 
+def test_a_page_of_options_may_be_read_by_a_program_that_ends_early():
+    command = f"{sys.executable} -m amazon_desc fit --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, cwd=PACKAGE.parent, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def run_main(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "amazon_desc", *arguments],

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from amazon_desc.run.options.former_names import FORMER
 from amazon_desc.run.options.wanted import wanted
+from amazon_desc.support.printing import say
 
 Row = dict[str, str]
 
@@ -105,7 +106,7 @@ class HelpOfTrainer(Action):
         super().__init__(option_strings, dest, nargs=0, default=SUPPRESS, help=does)
 
     def __call__(self, parser: Any, *parsed: Any) -> None:
-        print(page_of_trainer(parser), end="")
+        say(page_of_trainer(parser).rstrip("\n"))
         parser.exit()
 
 

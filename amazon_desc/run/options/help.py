@@ -14,6 +14,7 @@ from shutil import get_terminal_size
 from textwrap import wrap
 
 from amazon_desc.run.options.arguments import in_order, parts_of
+from amazon_desc.support.printing import say
 from amazon_desc.support.resources import OPTIONS_IN_WORDS
 
 COMMANDS = {
@@ -45,7 +46,7 @@ More:
 def answer_help(arguments: list[str]) -> None:
     """Prints the page of a command and leaves, if it is asked for."""
     if (command := asks_for_help(arguments)) is not None:
-        print(page(command), end="")
+        say(page(command).rstrip("\n"))  # whose reader may end early, as head does
         sys.exit(0)
 
 
