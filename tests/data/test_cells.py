@@ -11,7 +11,7 @@ from amazon_desc.data.reading.sources import Meter
 
 WOO = (
     "ID,Type,Name,Short description,Description\n"
-    '1,simple,Red Mug,,"Holds tea.\\n<ul>\\n<li>Soft\\, warm</li>\\n</ul>"\n'
+    '1,simple,Red Mug,Holds\\ntea.,"Holds tea.\\n<ul>\\n<li>Soft\\, warm</li>\\n</ul>"\n'
     "2,simple,Blue Mug,,Keep it in C:\\new or \\\\network.\n"
 )
 
@@ -29,7 +29,11 @@ def test_line_ends_and_commas_that_woocommerce_escaped_are_read(tmp_path: Path):
         Product("Red Mug", "Holds tea.\n<ul>\n<li>Soft, warm</li>\n</ul>"),
         Product("Blue Mug", "Keep it in C:\\new or \\network."),
     ]
-    assert remarks == ["woo.csv: \\n in 'Description' is a line end, as WooCommerce writes it"]
+    assert remarks == ["woo.csv: \\n in texts is a line end, as WooCommerce writes it"]
+    products, _ = read(path, "Name", "Short description, Description")
+    assert products[0] == Product(
+        "Red Mug", "Holds\ntea.\nHolds tea.\n<ul>\n<li>Soft, warm</li>\n</ul>"
+    )
 
 
 @pytest.mark.parametrize(

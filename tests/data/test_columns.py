@@ -199,6 +199,23 @@ def test_a_name_with_points_leads_into_objects(tmp_path: Path):
     assert titles[2].reason == "title is empty"
 
 
+def test_likely_names_in_objects_are_named_and_never_taken(tmp_path: Path):
+    path = lines(tmp_path, {"id": 1, "product": {"title": "Mug", "description": "x", "n": 1}})
+    assert refusal(path) == (
+        f"{path}: wanted a column 'title' with the title and a column 'content' with the "
+        "description; the columns seen are id, product. The title is likely meant by "
+        "--data.title_column product.title; the description is likely meant by "
+        "--data.description_column product.description."
+    )
+
+
+def test_a_column_behind_two_hundred_others_is_found(tmp_path: Path):
+    path = tmp_path / "shop.csv"
+    names = ",".join(f"field {n}" for n in range(300))
+    path.write_text(f"{names},Title,Content\n{',' * 300}Mug,Holds tea.\n")
+    assert read(path)[0] == [Product("Mug", "Holds tea.")]
+
+
 def test_a_name_with_points_leads_into_parquets_structs(tmp_path: Path):
     path = table(tmp_path, product=[{"title": "Mug", "text": ["a", "b"]}, None], n=[1, 2])
     products = [Product("Mug", "a\nb"), Product("", "")]

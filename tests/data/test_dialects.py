@@ -127,6 +127,14 @@ def test_a_single_column_in_quotes_needs_no_word(tmp_path: Path):
     assert meter.remarks == []
 
 
+def test_line_ends_of_old_macintoshes_are_named(tmp_path: Path):
+    message = refusal(file(tmp_path, "title,content\rMug,x\rCup,y\r"))
+    assert message == (
+        "shop.csv: wanted lines that end in a line feed, found carriage returns alone, as in the "
+        "Macintosh CSV of Excel. Save it as CSV UTF-8."
+    )
+
+
 # The line that names the columns
 
 
@@ -183,6 +191,25 @@ def test_a_cell_that_reads_like_a_columns_name_makes_no_header(tmp_path: Path):
     rows = [["Name", "Description"], ["Title", "Content"], ["content", "title"], ["Mug", "x"]]
     products, _ = read(file(tmp_path, joined(",", rows)))
     assert products == [Product(*row) for row in rows[1:]]
+
+
+def test_a_separator_at_the_end_of_each_line_is_no_column(tmp_path: Path):
+    text = "title,content\nMug,Holds tea.,\nCup,x,\nPot,y\nBus,z,,\n"
+    products, remarks = read(file(tmp_path, text))
+    texts = {"Mug": "Holds tea.", "Cup": "x", "Pot": "y", "Bus": "z"}
+    assert products == [Product(title, text) for title, text in texts.items()]
+    assert remarks == []
+
+
+def test_records_that_are_longer_than_the_header_are_refused_in_one_sentence(tmp_path: Path):
+    text = "title,content\nMug,x\n" + "Cup,red, blue and green\n" * 200
+    assert refusal(file(tmp_path, text)) == (
+        "shop.csv: wanted as many fields in a record as line 1 names columns (2), found more in "
+        '118 of the first 119. Put texts that hold "," into quotes, or see whether '
+        "--data.separator and --data.header_row fit."
+    )
+    path = file(tmp_path, "title,content\nMug,x\nCup,red, blue\nPot,y, z\n")
+    assert [isinstance(record, Fault) for record in read(path)[0]] == [False, True, True]
 
 
 @pytest.mark.parametrize(

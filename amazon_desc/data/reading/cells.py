@@ -25,24 +25,24 @@ def mends_of(
     name: str, header: Sequence[str], rows: Iterable[Sequence[object]], columns: Sequence[str]
 ) -> tuple[dict[str, Mend], list[str]]:
     """Returns how cells of the columns are mended, and a sentence for each way that says so."""
-    mends: dict[str, Mend] = {}
-    rows = list(rows)
-    remarks = []
+    rows, remarks = list(rows), []
+    texts: dict[str, list[str]] = {}
     for place, column in enumerate(header):
-        if column not in columns:
-            continue
-        cells = [row[place] for row in rows if place < len(row)]
-        texts = [text for text in cells if isinstance(text, str) and text.strip()]
-        if are_lists(texts):
+        if column in columns:
+            cells = [row[place] for row in rows if place < len(row)]
+            texts[column] = [text for text in cells if isinstance(text, str) and text.strip()]
+    mends: dict[str, Mend] = {}
+    if are_escaped([text for cells in texts.values() for text in cells]):
+        mends = dict.fromkeys(texts, unescaped)
+        remarks.append(f"{name}: \\n in texts is a line end, as WooCommerce writes it")
+    for column, cells in texts.items():
+        if are_lists(cells):
             mends[column] = joined_list
             remarks.append(f"{name}: texts of {column!r} are lists, and each of their texts a line")
-        elif any(text.startswith(("['", '["')) for text in texts):
+        elif any(text.startswith(("['", '["')) for text in cells):
             remarks.append(
                 f"{name}: some texts of {column!r} look like lists, not all: they stay as they are"
             )
-        elif are_escaped(texts):
-            mends[column] = unescaped
-            remarks.append(f"{name}: \\n in {column!r} is a line end, as WooCommerce writes it")
     return mends, remarks
 
 

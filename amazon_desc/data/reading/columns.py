@@ -13,9 +13,13 @@ DEFAULTS = {"title": "title", "description": "content"}
 
 # As `_bare` writes them. What shops and data sets call them, in the languages of the Kindle shops;
 # `text`, `summary` or `features` would be guesses.
+# Of a row with more fields it is no question whether they are names.
+_MOST_NAMES = 1_000
+
 _KNOWN = {
     "title": (
-        "title name producttitle productname itemtitle itemname titulo tituloproduto nome "
+        "title name producttitle productname itemtitle itemname titulo tituloproduto "
+        "titulodoproduto titulodelproducto titulodeproducto nome "
         "nomeproduto nomedoproduto nombre nombreproducto nombredelproducto nom nomproduit "
         "nomduproduit titre titreproduit titolo nomeprodotto nomedelprodotto titel produkttitel "
         "produktname produktbezeichnung artikelname artikelbezeichnung bezeichnung naam "
@@ -81,6 +85,7 @@ def option(word: str, columns: str | Sequence[str]) -> str:
 
 def num_told(columns: Iterable[str], names: Sequence[str]) -> int:
     """Returns how much tells that `names` name columns: those asked for count, and likely ones."""
+    names = names[:_MOST_NAMES]
     asked = sum(bool(name) and bool(matching(name, names)) for name in columns)
     return asked + sum(bool(likely(word, names)) for word in _LIKELY)
 

@@ -59,7 +59,7 @@ def delimited_rows(
         if header is None:
             if isinstance(row, str):
                 raise DataError(f"{place}: the line that names the columns cannot be read: {row}.")
-            header = row if "".join(row).strip() else None
+            header = [*row, *[""] * dialect.num_blank] if "".join(row).strip() else None
             single = list(filter(None, row)) if others is None else [*columns, *others]
             refuse_twins(source.name, row, single)
         elif isinstance(row, str):

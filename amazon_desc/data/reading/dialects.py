@@ -21,6 +21,7 @@ ONE_COLUMN = "\x1f"
 
 HEADER_ROWS = 20  # how many may stand in front of the header, or be it
 _SAMPLE_ROWS = 120
+_FEW = 5  # less records say little of all
 _AGREE = 0.9  # so many of the records have as many fields as the header
 
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
@@ -39,6 +40,8 @@ class Dialect(NamedTuple):
     header: list[str]
     sample: list[list[str]]
     """the first records behind the header, as their fields"""
+    num_blank: int
+    """how many blank fields stand behind the header's, as of a separator at each line's end"""
     remarks: tuple[str, ...]
     """what was found that the file does not tell itself, a sentence each"""
 
@@ -74,10 +77,15 @@ def dialect_of(
         separator: the one between fields if it is known, or a word for it, as `tab`
         header_row: the number of the line that names the columns, if it is known
     Raises:
-        DataError: no separator; the first line has fewer fields than the others, and no line names
-            a known column.
+        DataError: no such separator, or line ends; the first line has fewer fields than the others,
+            and no line names a known column; most records are longer than the header.
     """
     start = source.stream.peek(BUFFER_BYTES).removeprefix(BOM)
+    if b"\r" in start.strip() and b"\n" not in start:
+        raise DataError(
+            f"{source.name}: wanted lines that end in a line feed, found carriage returns alone, "
+            "as in the Macintosh CSV of Excel. Save it as CSV UTF-8."
+        )
     text = start.decode(errors="replace").replace("\r\n", "\n").replace("\r", " ")
     own, told, first = "\t" if source.suffix == ".tsv" else ",", separator is not None, 1
     choices = [_separator(separator)] if separator is not None else _ordered(own)
@@ -90,7 +98,7 @@ def dialect_of(
     best = max(guesses, key=lambda guess: guess.score)
     remarks = []
     if not best.rows:
-        return Dialect(best.separator, best.is_quoted, first, [], [], ())
+        return Dialect(best.separator, best.is_quoted, first, [], [], 0, ())
     if header_row is None and not num_told(columns, best.names):
         _refuse_preamble(source.name, best)
     elif not told and best is guesses[0] and _is_one_column(best):
@@ -102,7 +110,10 @@ def dialect_of(
     number = best.rows[best.header][0]
     if number > first:
         remarks.append(f"{source.name}: line {number} names the columns (--data.header_row)")
-    return Dialect(best.separator, best.is_quoted, number, best.names, best.records, tuple(remarks))
+    num_blank = _num_blank(source.name, best)
+    return Dialect(
+        best.separator, best.is_quoted, number, best.names, best.records, num_blank, tuple(remarks)
+    )
 
 
 def _separator(spelled: str) -> str:
@@ -205,6 +216,24 @@ def _refuse_preamble(name: str, guess: _Guess) -> None:
         f"{name}: wanted the names of the columns in line {guess.rows[0][0]}, found fewer fields "
         f"than in the lines after it. Line {line} may name them ({found}): use --data.header_row "
         f"{line}, and --data.title_column and --data.description_column."
+    )
+
+
+def _num_blank(name: str, guess: _Guess) -> int:
+    """Returns how many blank fields most records have behind the header's; refuses filled ones."""
+    num_names, num_records = len(guess.names), len(guess.records)
+    longer = [row[num_names:] for row in guess.records if len(row) > num_names]
+    if len(longer) <= num_records // 2:
+        return 0
+    if not any(field.strip() for fields in longer for field in fields):
+        return max(map(len, longer))
+    if num_records < _FEW:
+        return 0
+    mark = "a tab" if guess.separator == "\t" else f'"{guess.separator}"'
+    raise DataError(
+        f"{name}: wanted as many fields in a record as line {guess.rows[guess.header][0]} names "
+        f"columns ({num_names}), found more in {len(longer)} of the first {num_records}. Put texts "
+        f"that hold {mark} into quotes, or see whether --data.separator and --data.header_row fit."
     )
 
 

@@ -26,7 +26,8 @@ from amazon_desc.support.errors import DataError
 # Records looked at before a column counts as missing from the whole file, and how many columns of
 # each are remembered for the refusal.
 _LOOK_AHEAD = 100
-_NUM_NAMES = 100
+_NUM_NAMES = 1_000
+_NUM_INNER = 20  # of each object
 
 
 class Found(NamedTuple):
@@ -62,6 +63,8 @@ class _Seen:
     num_read: int = 0
     columns: dict[str, _Column] = field(default_factory=dict)
     nested: dict[Where, _Column] = field(default_factory=dict)
+    inner: dict[str, None] = field(default_factory=dict)
+    """names that lead to one in an object: product.text"""
     lists: set[Where] = field(default_factory=set)
     """where a path ends at a list of objects"""
 
@@ -99,7 +102,7 @@ def find_columns(
     missing = {word: column for word, column in asked.items() if word not in wheres}
     absent = [name for name in kept if name not in seen.columns]
     if missing or absent:
-        _refuse_columns(path, seen.columns, missing, asked, absent)
+        _refuse_columns(path, seen, missing, asked, absent)
     for word, places in wheres.items():
         _refuse_no_text(path, seen, word, places)
     return Found({word: wheres[word] for word in asked}, _remarks(path, asked, wheres))
@@ -126,7 +129,9 @@ def _look(rows: Iterable[RawRecord | Fault], asked: dict[str, str], kept: Sequen
 def _add(seen: _Seen, values: dict[str, Any], wanted: list[str], paths: list[Where]) -> None:
     for name in {**dict.fromkeys(islice(values, _NUM_NAMES)), **dict.fromkeys(wanted)}:
         if name in values:
-            _note(seen.columns.setdefault(name, _Column()), values[name])
+            _note(seen.columns.setdefault(name, _Column()), value := values[name])
+            if isinstance(value, dict):
+                seen.inner |= {f"{name}.{key}": None for key in islice(value, _NUM_INNER)}
     for where in paths:
         value: Any = values
         for depth, key in enumerate(where):
@@ -224,12 +229,13 @@ def _refuse_no_text(path: Path, seen: _Seen, word: str, places: list[Where]) -> 
 
 def _refuse_columns(
     path: Path,
-    columns: dict[str, _Column],
+    seen: _Seen,
     missing: dict[str, str],
     asked: dict[str, str],
     absent: Sequence[str],
 ) -> None:
     wanted = " and ".join(f"a column {name!r} with the {word}" for word, name in missing.items())
+    columns = seen.columns
     found = ", ".join(str(column)[:40] for column in list(columns)[:20]) or "none"
     if not missing:
         wanted = columns_to_keep(absent)
@@ -237,7 +243,7 @@ def _refuse_columns(
     elif _is_alpaca(columns):
         remedy = _alpaca_remedy(columns, asked)
     else:
-        remedy = _likely_remedy(columns, missing)
+        remedy = _likely_remedy(seen, missing)
     raise DataError(f"{path}: wanted {wanted}; the columns seen are {found}. {remedy}")
 
 
@@ -245,8 +251,12 @@ def columns_to_keep(names: Sequence[str]) -> str:
     return " and ".join(f"a column {name!r}" for name in names) + " to keep"
 
 
-def _likely_remedy(columns: Iterable[str], missing: dict[str, str]) -> str:
-    known = {word: likely(word, columns) for word in missing}
+def _likely_remedy(seen: _Seen, missing: dict[str, str]) -> str:
+    known = {
+        word: likely(word, seen.columns)
+        or [name for name in seen.inner if likely(word, [name.rpartition(".")[2]])]
+        for word in missing
+    }
     unknown = [f"--data.{word}_column" for word in missing if not known[word]]
     told = [
         f"the {word} is likely meant by {' or '.join(option(word, name) for name in names[:5])}"

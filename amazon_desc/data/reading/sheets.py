@@ -50,21 +50,24 @@ def sheet_records(
             row names columns.
     """
     _check_size(path)
-    name, rows, sheets = _chosen_sheet(path, columns, header_row)
+    sheet, sheets = _chosen_sheet(path, columns, header_row)
+    name, num_rows = sheet.name, max(sheet.total_height, 1)
     if len(sheets) > 1:
-        rest = ", ".join(f'"{printable(sheet)}"' for sheet in sheets if sheet != name)
+        rest = ", ".join(f'"{printable(other)}"' for other in sheets if other != name)
         meter.remarks.append(f'{path.name}: the sheet "{printable(name)}" is read, not {rest}')
+    rows = _first_rows(sheet, header_row, _SAMPLE_ROWS)
     start = _header_index(rows, columns, header_row)
     header = [_name(cell) for cell in rows[start]]
     if header_row is None and any(not _is_blank(row) for row in rows[:start]):
         meter.remarks.append(f"{path.name}: row {start + 1} names the columns (--data.header_row)")
     single = list(filter(None, header)) if others is None else [*columns, *others]
     refuse_twins(str(path), header, single)
-    mends, remarks = mends_of(path.name, header, rows[start + 1 :][:_SAMPLE_ROWS], columns)
+    mends, remarks = mends_of(path.name, header, rows[start + 1 :], columns)
     meter.remarks += remarks
-    meter.share = lambda: number / len(rows)
-    for number, row in enumerate(rows[start + 1 :], start=start + 2):
-        if _is_blank(row):
+    number = 0
+    meter.share = lambda: number / num_rows
+    for number, row in enumerate(sheet.iter_rows(), start=1):
+        if number < start + 2 or _is_blank(row):
             continue
         values = dict(zip(header, map(_value, row), strict=True))
         for column, mend in mends.items():
@@ -75,8 +78,8 @@ def sheet_records(
 
 def _chosen_sheet(
     path: Path, columns: Sequence[str], header_row: int | None
-) -> tuple[str, list[list[Any]], list[str]]:
-    """Returns the name and the rows of the sheet that has most of the columns, and all names."""
+) -> tuple[Any, list[str]]:
+    """Returns the first sheet that has most of the columns, and the names of all."""
     try:
         from python_calamine import CalamineError, CalamineWorkbook, SheetTypeEnum
     except ImportError as error:
@@ -92,7 +95,7 @@ def _chosen_sheet(
             best, most = None, -1
             for name in names:
                 sheet = book.get_sheet_by_name(name)
-                first = list(islice(sheet.iter_rows(), max(header_row or 0, HEADER_ROWS)))
+                first = _first_rows(sheet, header_row, 0)
                 index = _header_index(first, columns, header_row)
                 if index >= len(first) or _is_blank(first[index]):
                     continue
@@ -104,11 +107,16 @@ def _chosen_sheet(
                     f"{path}: wanted the names of the columns in {row}, found no sheet that has "
                     "any there. Rows are counted from 1, blank ones too."
                 )
-            return best.name, list(best.iter_rows()), names
+            return best, names
     except CalamineError as error:
         raise DataError(
             f"{path} is damaged, protected or no spreadsheet: {error}. {_SAVE}"
         ) from error
+
+
+def _first_rows(sheet: Any, header_row: int | None, num_more: int) -> list[list[Any]]:
+    """Returns the rows in which the header may be, and more behind them."""
+    return list(islice(sheet.iter_rows(), max(header_row or 0, HEADER_ROWS) + num_more))
 
 
 def _header_index(rows: list[list[Any]], columns: Sequence[str], header_row: int | None) -> int:
