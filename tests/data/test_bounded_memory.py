@@ -161,6 +161,19 @@ BOMBS = [
         limit=128,
         most_records=10,
     ),
+    Case(
+        "names.csv.gz",
+        gz((b"a," * 400_000 + b"title,content\n", 1), (b"," * 400_000 + b"Mug,Tea\n", 100)),
+        {"good": 100},
+        limit=128,
+    ),
+    Case(
+        "object.json.gz",
+        gz((b'{"title": {' + b'"a": {}, ' * 100_000 + b'"b": 1}}\n', 200)),
+        {},
+        "wanted a column 'content' with the description; the columns seen are title",
+        limit=128,
+    ),
     Case("table.parquet", repeating, {"good": 2048}, limit=512),
 ]
 

@@ -128,6 +128,16 @@ def test_of_several_likely_columns_none_is_taken_and_all_are_named(tmp_path: Pat
     )
 
 
+def test_a_file_without_names_of_columns_is_told_to_need_them(tmp_path: Path):
+    path = tmp_path / "shop.csv"
+    path.write_text("Red Mug,It holds a lot of tea.\nBlue Mug,It holds milk.\n")
+    assert refusal(path).endswith(
+        "the columns seen are Red Mug, It holds a lot of tea.. Name yours with --data.title_column "
+        "and --data.description_column. If that is a product already, write a line of names in "
+        "front of it: title,content."
+    )
+
+
 def test_a_column_that_was_asked_for_is_never_another(tmp_path: Path):
     path = lines(tmp_path, {"name": "Mug", "description": "Holds tea."})
     message = refusal(path, "nome", "description")

@@ -117,6 +117,20 @@ def test_a_single_column_keeps_what_looks_like_separators(tmp_path: Path, mark: 
     assert meter.remarks == ([said] if mark == "," else [])
 
 
+def test_a_single_column_is_one_behind_lines_of_its_own_too(tmp_path: Path):
+    meter = Meter()
+    path = file(tmp_path, "Titles of May\n\ntitle\nMug, red\nCup\n")
+    records = list(read_title_records(path, meter=meter))
+    assert [(record.title, record.place) for record in records] == [
+        ("Mug, red", "shop.csv, line 4"),
+        ("Cup", "shop.csv, line 5"),
+    ]
+    assert meter.remarks == [
+        "shop.csv: there is one column, and ',' is a part of its texts",
+        "shop.csv: line 3 names the columns (--data.header_row)",
+    ]
+
+
 def test_a_single_column_in_quotes_needs_no_word(tmp_path: Path):
     meter = Meter()
     path = file(tmp_path, 'title\n"Mug, ""red"""\nCup\n')
@@ -171,8 +185,11 @@ def test_a_line_that_is_told_to_name_the_columns_does(tmp_path: Path):
 
 
 def test_a_line_that_is_told_and_names_nothing_is_refused(tmp_path: Path):
-    message = refusal(file(tmp_path, joined(",")), header_row=9)
-    assert "--data.header_row 9: wanted a line that names the columns, found none" in message
+    for text, row in ((joined(","), 9), ("a\n\ntitle,content\nMug,x\n", 2)):
+        assert refusal(file(tmp_path, text), header_row=row) == (
+            f"shop.csv: --data.header_row {row}: wanted a line that names the columns, found none "
+            "there. Lines are counted from 1, blank ones too."
+        )
 
 
 def test_a_preamble_with_unknown_columns_behind_it_is_refused_with_the_line(tmp_path: Path):

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 from amazon_desc.data.reading.cells import mends_of
-from amazon_desc.data.reading.dialects import QUOTED, Dialect, dialect_of
+from amazon_desc.data.reading.dialects import QUOTED, Dialect, dialect_of, refuse_header_row
 from amazon_desc.data.reading.sources import (
     LINE_BYTES,
     LINE_TOO_LONG,
@@ -75,10 +75,7 @@ def delimited_rows(
                     values[column] = mend(str(values[column]))
             yield RawRecord(place, values)
     if header is None and header_row is not None:
-        raise DataError(
-            f"{source.name}: --data.header_row {header_row}: wanted a line that names the columns, "
-            "found none there. Lines are counted from 1, blank ones too."
-        )
+        refuse_header_row(source.name, header_row)
 
 
 def refuse_twins(name: str, header: Sequence[str], columns: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from amazon_desc.data.reading.columns import num_told
 from amazon_desc.data.reading.sources import BOM, BUFFER_BYTES, Source
@@ -24,7 +24,7 @@ _SAMPLE_ROWS = 120
 _FEW = 5  # less records say little of all
 _AGREE = 0.9  # so many of the records have as many fields as the header
 
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=([^" ])"?\s*', re.IGNORECASE)
 _SPELLED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 _QUOTE = re.compile(r'(?:^|(?<=\t))"', re.MULTILINE)
 QUOTED = re.compile(r'"((?:[^"]|"")*+)"(?=[\t\r\n]|\Z)')
@@ -102,12 +102,14 @@ def dialect_of(
     if header_row is None and not num_told(columns, best.names):
         _refuse_preamble(source.name, best)
     elif not told and best is guesses[0] and _is_one_column(best):
-        best = _guess(text, ONE_COLUMN, first, columns, True)
+        best = best._replace(separator=ONE_COLUMN, rows=_one_column(text, best), header=0)
         remarks.append(f"{source.name}: there is one column, and {own!r} is a part of its texts")
     if best.separator not in (own, ONE_COLUMN) and not told:
         mark = "tabs" if best.separator == "\t" else f'"{best.separator}"'
         remarks.append(f"{source.name}: fields are separated by {mark} (--data.separator)")
     number = best.rows[best.header][0]
+    if header_row is not None and number > header_row:
+        refuse_header_row(source.name, header_row)
     if number > first:
         remarks.append(f"{source.name}: line {number} names the columns (--data.header_row)")
     num_blank = _num_blank(source.name, best)
@@ -195,8 +197,20 @@ def _are_names(row: Sequence[str], labels: Sequence[str]) -> bool:
     return is_named and all(re.fullmatch(r"[a-z0-9_#]*", name) for name in names)
 
 
+def _one_column(text: str, guess: _Guess) -> list[tuple[int, list[str]]]:
+    first = guess.rows[guess.header][0]
+    return list(_rows(text, ONE_COLUMN, guess.is_quoted, first)) or guess.rows[guess.header :]
+
+
 def _is_one_column(guess: _Guess) -> bool:
     return len(guess.names) == 1 and any(len(row) > 1 for row in guess.records)
+
+
+def refuse_header_row(name: str, header_row: int) -> NoReturn:
+    raise DataError(
+        f"{name}: --data.header_row {header_row}: wanted a line that names the columns, found none "
+        "there. Lines are counted from 1, blank ones too."
+    )
 
 
 def _refuse_preamble(name: str, guess: _Guess) -> None:

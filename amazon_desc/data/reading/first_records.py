@@ -265,7 +265,11 @@ def _likely_remedy(seen: _Seen, missing: dict[str, str]) -> str:
     ]
     told += [f"name yours with {' and '.join(unknown)}"] if unknown else []
     remedy = "; ".join(told)
-    return f"{remedy[0].upper()}{remedy[1:]}."
+    remedy = f"{remedy[0].upper()}{remedy[1:]}."
+    if any(len(name.split()) > 5 for name in seen.columns):  # no name, but a text
+        names = ",".join(missing.values())
+        remedy += f" If that is a product already, write a line of names in front of it: {names}."
+    return remedy
 
 
 def _is_alpaca(columns: Iterable[str]) -> bool:
