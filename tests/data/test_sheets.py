@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.data.reading import sheets
+from amazon_desc.data.reading import sheet_sizes
 from amazon_desc.data.reading.formats import Form
 from amazon_desc.data.reading.records import Product, read_products, read_title_records
 from amazon_desc.data.reading.sources import Meter
@@ -111,13 +111,13 @@ def test_a_workbook_that_is_too_large_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Write, name: str
 ):
     path = write(tmp_path / name, {"Shop": [*ROWS, *[[1, "x" * 1000, "y"]] * 200]})
-    monkeypatch.setattr(sheets, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(sheet_sizes, "MOST_BYTES", 100_000)
     message = refusal(path)
     assert "MB when it is unpacked; spreadsheets are read up to 0. Save the sheet as CSV" in message
     monkeypatch.undo()
-    monkeypatch.setattr(sheets, "MOST_CELLS", 204 * 6 - 1)
+    monkeypatch.setattr(sheet_sizes, "MOST_CELLS", 204 * 6 - 1)
     assert "a sheet has 1,224 cells up to its last one" in refusal(path)
-    monkeypatch.setattr(sheets, "MOST_CELLS", 204 * 6)
+    monkeypatch.setattr(sheet_sizes, "MOST_CELLS", 204 * 6)
     assert len(list(read_products(path))) == 202
 
 
@@ -136,6 +136,36 @@ def test_a_cell_far_away_fills_no_memory(tmp_path: Path):
         b'<table:table-row table:number-rows-repeated="1000000">',
     )
     assert "a sheet has 65,536,000,000 cells" in refusal(path)
+
+
+def test_a_text_that_stands_in_many_cells_counts_as_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each cell gets a copy of it: of half a megabyte, packed, may come gigabytes."""
+    path = write_xlsx(tmp_path / "shop.xlsx", {"Shop": [["title", "content"], [0, 1], [0, 1]]})
+    rewrite(path, "xl/worksheets/sheet1.xml", b"><v>", b' t="s"><v>')
+    rewrite(
+        path,
+        "xl/_rels/workbook.xml.rels",
+        b'Id="rId0"',
+        b'Id="rs" Target="sharedStrings.xml" Type="http://schemas.openxmlformats.org/'
+        b'officeDocument/2006/relationships/sharedStrings"/><Relationship Id="rId0"',
+    )
+    shared = b"<sst xmlns='http://schemas.openxmlformats.org/spreadsheetml/2006/main'>"
+    shared += b"<si><t>Mug</t></si><si><t>%s</t></si></sst>" % (b"x" * 30_000)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("xl/sharedStrings.xml", shared)
+    assert list(read_products(path)) == [Product("Mug", "x" * 30_000)] * 2
+    monkeypatch.setattr(sheet_sizes, "MOST_BYTES", 60_000)
+    assert "a sheet has 0 MB of texts that stand in several cells" in refusal(path)
+    path = write_ods(tmp_path / "shop.ods", {"Shop": [["title", "content"], ["Mug", "y" * 30_000]]})
+    rewrite(
+        path,
+        "content.xml",
+        b'office:value-type="string" ><text:p>y',
+        b'table:number-columns-repeated="3" office:value-type="string" ><text:p>y',
+    )
+    assert "MB of texts that stand in several cells; they are read up to 0" in refusal(path)
 
 
 def test_empty_rows_and_cells_that_an_office_repeats_count_for_nothing(tmp_path: Path):
