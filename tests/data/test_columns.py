@@ -181,6 +181,14 @@ def test_texts_of_several_columns_are_joined_by_line_and_empty_ones_left_out(tmp
     assert "wanted a column 'description,notes' with the description" in message
 
 
+def test_columns_are_joined_also_behind_a_hundred_records_that_cannot_be_read(tmp_path: Path):
+    path = lines(tmp_path, {"title": "Mug", "description": "Tea.", "features": ["Red"]})
+    path.write_text("[]\n" * 100 + path.read_text())
+    products, _ = read(path, "title", "description,features")
+    assert products[100] == Product("Mug", "Tea.\nRed")
+    assert {type(record) for record in products[:100]} == {Fault}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_name_with_a_comma_or_a_point_is_first_of_all_itself(tmp_path: Path, suffix: str):
     if suffix == "csv":

@@ -91,9 +91,10 @@ def find_columns(
     seen = _look(rows, asked, kept)
     if not seen.num_records:
         raise DataError(f"{path} is empty: it holds no record. Copy or download it again.")
+    if not seen.num_read:  # nothing tells, so each is taken for what it says
+        lists = {w: parts_of(name) if w == "description" else [name] for w, name in asked.items()}
+        return Found({word: [(name,) for name in names] for word, names in lists.items()}, [])
     wheres: dict[str, list[Where]] = {}
-    if not seen.num_read:
-        return Found({word: [(column,)] for word, column in asked.items()}, [])
     for word, column in asked.items():
         if (found := _resolved(path, seen, word, column)) is not None:
             wheres[word] = found
