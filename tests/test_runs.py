@@ -414,7 +414,7 @@ def test_predict_of_a_file_with_bad_records_names_their_lines(
     run: RunFolder, call, tmp_path: Path, capsys
 ) -> None:
     titles = tmp_path / "partly.jsonl"
-    titles.write_text('{"title": "Mug"}\n{"title": 3}\n{"title": "Lamp"}\nnonsense\n')
+    titles.write_text('{"title": "Mug"}\n{"title": [3]}\n{"title": "Lamp"}\nnonsense\n')
     call("predict", "run", "--data.titles", str(titles))
     shown = capsys.readouterr().out
     assert "partly.jsonl, line 2: title is not text" in shown

@@ -58,8 +58,8 @@ GOOD = b'{"title": "Oak Desk No. %d", "content": "A desk of oak that lasts for g
 PRODUCTS = b"".join(GOOD % number for number in range(30))
 BAD_LINES = (
     b'{"title": "cut off\n',
-    b'{"title": "no description"}\n',
-    b'{"title": 7, "content": "A number for a title."}\n',
+    b'{"title": "no description", "content": {}}\n',
+    b'{"title": [7], "content": "A list for a title."}\n',
     b'{"title": "caf\xe9", "content": "Latin-1."}\n',
     b'["a", "list"]\n',
 )
@@ -67,8 +67,8 @@ FILES = {
     "empty.jsonl": b"",
     "blank.txt": b"\n  \n\n",
     "folder.jsonl/inside": b"",
-    "columns.jsonl": b'{"name": "Desk", "text": "Of oak."}\n' * 3,
-    "columns.csv": b"name,text\nDesk,Of oak.\n",
+    "columns.jsonl": b'{"label": "Desk", "text": "Of oak."}\n' * 3,
+    "columns.csv": b"label,text\nDesk,Of oak.\n",
     "alpaca.jsonl": b'{"instruction": "Describe", "input": "Desk", "output": "Of oak."}\n',
     "one.jsonl": GOOD % 1,
     "useless.jsonl": b'{"title": "Desk", "content": ""}\n' * 4,
@@ -79,9 +79,9 @@ FILES = {
     "utf16.jsonl": PRODUCTS.decode().encode("utf-16"),
     "bad.jsonl": PRODUCTS + b"".join(BAD_LINES),
     "nul.csv": b"title,content\nDesk,Of \x00 oak.\n" + b"Chair,Of oak\n",
-    "numbers.jsonl": b'{"title": 1, "content": 2}\n' * 3,
+    "objects.jsonl": b'{"title": {"en": "Desk"}, "content": {"en": "Of oak."}}\n' * 3,
     "titles.txt": b"Oak Desk\nBlue Mug\n",
-    "name.csv": b"name\nOak Desk\n",
+    "label.csv": b"label\nOak Desk\n",
     "gaps.txt": b"Oak Desk\n\nBlue\xff Mug\n",
     "noyaml.yaml": b"data: [1, 2\nmodel: }{\n",
     "list.yaml": b"- model\n- data\n",
@@ -339,11 +339,11 @@ PRODUCT_FILES = [
         3,
         (
             "columns.jsonl: wanted a column 'title' with the title",
-            "the columns seen are name, text",
+            "the columns seen are label, text",
             "Name yours with --data.title_column and --data.description_column",
         ),
     ),
-    Case("CSV without the columns", "columns.csv", 3, ("column 'title'", "seen are name, text")),
+    Case("CSV without the columns", "columns.csv", 3, ("column 'title'", "seen are label, text")),
     Case("Alpaca", "alpaca.jsonl", 3, ("--data.title_column input --data.description_column out",)),
     Case(
         "no usable row",
@@ -351,7 +351,16 @@ PRODUCT_FILES = [
         3,
         ("useless.jsonl: no usable product for train", "4 records read, 0 usable", "empty_content"),
     ),
-    Case("numbers only", "numbers.jsonl", 3, ("numbers.jsonl", "3 × title is not text", "Name a")),
+    Case(
+        "objects only",
+        "objects.jsonl",
+        3,
+        (
+            "objects.jsonl: wanted text in the column 'title' with the title",
+            "found an object with en",
+            "Name one of its parts, as in --data.title_column title.en",
+        ),
+    ),
     Case("damaged gzip", "broken.json.gz", 3, ("broken.json.gz is damaged", "Copy or download it")),
     Case("no zip", "noise.zip", 3, ("noise.zip is damaged", "Copy or download it again")),
     Case("no Parquet", "noise.parquet", 3, ("noise.parquet is damaged or no Parquet file", "Copy")),
@@ -376,7 +385,7 @@ TITLE_FILES = [
     Case("a folder", "--data.titles folder.jsonl", 3, ("folder.jsonl is a folder", "Wanted one")),
     Case("empty", "--data.titles empty.jsonl", 3, ("empty.jsonl is empty (0 bytes)",)),
     Case("two", "--data.titles titles.txt --data.title Mug", 2, ("found both", "Leave one away")),
-    Case("column", "--data.titles name.csv", 3, ("'title'", "are name", "--data.title_column")),
+    Case("column", "--data.titles label.csv", 3, ("'title'", "are label", "--data.title_column")),
     Case(
         "form",
         "--data.titles titles.txt --data.output out.xlsx",
@@ -391,9 +400,9 @@ TITLE_FILES = [
     ),
     Case(
         "output is the input",
-        "--data.titles name.csv --data.output name.csv",
+        "--data.titles label.csv --data.output label.csv",
         2,
-        ("name.csv is there already, and predictions are never overwritten", "name another"),
+        ("label.csv is there already, and predictions are never overwritten", "name another"),
     ),
     Case(
         "column to keep",
@@ -635,7 +644,7 @@ def test_single_bad_records_are_skipped_counted_and_reported_with_their_lines(
         assert reason in out
     for fault in (
         "bad.jsonl, line 31: not valid JSON",
-        "bad.jsonl, line 32: description is missing",
+        "bad.jsonl, line 32: description is not text",
         "bad.jsonl, line 33: title is not text",
         "bad.jsonl, line 34: not valid UTF-8",
         "bad.jsonl, line 35: not a JSON object",

@@ -145,14 +145,14 @@ def test_every_product_is_in_one_split_and_every_example_in_one_row(
 def test_the_manifest_counts_what_became_of_every_record(
     tmp_path: Path, corpora: Path, toy_tokenizer_folder: Path
 ):
-    extra = [ROWS[0], {"title": "", "content": "A mug here."}, {"content": "A mug here."}]
+    extra = [ROWS[0], {"content": "A mug here."}, {"title": {}, "content": "A mug here."}]
     file = write_rows(tmp_path / "rows.jsonl", [*ROWS, *extra])
     corpus = prepare(settings_of(file, max_bad_records=1), toy_tokenizer_folder, corpora)
     counts = corpus.manifest["counts"]
     assert counts["num_records"] == 103
     assert counts["refused"] == {"repeated": 1, "empty_title": 1}
-    assert counts["bad"] == {"title is missing": 1}
-    assert counts["faults"] == ["rows.jsonl, line 103: title is missing"]
+    assert counts["bad"] == {"title is not text": 1}
+    assert counts["faults"] == ["rows.jsonl, line 103: title is not text"]
     assert sum(counts["splits"].values()) == sum(counts["endings"].values()) == 100
     # 7, 8 and 9 sentences do not fit 35 tokens: the numbers 6, 7, 8 of every nine
     assert counts["endings"] == {"whole": 67, "shortened": 33}
@@ -196,8 +196,8 @@ def test_the_manifest_counts_what_became_of_every_record(
         "      left out: 1 × empty_title\n"
         "          rows.jsonl, line 102: '': 'A mug here.'\n"
         "      left out: 1 × repeated\n"
-        "      cannot be read: 1 × title is missing\n"
-        "          rows.jsonl, line 103: title is missing"
+        "      cannot be read: 1 × title is not text\n"
+        "          rows.jsonl, line 103: title is not text"
     )
 
 
@@ -697,8 +697,8 @@ def refusal(settings: CorpusSettings, tokenizer: Path, corpora: Path, **options:
         ("rows.txt", "mug\n", "the suffix '.txt' is not supported"),
         (
             "rows.jsonl",
-            '{"name": "mug", "content": "A mug here."}\n',
-            "wanted a column 'title' with the title; the columns seen are name, content. "
+            '{"label": "mug", "content": "A mug here."}\n',
+            "wanted a column 'title' with the title; the columns seen are label, content. "
             "Name yours with --data.title_column.",
         ),
         (

@@ -93,11 +93,11 @@ def test_products_wait_with_their_places_until_their_result_is_there(tmp_path: P
 
 
 def test_bad_records_are_counted_and_the_first_named(tmp_path: Path):
-    (tmp_path / "a.jsonl").write_bytes(lines("mug", 2) + b'{"title": \n' * 12 + b"{}\n")
+    (tmp_path / "a.jsonl").write_bytes(lines("mug", 2) + b'{"title": \n' * 12 + b"[]\n")
     reader = reader_of(tmp_path / "a.jsonl", max_bad_records=13)
     assert [batch.titles for batch in reader] == [["mug 0", "mug 1"]]
     assert reader.num_records == 15
-    assert reader.bad.counts == {"not valid JSON": 12, "title is missing": 1}
+    assert reader.bad.counts == {"not valid JSON": 12, "not a JSON object": 1}
     assert reader.bad.faults == [f"a.jsonl, line {line}: not valid JSON" for line in range(3, 13)]
 
 

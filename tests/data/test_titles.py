@@ -113,7 +113,7 @@ def test_parquet_gives_the_same_rows(tmp_path: Path):
 
 def test_unreadable_records_end_nothing_and_keep_their_place(tmp_path: Path):
     data = (
-        b'{"title": "Mug"}\n{"title"\n[1]\n{"title": 5, "sku": 1}\n{"sku": 2}\n{"title": "Mug"}\n'
+        b'{"title": "Mug"}\n{"title"\n[1]\n{"title": [5], "sku": 1}\n{"sku": 2}\n{"title": "Mug"}\n'
     )
     table = table_of(tmp_path, data, "a.jsonl", kept="all")
     assert [(row.reason, row.first, row.kept) for row in table] == [
@@ -257,7 +257,7 @@ def cut_gz(path: Path) -> None:
     [
         ("none.txt", lambda path: None, "none", "does not exist"),
         ("a.txt", lambda path: path.touch(), "none", r"is empty \(0 bytes\)"),
-        ("a.csv", lambda path: path.write_text("name\nMug\n"), "none", "wanted a column 'title'"),
+        ("a.csv", lambda path: path.write_text("label\nMug\n"), "none", "wanted a column 'title'"),
         ("a.csv", lambda path: path.write_text("title\nMug\n"), ["sku"], "a column 'sku' to keep"),
         ("a.json", lambda path: path.write_text('[{"title": "Mug"},'), "none", "not a valid JSON"),
         ("a.jsonl.gz", cut_gz, "none", "damaged, cut short"),

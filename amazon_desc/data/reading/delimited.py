@@ -1,23 +1,22 @@
 """CSV and TSV -> records as (place, {column: value}), or a Fault for each that cannot be read.
 
-A quote that nobody closed takes the lines after it into its text. Of CSV, where lines in quotes are
-text, what looks like it is noted for the report; TSV is read without quoting, so that a quote is a
-character like any, unless the file clearly quotes.
+How a file separates fields, quotes and names columns is found in dialects.py. A quote that nobody
+closed takes the lines after it into its text. Of CSV, where lines in quotes are text, what looks
+like it is noted for the report; in TSV a quote is a character like any, unless it clearly quotes.
 """
 
 import csv
-import re
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
+from amazon_desc.data.reading.cells import mends_of
+from amazon_desc.data.reading.dialects import QUOTED, Dialect, dialect_of, refuse_header_row
 from amazon_desc.data.reading.sources import (
-    BOM,
-    BUFFER_BYTES,
     LINE_BYTES,
     LINE_TOO_LONG,
     NOT_UTF8,
     Fault,
-    LongRecords,
+    Meter,
     RawRecord,
     Source,
     split_lines,
@@ -33,36 +32,50 @@ _RETURN = b"\0"
 # Descriptions have lines of their own; more of them than this may be other products.
 MANY_LINES = 20
 
-_QUOTE = re.compile(r'(?:^|(?<=\t))"', re.MULTILINE)
-_QUOTED = re.compile(r'"((?:[^"]|"")*+)"(?=[\t\r\n]|\Z)')
-
 
 def delimited_rows(
-    source: Source, columns: Sequence[str] | None, long_records: LongRecords
+    source: Source,
+    columns: Sequence[str],
+    others: Sequence[str] | None,
+    meter: Meter,
+    separator: str | None = None,
+    header_row: int | None = None,
 ) -> Iterator[RawRecord | Fault]:
-    """Yields every record of a CSV or TSV file, whose first line names its columns.
+    """Yields every record of a CSV or TSV file behind the line that names its columns.
 
-    Of `columns` there may be only one of a name; None: of all that have one, as those that Excel
-    adds at the end have not.
+    Args:
+        columns: those that hold text, of each of which there may be only one
+        others: as `columns`, for all that is to be carried on; None: all that have a name, as those
+            that Excel adds at the end have not
+        separator: what stands between the fields; None: what the first records show
+        header_row: the line that names the columns, from 1; None: the first that can
     """
-    delimiter = "\t" if source.suffix == ".tsv" else ","
-    is_quoted = delimiter == "," or clearly_quotes(source.stream.peek(BUFFER_BYTES))
+    dialect = dialect_of(source, columns, separator, header_row)
+    mends, remarks = mends_of(source.name, dialect.header, dialect.sample, columns)
+    meter.remarks += [*dialect.remarks, *remarks]
     header: list[str] | None = None
-    for lines, row in _records(source, delimiter, is_quoted):
+    for lines, row in _records(source, dialect):
         place = f"{source.name}, line {lines[0][0]}"
         if header is None:
             if isinstance(row, str):
                 raise DataError(f"{place}: the line that names the columns cannot be read: {row}.")
-            header = row if "".join(row).strip() else None
-            refuse_twins(source.name, row, list(filter(None, row)) if columns is None else columns)
+            header = [*row, *[""] * dialect.num_blank] if "".join(row).strip() else None
+            single = list(filter(None, row)) if others is None else [*columns, *others]
+            refuse_twins(source.name, row, single)
         elif isinstance(row, str):
             yield Fault(place, row)
         elif len(row) > len(header):
             yield Fault(place, "more fields than columns")
         else:
-            if len(lines) > 1 and _may_hold_others(lines, delimiter, len(header)):
-                long_records.add(place, len(lines))
-            yield RawRecord(place, dict(zip(header, row, strict=False)))
+            if len(lines) > 1 and _may_hold_others(lines, dialect.separator, len(header)):
+                meter.long_records.add(place, len(lines))
+            values: dict[str, object] = dict(zip(header, row, strict=False))
+            for column, mend in mends.items():
+                if column in values:
+                    values[column] = mend(str(values[column]))
+            yield RawRecord(place, values)
+    if header is None and header_row is not None:
+        refuse_header_row(source.name, header_row)
 
 
 def refuse_twins(name: str, header: Sequence[str], columns: Sequence[str]) -> None:
@@ -73,41 +86,6 @@ def refuse_twins(name: str, header: Sequence[str], columns: Sequence[str]) -> No
                 f"{name}: wanted one column {column!r}, found {number}. Which one is meant cannot "
                 f"be told: give the others another name."
             )
-
-
-def clearly_quotes(start: bytes) -> bool:
-    """Says whether a TSV file that starts like this puts texts in quotes, as CSV does.
-
-    It does if its header is in quotes; if more fields are quoted and have to be than begin with a
-    quote that only stands there; or, as Excel does it, if commas stand in quoted fields alone.
-
-        title<TAB>content                   title<TAB>content
-        Mug<TAB>"A ""great"" mug"           Mug<TAB>"Great" said Mary.
-        -> True                             -> False
-    """
-    text = start.removeprefix(BOM).decode(errors="replace")
-    header = text.partition("\n")[0].rstrip("\r").split("\t")
-    if all(len(name) > 1 and _QUOTED.fullmatch(name) for name in header):
-        return True
-    num_needed, num_loose, has_commas, place = 0, 0, False, 0
-    rest: list[str] = []
-    while quote := _QUOTE.search(text, place):
-        rest.append(text[place : quote.start()])
-        quoted = _QUOTED.match(text, quote.start())
-        if quoted is None or _holds_rows(quoted[1], len(header)):
-            num_loose += 1
-            place = quote.end()
-            continue
-        place = quoted.end()
-        num_needed += any(sign in quoted[1] for sign in ('""', "\t", "\n"))
-        has_commas |= "," in quoted[1]
-    rest.append(text[place:])
-    has_commas &= not any("," in part for part in rest)
-    return num_needed > num_loose or (has_commas and num_loose == 0)
-
-
-def _holds_rows(text: str, num_columns: int) -> bool:
-    return any(line.count("\t") >= num_columns - 1 for line in text.split("\n")[1:])
 
 
 def _may_hold_others(
@@ -128,8 +106,8 @@ def _may_hold_others(
 class _Lines:
     """Decoded lines for the csv module; those of the current record, and what was wrong in them."""
 
-    def __init__(self, source: Source):
-        self._lines = split_lines(source)
+    def __init__(self, source: Source, first: int):
+        self._lines = (line for line in split_lines(source) if line[0] >= first)
         self._again: deque[tuple[int, bytes | None]] = deque()
         self.record: list[tuple[int, bytes | None]] = []
         self.flaw = ""
@@ -167,12 +145,12 @@ class _Lines:
 
 
 def _records(
-    source: Source, delimiter: str, is_quoted: bool
+    source: Source, dialect: Dialect
 ) -> Iterator[tuple[list[tuple[int, bytes | None]], list[str] | str]]:
     """Yields (numbered lines, fields or the reason why there are none)."""
-    lines = _Lines(source)
-    quoting = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    lines = _Lines(source, dialect.header_line)
+    quoting = csv.QUOTE_MINIMAL if dialect.is_quoted else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=dialect.separator, quoting=quoting, strict=True)
     while True:
         lines.record.clear()
         lines.flaw = ""
@@ -183,7 +161,7 @@ def _records(
             flaw = lines.flaw
         except csv.Error:
             row, flaw = [], lines.give_up()
-            reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+            reader = csv.reader(lines, delimiter=dialect.separator, quoting=quoting, strict=True)
         finally:
             csv.field_size_limit(limit)
         if row is None:
@@ -191,7 +169,7 @@ def _records(
         if lines.has_return:
             lines.has_return = False
             row = [text.replace("\0", "\r") for text in row]
-        if not is_quoted:
+        if not dialect.is_quoted:
             row = list(map(_unquoted, row))
         if row or flaw:
             yield lines.record, flaw or row
@@ -199,6 +177,6 @@ def _records(
 
 def _unquoted(text: str) -> str:
     """A field in quotes with doubled ones in it is quoted, whatever the other fields are."""
-    if text[:1] == '"' and '""' in text and (quoted := _QUOTED.fullmatch(text)):
+    if text[:1] == '"' and '""' in text and (quoted := QUOTED.fullmatch(text)):
         return quoted[1].replace('""', '"')
     return text

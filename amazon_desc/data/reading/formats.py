@@ -1,8 +1,8 @@
 """A file -> its records as (place, {column: value}), or a Fault for each that cannot be read.
 
-Finds who reads a file: json_records.py, delimited.py or parquet_records.py. Everything streams,
-and no record of more than LINE_BYTES is held (of Parquet, a page is). Columns that cannot be read
-at all raise DataError. What a product is, is not known here.
+Finds who reads a file: json_records.py, delimited.py, parquet_records.py or sheets.py. Everything
+streams, and no record of more than LINE_BYTES is held; but of Parquet a page is, of a spreadsheet a
+sheet. Columns that cannot be read at all raise DataError. What a product is, is not known here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,9 @@ from pathlib import Path
 from amazon_desc.data.reading.delimited import delimited_rows
 from amazon_desc.data.reading.json_records import json_records
 from amazon_desc.data.reading.parquet_records import parquet_records
+from amazon_desc.data.reading.sheets import sheet_records
 from amazon_desc.data.reading.sources import (
+    SHEETS,
     TRAIN_MEMBER,
     Fault,
     Meter,
@@ -52,12 +54,16 @@ def read_records(
         form: what is known of the file beforehand
     """
     meter = meter or Meter()
+    if path.suffix.lower() in SHEETS:
+        yield from sheet_records(path, columns, others, form.header_row, meter)
+        return
     if path.suffix.lower() == ".parquet":
         yield from parquet_records(path, columns, others, meter)
         return
     with open_source(path, member, meter) as source:
         if source.suffix in (".csv", ".tsv"):
-            single = None if others is None else [*columns, *others]
-            yield from delimited_rows(source, single, meter.long_records)
+            yield from delimited_rows(
+                source, columns, others, meter, form.separator, form.header_row
+            )
         else:
             yield from json_records(source, is_exact=others is None or bool(others))

@@ -15,7 +15,7 @@ Kept = Literal["none", "all"] | Sequence[str]
 """which columns: `all` are those beside the title's, which has a place of its own"""
 
 
-def kept_text(values: dict[str, Any], kept: Kept, title_column: str) -> str | None:
+def kept_text(values: dict[str, Any], kept: Kept, title_column: str | None) -> str | None:
     """Returns the kept columns of a record as a JSON object; None: none are asked for.
 
     A column that this record lacks is no key. The record of the examples is

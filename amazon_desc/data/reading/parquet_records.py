@@ -32,10 +32,12 @@ def parquet_records(
             for column in columns:
                 if column not in schema.names:
                     continue
-                if not _is_text(kind := schema.field(column).type):
+                if not _becomes_text(kind := schema.field(column).type):
+                    part = f"{column}.{kind[0].name}" if pyarrow.types.is_struct(kind) else ""
                     raise DataError(
                         f"{path}: wanted text in the column {column!r}, found {kind}. Choose "
-                        "another column, or write this one as strings."
+                        f"another column{part and f', or a part of this one ({part})'}, or write "
+                        "this one as strings."
                     )
             # With a column missing, all are read: the refusal shows what there is.
             is_whole = {*columns, *asked} <= set(schema.names)
@@ -54,19 +56,34 @@ def parquet_records(
 
 
 def _is_long(values: dict[str, object]) -> bool:
-    texts = (text for text in values.values() if isinstance(text, (str, bytes)))
-    return any(len(text) > LINE_BYTES for text in texts)
+    return any(_num_characters(value) > LINE_BYTES for value in values.values())
 
 
-def _is_text(kind) -> bool:
-    import pyarrow
+def _num_characters(value: object) -> int:
+    if isinstance(value, list):
+        return sum(map(_num_characters, value))
+    return len(value) if isinstance(value, (str, bytes)) else 0
 
-    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    return (
-        pyarrow.types.is_string(kind)
-        or pyarrow.types.is_large_string(kind)
-        or pyarrow.types.is_string_view(kind)
+
+def _becomes_text(kind) -> bool:
+    """Says whether values of a type are text, or become it: numbers, days, and lists of these."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind) or _is_list(kind):
+        return _becomes_text(kind.value_type) and not _is_list(kind.value_type)
+    return not (
+        types.is_nested(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+        or types.is_binary_view(kind)
     )
+
+
+def _is_list(kind) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def _batch_rows(batch) -> list[dict[str, object] | str]:

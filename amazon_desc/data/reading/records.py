@@ -9,10 +9,12 @@ formats.py; no text is changed here.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from amazon_desc.data.reading.columns import candidates, outer
+from amazon_desc.data.reading.first_records import Found, columns_to_keep, find_columns
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form, read_records
 from amazon_desc.data.reading.kept import Kept, kept_text
 from amazon_desc.data.reading.sources import (
@@ -27,16 +29,14 @@ from amazon_desc.data.reading.sources import (
     open_source,
     split_lines,
 )
+from amazon_desc.data.reading.values import Where, description_text, single_text, value_at
 from amazon_desc.support.errors import DataError
 
 __all__ = ["Fault", "Product", "TitleRecord", "read_products", "read_title_records"]
 
-TITLE_EMPTY = "title is empty"
-
-# Records looked at before a column counts as missing from the whole file, and how many columns of
-# each are remembered for the refusal.
-_LOOK_AHEAD = 100
-_NUM_NAMES = 100
+# Reasons use our words, not the file's column names: they are counted across files.
+TITLE_EMPTY, TITLE_MISSING = "title is empty", "title is missing"
+TITLE_NO_TEXT, DESCRIPTION_NO_TEXT = "title is not text", "description is not text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,19 @@ def read_products(
     """Yields one Product or Fault for every record of a file, in the file's order.
 
     Reads .json (an object a line, or one array), .jsonl, .csv and .tsv, all also as .gz; .parquet;
-    and of the data set's .zip, in place, its `member`. An empty or null text is "", which cleaning
-    refuses by name.
+    .xlsx and .ods; and of the data set's .zip, in place, its `member`. A text that is empty, null
+    or not there is "", which cleaning refuses by name. Numbers become text, and of a list each
+    value a line.
 
-        {"title": "Mog's Kittens", "content": "A cat."}  -> Product("Mog's Kittens", "A cat.")
-        {"title": "Mog's Kittens", "content": null}      -> Product("Mog's Kittens", "")
-        {"title": "Mog's Kittens", "content": ["A cat"]} -> Fault(.., "description is not text")
-        {"title": "Mog's Kit                             -> Fault(.., "not valid JSON")
+        {"title": "Mog's Kittens", "content": "A cat."}    -> Product("Mog's Kittens", "A cat.")
+        {"title": "Mog's Kittens", "content": null}        -> Product("Mog's Kittens", "")
+        {"title": 1984, "content": ["A man.", "A screen"]} -> Product("1984", "A man.\\nA screen")
+        {"title": "Mog's Kittens", "content": {}}          -> Fault(.., "description is not text")
+        {"title": "Mog's Kit                               -> Fault(.., "not valid JSON")
+
+    Args:
+        description_column: one, or several with commas between them, whose texts are joined by
+            line; like the title's it may lead into objects, as in `product.description`
 
     Raises:
         DataError: at once for a file that is missing, empty or of an unknown format; at the first
@@ -86,9 +92,12 @@ def read_products(
     """
     path = Path(path)
     check_file(path, SUPPORTED)
-    options = {"title": title_column, "description": description_column}
-    rows = read_records(path, list(options.values()), member, meter, form=form)
-    return _checked(path, rows, options, _product)
+    meter = meter or Meter()
+    read = partial(read_records, member=member, form=form)
+    found = _found_columns(path, {"title": title_column, "description": description_column}, read)
+    meter.remarks += found.remarks
+    rows = read(path, found.columns, meter=meter, others=found.outer)
+    return map(_product_of(found), rows)
 
 
 def read_title_records(
@@ -105,7 +114,7 @@ def read_title_records(
 
         "Mog's Kittens\\n\\n" -> TitleRecord("Mog's Kittens", "", None, "titles.txt, line 1"),
                                TitleRecord("", "title is empty", None, "titles.txt, line 2")
-        {"title": 5, "sku": 7}, `all` -> TitleRecord("", "title is not text", '{"sku":7}', ..)
+        {"title": [], "sku": 7}, `all` -> TitleRecord("", "title is not text", '{"sku":7}', ..)
 
     Raises:
         DataError: as read_products, also for a kept column that is missing. A file in which nothing
@@ -117,29 +126,36 @@ def read_title_records(
     if path.suffix.lower() == ".txt":
         if names:
             raise DataError(
-                f"{path}: wanted {_columns_to_keep(names)}; a .txt file holds titles alone. Use "
+                f"{path}: wanted {columns_to_keep(names)}; a .txt file holds titles alone. Use "
                 f"--data.keep_columns none, or write the titles with their columns as .csv or "
                 f".jsonl."
             )
         return _text_records(path, meter)
-    others = None if kept == "all" else names
-    rows = read_records(path, [title_column], meter=meter, others=others, form=form)
+    meter = meter or Meter()
+    read = partial(read_records, form=form)
+    found = _found_columns(path, {"title": title_column}, read, names)
+    meter.remarks += found.remarks
+    others = None if kept == "all" else [*names, *found.outer]
+    rows = read(path, found.columns, meter=meter, others=others)
+    return map(partial(_title_record, found.wheres["title"][0], kept), rows)
 
-    def record(row: RawRecord | Fault, _: dict[str, str]) -> TitleRecord:
-        if isinstance(row, Fault):
-            return TitleRecord("", row.reason, None, row.place)
-        try:
-            columns = kept_text(row.values, kept, title_column)
-        except RecursionError:
-            return TitleRecord("", "columns are nested too deep", None, row.place)
-        title = row.values.get(title_column)
-        if isinstance(title, str):  # as nearly all are
-            return TitleRecord(title, "" if title.strip() else TITLE_EMPTY, columns, row.place)
-        title = _text(row, title_column, "title")
-        reason = title.reason if isinstance(title, Fault) else TITLE_EMPTY
-        return TitleRecord("", reason, columns, row.place)
 
-    return _checked(path, rows, {"title": title_column}, record, names)
+def _title_record(title_at: Where, kept: Kept, row: RawRecord | Fault) -> TitleRecord:
+    first, *inner = title_at
+    if isinstance(row, Fault):
+        return TitleRecord("", row.reason, None, row.place)
+    try:
+        columns = kept_text(row.values, kept, None if inner else first)
+    except RecursionError:
+        return TitleRecord("", "columns are nested too deep", None, row.place)
+    value = value_at(row.values, title_at)
+    title = single_text(value)
+    if title is None:
+        return TitleRecord("", TITLE_NO_TEXT, columns, row.place)
+    if title.strip():  # as nearly all are
+        return TitleRecord(title, "", columns, row.place)
+    is_missing = value is None and first not in row.values
+    return TitleRecord(title, TITLE_MISSING if is_missing else TITLE_EMPTY, columns, row.place)
 
 
 def _text_records(path: Path, meter: Meter | None) -> Iterator[TitleRecord]:
@@ -161,90 +177,48 @@ def _text_record(place: str, line: bytes | None) -> TitleRecord:
     return TitleRecord(title, "" if title.strip() else TITLE_EMPTY, None, place)
 
 
-def _product(row: RawRecord | Fault, options: dict[str, str]) -> Product | Fault:
-    if isinstance(row, Fault):
-        return row
-    values = row.values
-    title, description = values.get(options["title"]), values.get(options["description"])
-    if isinstance(title, str) and isinstance(description, str):  # as nearly all are
+def _product_of(found: Found) -> Callable[[RawRecord | Fault], Product | Fault]:
+    """Returns what makes a Product of each record; the places of its texts are the same in all."""
+    title_at, description_at = found.wheres["title"][0], found.wheres["description"]
+
+    def any_product(row: RawRecord | Fault) -> Product | Fault:
+        if isinstance(row, Fault):
+            return row
+        title = single_text(value_at(row.values, title_at))
+        if title is None:
+            return Fault(row.place, TITLE_NO_TEXT)
+        description = description_text(row.values, description_at)
+        if description is None:
+            return Fault(row.place, DESCRIPTION_NO_TEXT)
         return Product(title, description, row.place)
-    title = _text(row, options["title"], "title")
-    if isinstance(title, Fault):
-        return title
-    description = _text(row, options["description"], "description")
-    if isinstance(description, Fault):
-        return description
-    return Product(title, description, row.place)
+
+    if len(found.columns) != 2 or found.outer:
+        return any_product
+    title_column, description_column = found.columns
+
+    def product(row: RawRecord | Fault) -> Product | Fault:
+        if isinstance(row, Fault):
+            return row
+        values = row.values
+        title, description = values.get(title_column), values.get(description_column)
+        if isinstance(title, str) and isinstance(description, str):  # as nearly all are
+            return Product(title, description, row.place)
+        return any_product(row)
+
+    return product
 
 
-def _text(row: RawRecord, column: str, word: str) -> str | Fault:
-    """Reasons use our words, not the file's column names: they are counted across files."""
-    if column not in row.values:
-        return Fault(row.place, f"{word} is missing")
-    value = row.values[column]
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else Fault(row.place, f"{word} is not text")
-
-
-def _checked(
+def _found_columns(
     path: Path,
-    rows: Iterator[RawRecord | Fault],
-    options: dict[str, str],
-    make: Callable[..., Any],
+    asked: dict[str, str],
+    read: Callable[..., Iterator[RawRecord | Fault]],
     kept: Sequence[str] = (),
-) -> Iterator[Any]:
-    """What `make` makes of every record, once the first ones have shown that it has the columns.
+) -> Found:
+    """Reads the start of the file for its columns; it is opened anew for its records.
 
-    Until then no record is held, only what is made of it: of one line a million values may come.
+    So no record is held until the columns are known: of one line a million values may come.
     """
-    first: list[Any] = []
-    columns: dict[str, bool] | None = None  # whether any record has something in it
-    missing = {*options.values(), *kept}
-    for row in islice(rows, _LOOK_AHEAD):
-        first.append(make(row, options))
-        if isinstance(row, RawRecord):
-            missing = missing - row.values.keys()
-            columns = columns or {}
-            for name in islice(row.values, _NUM_NAMES):
-                columns[name] = columns.get(name, False) or bool(row.values[name])
-        if not missing:
-            break
-    if not first:
-        raise DataError(f"{path} is empty: it holds no record. Copy or download it again.")
-    if missing and columns is not None:
-        _refuse_columns(path, columns, missing, options, kept)
-    return chain(first, (make(row, options) for row in rows))
-
-
-def _refuse_columns(
-    path: Path,
-    columns: dict[str, bool],
-    names: set[str],
-    options: dict[str, str],
-    kept: Sequence[str],
-) -> None:
-    missing = {word: name for word, name in options.items() if name in names}
-    wanted = " and ".join(f"a column {name!r} with the {word}" for word, name in missing.items())
-    found = ", ".join(str(column)[:40] for column in list(columns)[:20]) or "none"
-    if not missing:
-        wanted = _columns_to_keep([name for name in kept if name in names])
-        remedy = "Use --data.keep_columns with names of these (as in sku,price), all or none."
-    elif {"instruction", "output"} <= set(columns):
-        remedy = _alpaca_remedy(columns, options)
-    else:
-        flags = " and ".join(f"--data.{word}_column" for word in missing)
-        remedy = f"Name yours with {flags}."
-    raise DataError(f"{path}: wanted {wanted}; the columns seen are {found}. {remedy}")
-
-
-def _columns_to_keep(names: Sequence[str]) -> str:
-    return " and ".join(f"a column {name!r}" for name in names) + " to keep"
-
-
-def _alpaca_remedy(columns: dict[str, bool], options: dict[str, str]) -> str:
-    """Alpaca rows keep the title in `input`, or in `instruction` where no row has an input."""
-    title = "input" if columns.get("input") else "instruction"
-    names = {"title": title, "description": "output"}
-    advice = " ".join(f"--data.{word}_column {names[word]}" for word in options)
-    return f"These look like Alpaca rows (instruction, input, output): use {advice}."
+    names = list(asked.values())
+    others = [*kept, *outer(names)]
+    rows = read(path, candidates(names), meter=Meter(), others=others)
+    return find_columns(path, rows, asked, kept)

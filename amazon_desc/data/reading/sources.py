@@ -32,7 +32,9 @@ LINE_TOO_LONG = "line too long"
 NOT_UTF8 = "not valid UTF-8"
 
 PACKABLE = (".json", ".jsonl", ".csv", ".tsv")
-SUPPORTED = (*PACKABLE, *(f"{suffix}.gz" for suffix in PACKABLE), ".parquet", ".zip")
+OLD_SHEETS = (".xls", ".xlsb")
+SHEETS = (".xlsx", ".xlsm", ".ods")
+SUPPORTED = (*PACKABLE, *(f"{suffix}.gz" for suffix in PACKABLE), ".parquet", ".zip", *SHEETS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def check_file(path: Path, supported: Sequence[str]) -> None:
             f"{Path.cwd()}."
         )
     if not path.name.lower().endswith(tuple(supported)):
-        raise DataError(f"{path}: the suffix {path.suffix!r} is not supported. {wanted}")
+        advice = "Save it as .xlsx or .csv. " if path.suffix.lower() in OLD_SHEETS else ""
+        raise DataError(f"{path}: the suffix {path.suffix!r} is not supported. {advice}{wanted}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes). Copy or download it again.")
 
