@@ -17,8 +17,11 @@ ORDER = """
     support.errors support.signals support.secrets support.printing support.files support.locks
     support.resources support.options support.allocator
     support.layouts support.digests support.hub_access support.hub
-    data.reading.sources data.reading.standard_input data.reading.delimited
-    data.reading.json_records data.reading.parquet_records data.reading.formats
+    data.reading.packing data.reading.kinds data.reading.encodings
+    data.reading.sources data.reading.remote data.reading.places
+    data.reading.standard_input data.reading.delimited
+    data.reading.json_records data.reading.parquet_records data.reading.arrow_records
+    data.reading.formats
     data.reading.kept data.reading.records
     data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.cleaner
     data.encoding.tokenizer data.encoding.prompts data.encoding.vocabulary data.encoding.words

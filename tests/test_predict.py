@@ -148,7 +148,7 @@ def test_a_title_that_is_too_long_is_shortened_and_marked(predict: Predict, tmp_
 
 
 def test_letters_that_are_none_are_a_record(predict: Predict, tmp_path: Path):
-    (tmp_path / "latin.txt").write_bytes(b"Mug\nT\xeftle\nLamp")
+    (tmp_path / "latin.txt").write_bytes(b"Mug\nT\xfftle\nLamp")
     options = ["--data.titles", tmp_path / "latin.txt", "--data.output", tmp_path / "a.jsonl"]
     assert predict(*options) == 0
     reasons = [record.get("reason") for record in records_of(tmp_path / "a.jsonl")]

@@ -692,7 +692,7 @@ def refusal(settings: CorpusSettings, tokenizer: Path, corpora: Path, **options:
     ("name", "content", "message"),
     [
         ("missing.jsonl", None, "missing.jsonl: no such file (looked for /"),
-        ("", None, "wanted a file of products, found a directory. Name the file in it"),
+        ("", None, ": wanted files to read in it (one of .json, .jsonl, "),
         ("empty.jsonl", "", "empty.jsonl is empty"),
         ("rows.txt", "mug\n", "the suffix '.txt' is not supported"),
         (

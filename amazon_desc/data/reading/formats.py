@@ -1,16 +1,19 @@
 """A file -> its records as (place, {column: value}), or a Fault for each that cannot be read.
 
-Finds who reads a file: json_records.py, delimited.py or parquet_records.py. Everything streams,
-and no record of more than LINE_BYTES is held (of Parquet, a page is). Columns that cannot be read
-at all raise DataError. What a product is, is not known here.
+Finds who reads a file: json_records.py, delimited.py, parquet_records.py or arrow_records.py, by
+its content where that shows it. Everything streams, and no record of more than LINE_BYTES is held
+(of Parquet, a page is). Columns that cannot be read at all raise DataError. What a product is, is
+not known here.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from amazon_desc.data.reading.arrow_records import arrow_records
 from amazon_desc.data.reading.delimited import delimited_rows
 from amazon_desc.data.reading.json_records import json_records
+from amazon_desc.data.reading.kinds import table_of
 from amazon_desc.data.reading.parquet_records import parquet_records
 from amazon_desc.data.reading.sources import (
     TRAIN_MEMBER,
@@ -18,6 +21,7 @@ from amazon_desc.data.reading.sources import (
     Meter,
     RawRecord,
     open_source,
+    start_of,
 )
 
 
@@ -52,10 +56,14 @@ def read_records(
         form: what is known of the file beforehand
     """
     meter = meter or Meter()
-    if path.suffix.lower() == ".parquet":
+    table = table_of(path.name, start_of(path))
+    if table == ".parquet":
         yield from parquet_records(path, columns, others, meter)
         return
-    with open_source(path, member, meter) as source:
+    if table == ".arrow":
+        yield from arrow_records(path, columns, others, meter)
+        return
+    with open_source(path, member, meter, form.encoding) as source:
         if source.suffix in (".csv", ".tsv"):
             single = None if others is None else [*columns, *others]
             yield from delimited_rows(source, single, meter.long_records)

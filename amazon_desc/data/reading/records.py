@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form, read_records
 from amazon_desc.data.reading.kept import Kept, kept_text
+from amazon_desc.data.reading.packing import without_packing
 from amazon_desc.data.reading.sources import (
     LINE_TOO_LONG,
     NOT_UTF8,
@@ -114,14 +115,14 @@ def read_title_records(
     path = Path(path)
     check_file(path, (".txt", *SUPPORTED))
     names = [] if isinstance(kept, str) else list(kept)
-    if path.suffix.lower() == ".txt":
+    if without_packing(path.name).endswith(".txt"):
         if names:
             raise DataError(
                 f"{path}: wanted {_columns_to_keep(names)}; a .txt file holds titles alone. Use "
                 f"--data.keep_columns none, or write the titles with their columns as .csv or "
                 f".jsonl."
             )
-        return _text_records(path, meter)
+        return _text_records(path, meter, form)
     others = None if kept == "all" else names
     rows = read_records(path, [title_column], meter=meter, others=others, form=form)
 
@@ -142,9 +143,9 @@ def read_title_records(
     return _checked(path, rows, {"title": title_column}, record, names)
 
 
-def _text_records(path: Path, meter: Meter | None) -> Iterator[TitleRecord]:
+def _text_records(path: Path, meter: Meter | None, form: Form) -> Iterator[TitleRecord]:
     number = 0
-    with open_source(path, meter=meter) as source:
+    with open_source(path, meter=meter, encoding=form.encoding) as source:
         for number, line in split_lines(source):
             yield _text_record(f"{source.name}, line {number}", line)
     if number == 0:
