@@ -175,6 +175,20 @@ def test_ascii_that_goes_on_as_windows_1252_loses_rows_that_are_counted(tmp_path
     assert read(path, "cp1252")[0][-1] == ("Xícara", "De café")
 
 
+def test_of_many_files_the_first_are_said(tmp_path: Path):
+    meter = Meter()
+    for number in range(9):
+        path = written(tmp_path, f"{number}.csv", (HEADER + PORTUGUESE).encode("cp1252"))
+        assert len(list(read_products(path, meter=meter))) == 2
+    assert [remark[:5] for remark in meter.remarks] == ["0.csv", "1.csv", "2.csv"]
+
+
+def test_one_damaged_byte_is_no_sign_of_an_encoding():
+    bad = BadRecords(0)
+    with pytest.raises(DataError, match=r"Mend the file, or raise the limit\.$"):
+        bad.add(Fault("a.csv, line 3", "not valid UTF-8"))
+
+
 # Other encodings
 
 

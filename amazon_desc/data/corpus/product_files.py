@@ -38,11 +38,18 @@ CHARACTERS_PER_BATCH = 1 << 22  # records may be so long that few of them fill t
 NUM_FAULTS_SHOWN = 10
 # What is said of records over many lines.
 LONG_REMEDY = "If a quote is not closed there, close it or take it out."
+FEWEST_OF_AN_ENCODING = 3
 # What is done about records that are not UTF-8, where the beginning of their file is ASCII.
 ENCODING_REMEDY = (
     "Their file is likely in another encoding: name it, as in --data.encoding cp1252 for what "
     "Windows writes; or save it as UTF-8."
 )
+
+
+def is_likely_encoding(reasons: Counter[str]) -> bool:
+    """Whether most of what cannot be read is not UTF-8, and more than a byte that was damaged."""
+    num_bad = reasons[NOT_UTF8]
+    return num_bad >= FEWEST_OF_AN_ENCODING and num_bad * 2 > reasons.total()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +140,8 @@ class BadRecords:
     @property
     def remedy(self) -> str:
         """What a user does about them."""
-        if self.counts[NOT_UTF8] * 2 > self.counts.total():
-            return ENCODING_REMEDY
-        return "Mend the file, or raise the limit."
+        is_encoding = is_likely_encoding(self.counts)
+        return ENCODING_REMEDY if is_encoding else "Mend the file, or raise the limit."
 
     def refuse_share(self, num_records: int) -> None:
         """Refuses the run if too large a part of all its records cannot be read.

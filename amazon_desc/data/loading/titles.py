@@ -25,12 +25,16 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from amazon_desc.data.corpus.product_files import ENCODING_REMEDY, LONG_REMEDY
+from amazon_desc.data.corpus.product_files import (
+    ENCODING_REMEDY,
+    LONG_REMEDY,
+    is_likely_encoding,
+)
 from amazon_desc.data.loading.building import TableBuilder
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.kept import Kept
 from amazon_desc.data.reading.records import TitleRecord, read_title_records
-from amazon_desc.data.reading.sources import NOT_UTF8, Meter
+from amazon_desc.data.reading.sources import Meter
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.files import read_json, remove_leftovers, replacing_folder, storage
@@ -249,7 +253,7 @@ def _say_what_is_odd(builder: TableBuilder, meter: Meter) -> None:
     if num_skipped > len(builder.skipped):
         counts = "; ".join(f"{n:,} × {reason}" for reason, n in builder.reasons.most_common())
         say(f"Records without a title to write for: {num_skipped:,} ({counts})")
-    if builder.reasons[NOT_UTF8] * 2 > num_skipped:
+    if is_likely_encoding(builder.reasons):
         say(ENCODING_REMEDY)
     if meter.long_records.num:
         say(f"Titles that may hold the lines after them: {meter.long_records}. {LONG_REMEDY}")

@@ -142,7 +142,7 @@ def _encoding_of(name: str, start: bytes) -> tuple[str, str]:
         return wide, said
     if _is_utf8(start):
         return "utf-8", ""
-    if b"\0" in start:
+    if start.count(0) * 100 > len(start):
         return "utf-8", ""  # of a damaged file: its records tell
     if example := _example_of_cp1252(start):
         return "cp1252", (

@@ -233,7 +233,9 @@ def _fetched(address: str, option: str, supported: Sequence[str], split: str) ->
     if remote.is_folder(address, option):
         names = [name for name in remote.names_in(address, option) if _is_fetched(name)]
         folder = remote.fetched(in_order(names), address, option)
-        return _folder(folder, option, supported, split)
+        place = _folder(folder, option, supported, split)
+        said = [of.replace(str(folder), remote.shown(address)) for of in place.remarks]
+        return place._replace(remarks=tuple(said))
     path = remote.fetched_file(address, option)
     return Place(path.name, (path,))
 

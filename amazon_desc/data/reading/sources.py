@@ -45,6 +45,8 @@ _DAMAGE = (EOFError, OSError, RuntimeError, UnicodeDecodeError, zlib.error, zipf
 # What is read of the data set's .zip.
 TRAIN_MEMBER, TEST_MEMBER = "trn.json.gz", "tst.json.gz"
 
+MOST_ENCODINGS = 3  # remarks on them
+
 LINE_TOO_LONG = "line too long"
 NOT_UTF8 = "not valid UTF-8"
 
@@ -91,6 +93,14 @@ class Meter:
     remarks: list[str] = field(default_factory=list)
     """how files were understood where they do not tell it themselves, each said once: "shop.csv:
     fields are separated by ';'" """
+
+    num_encodings: int = 0
+    """remarks on how text is encoded: of many files only the first ones are worth one"""
+
+    def say_of_encoding(self, remark: str) -> None:
+        if remark not in self.remarks and self.num_encodings < MOST_ENCODINGS:
+            self.remarks.append(remark)
+            self.num_encodings += 1
 
 
 class Source(NamedTuple):
@@ -198,8 +208,8 @@ def _text(
             f"{without_packing(path.name)}.csv{packing or ''} if it is CSV."
         )
     reading = reading_of(printable(name), ahead.head, encoding)
-    if reading.remark and reading.remark not in meter.remarks:
-        meter.remarks.append(reading.remark)
+    if reading.remark:
+        meter.say_of_encoding(reading.remark)
     raw = Recoded(ahead, reading) if reading.is_recoded else ahead
     return Source(printable(name), suffix, io.BufferedReader(raw, BUFFER_BYTES))
 
