@@ -207,6 +207,40 @@ def test_other_encodings_are_refused_by_name_with_the_option(
     assert read(path, encoding) == (pairs(text), [])
 
 
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1250", "Hrnek,Krásný hrnek s uchem. Lze mýt v myčce\nŽidle,Dřevěná židle pro rodinu\n"),
+        ("cp1250", "Bögre,Gyönyörű bögre: űrtartalma 300 ml. Erős\nSzék,Kényelmes: időtálló\n"),
+        ("cp1250", "Cană,Cană frumoasă cu mâner: potrivită pentru maşina de spălat\n"),
+        ("cp1250", "Šalica,Lijepa šalica s ručkom: može u perilicu. Udobna kuća\n"),
+        ("cp850", "Calça,Calça confortável para o verão com botões: não desbota\n"),
+        ("mac_roman", "Théière,Une théière élégante à l’ancienne: très légère\n"),
+    ],
+    ids=["Czech", "Hungarian", "Romanian", "Croatian", "DOS", "Mac"],
+)
+def test_what_has_most_letters_in_common_with_windows_1252_is_not_taken_for_it(
+    tmp_path: Path, encoding: str, text: str
+):
+    path = written(tmp_path, "a.csv", (HEADER + text).encode(encoding))
+    assert refusal(path).startswith("a.csv: wanted text in UTF-8 (or Windows-1252), found another")
+    assert read(path, encoding)[0] == pairs(text)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("num_rows", [5, 200, 2_000])
+def test_real_rows_in_windows_1252_are_taken_for_it(real_dir: Path, num_rows: int):
+    """Some of them were damaged by other programs, so of few rows some are refused."""
+    products = [row for row in read_products(real_dir / "trn.json.gz") if isinstance(row, Product)]
+    lines = [f"{p.title} {p.description}".encode("cp1252", "ignore") for p in products]
+    parts = [b"\n".join(lines[at : at + num_rows]) for at in range(0, len(lines), num_rows)]
+    found = [
+        reading_of("a.txt", part[: 1 << 18], None).encoding for part in parts if not part.isascii()
+    ]
+    assert len(found) >= 5
+    assert found.count("cp1252") >= 0.99 * len(found)
+
+
 def test_an_encoding_that_is_named_is_taken(tmp_path: Path):
     path = written(tmp_path, "a.csv", (HEADER + "Žlutý,Šálek\n").encode("cp1250"))
     assert read(path, "windows-1250")[0] == [("Žlutý", "Šálek")]

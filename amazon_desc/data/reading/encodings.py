@@ -38,19 +38,15 @@ _MANY_BYTES, _SHARE = 4, 0.02
 # é, £ and “ begin so in UTF-8; in Windows-1252 that is Ã, Â and â, which hardly stand alone.
 _LATIN_IN_UTF8 = (b"\xc2", b"\xc3", b"\xe2\x80")
 _HIGH = re.compile(rb"[\x80-\xff]+")
-# Without ð, ý, þ, š and ž: they are the letters of Turkish, Czech and Croatian, in encodings that
-# have most others in common with cp1252.
-_TYPICAL = frozenset(
-    "àáâãäåæçèéêëìíîïñòóôõöøùúûüßœ"
-    "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜŒ"
-    "\xa0¡¿«»‘’“”„‚‹›–—…•·€£¢§©®™°ºª½¼¾²³±×µ´"
-)
+# Letters of Turkish, Czech, Croatian and others, whose encodings have most other letters in common
+# with cp1252; in what is written in that, they are rare.
+_FOREIGN = frozenset("ðýþÿšžÐÝÞŸŠŽ")
 _LETTER = "[^\\W\\d_]"
 # What stands in no word of a language that is written in cp1252: p³yn is Polish in cp1250, erõs is
 # Hungarian; Portuguese has õ before an e alone, and a third accent in a row is Russian.
 _ODD = re.compile(
-    rf"(?<={_LETTER})[¡¿‚„º²³±×µ¼½¾€£¢§](?={_LETTER})|(?<=[a-zà-öø-ÿ])[À-ÖØ-ÞŒŠŽ](?=[a-zà-öø-ÿ])"
-    "|[À-ÖØ-öø-ÿŒœŠšŽž]{3}|õ(?!e)|Õ(?![Ee])"
+    rf"(?<={_LETTER})[¡¿‚„ƒ†‡ˆ‰‹›¢£¤¥¦§¨ª¬¯²³¸¹º¼½¾µ¶˜€](?={_LETTER})"
+    "|(?<=[a-zà-öø-ÿ])[À-ÖØ-ÞŒŠŽ](?=[a-zà-öø-ÿ])|[À-ÖØ-öø-ÿŒœŠšŽž]{3}|õ(?!e)|Õ(?![Ee])"
 )
 _WORD = re.compile(rf"{_LETTER}{{1,30}}|[^\x00-\x7f]{{1,30}}")
 # What shops' programs write: among all that Python knows, others look likely in a few rows.
@@ -199,7 +195,7 @@ def _example_of_cp1252(start: bytes) -> str:
     except UnicodeDecodeError:
         return ""
     high = [character for character in text if character > "\x7f"]
-    num_odd = sum(character not in _TYPICAL for character in high)
+    num_odd = sum(character in _FOREIGN for character in high)
     num_odd += sum(1 for _ in _ODD.finditer(text))
     if num_odd * 50 > len(high):
         return ""
