@@ -18,11 +18,13 @@ ORDER = """
     support.mounts
     support.resources support.options support.allocator
     support.layouts support.digests support.hub_access support.hub
-    data.reading.sources data.reading.standard_input data.reading.columns
+    data.reading.packing data.reading.kinds data.reading.encodings
+    data.reading.sources data.reading.remote data.reading.places
+    data.reading.standard_input data.reading.columns
     data.reading.values data.reading.cells data.reading.dialects data.reading.delimited
-    data.reading.json_records data.reading.parquet_records data.reading.sheet_sizes
-    data.reading.sheets data.reading.formats data.reading.kept data.reading.first_records
-    data.reading.records
+    data.reading.json_records data.reading.parquet_records data.reading.arrow_records
+    data.reading.sheet_sizes data.reading.sheets data.reading.formats data.reading.kept
+    data.reading.first_records data.reading.records
     data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.content
     data.cleaning.cleaner
     data.encoding.tokenizer data.encoding.prompts data.encoding.vocabulary data.encoding.words

@@ -148,7 +148,7 @@ def test_a_title_that_is_too_long_is_shortened_and_marked(predict: Predict, tmp_
 
 
 def test_letters_that_are_none_are_a_record(predict: Predict, tmp_path: Path):
-    (tmp_path / "latin.txt").write_bytes(b"Mug\nT\xeftle\nLamp")
+    (tmp_path / "latin.txt").write_bytes(b"Mug\nT\xfftle\nLamp")
     options = ["--data.titles", tmp_path / "latin.txt", "--data.output", tmp_path / "a.jsonl"]
     assert predict(*options) == 0
     reasons = [record.get("reason") for record in records_of(tmp_path / "a.jsonl")]
@@ -178,6 +178,26 @@ def test_standard_input_is_read_and_known_again(
     assert given("") == 3
     assert "standard input is empty" in capfd.readouterr().err
     assert file.read_bytes() == before
+
+
+def test_titles_of_a_folder_are_answered_in_its_order_and_more_files_go_on(
+    predict: Predict, run: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "part-2.txt").write_text("Red Mug\n\n")
+    (tmp_path / "shop" / "part-10.txt").write_text("Blue Mug\n")
+    assert predict("--data.titles", tmp_path / "shop") == 0
+    assert "shop: 2 files (.txt) are read in the order of their names" in capfd.readouterr().out
+    file = run.predictions / "shop.jsonl"
+    before = file.read_bytes()
+    assert [record["title"] for record in records_of(file)] == ["Red Mug", "", "Blue Mug"]
+    (tmp_path / "shop" / "part-11.txt").write_text("Red Mug\nTin Car\n")
+    assert predict("--data.titles", f"{tmp_path}/shop/*.txt") == 0
+    assert file.read_bytes().startswith(before)
+    assert [record["row"] for record in records_of(file)] == [1, 2, 3, 4, 5]
+    (tmp_path / "shop" / "part-1.txt").write_text("Tin Car\n")
+    assert predict("--data.titles", tmp_path / "shop") == 2
+    assert len(records_of(file)) == 5
 
 
 def test_a_pipe_is_read_as_standard_input_is(predict: Predict, tmp_path: Path):

@@ -60,7 +60,7 @@ BAD_LINES = (
     b'{"title": "cut off\n',
     b'{"title": "no description", "content": {}}\n',
     b'{"title": [7], "content": "A list for a title."}\n',
-    b'{"title": "caf\xe9", "content": "Latin-1."}\n',
+    b'{"title": "caf\xff", "content": "Not UTF-8."}\n',
     b'["a", "list"]\n',
 )
 FILES = {
@@ -76,7 +76,12 @@ FILES = {
     "broken.json.gz": b"\x1f\x8b\x08\x00 and then nothing of the kind",
     "noise.zip": b"no archive",
     "noise.parquet": b"PAR1 and noise",
-    "utf16.jsonl": PRODUCTS.decode().encode("utf-16"),
+    "russian.csv": "title,content\nСтол,Красная мебель для кухни\n".encode("cp1251") * 3,
+    "pointer.csv": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n",
+    "page.zip": b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title>",
+    "mixed/a.csv": b"title,content\n",
+    "mixed/b.csv": b"title,content\n",
+    "mixed/c.jsonl": GOOD % 1,
     "bad.jsonl": PRODUCTS + b"".join(BAD_LINES),
     "nul.csv": b"title,content\nDesk,Of \x00 oak.\n" + b"Chair,Of oak\n",
     "objects.jsonl": b'{"title": {"en": "Desk"}, "content": {"en": "Of oak."}}\n' * 3,
@@ -330,7 +335,7 @@ DEVICES = [
 
 PRODUCT_FILES = [
     Case("missing", "none.jsonl", 3, ("--data.train_file none.jsonl: no such file", "Name a file")),
-    Case("a folder", "folder.jsonl", 3, ("folder.jsonl: wanted a file", "found a dir", "Name the")),
+    Case("a folder", "folder.jsonl", 3, ("folder.jsonl: wanted files", "found inside", "Name the")),
     Case("empty", "empty.jsonl", 3, ("empty.jsonl is empty (0 bytes)", "Copy or download it")),
     Case("suffix", "words.docx", 3, ("words.docx: the suffix '.docx'", "Wanted one of .json")),
     Case(
@@ -364,7 +369,19 @@ PRODUCT_FILES = [
     Case("damaged gzip", "broken.json.gz", 3, ("broken.json.gz is damaged", "Copy or download it")),
     Case("no zip", "noise.zip", 3, ("noise.zip is damaged", "Copy or download it again")),
     Case("no Parquet", "noise.parquet", 3, ("noise.parquet is damaged or no Parquet file", "Copy")),
-    Case("UTF-16", "utf16.jsonl", 3, ("utf16.jsonl is UTF-16 text; save it as UTF-8",)),
+    Case("Russian", "russian.csv", 3, ("likely cp1251", "“Красная”", "--data.encoding cp1251")),
+    Case(
+        "an encoding of no name",
+        "one.jsonl --data.encoding uft8",
+        2,
+        ("--data.encoding uft8: wanted an encoding", "Near to it: utf-8"),
+    ),
+    Case("LFS", "pointer.csv", 3, ("pointer.csv is a Git LFS pointer", "Run `git lfs pull`")),
+    Case("a page", "page.zip", 3, ("page.zip is a page of the web", "Drive", "gdown --fuzzy")),
+    Case("a driver", "s3://shop/a.csv", 3, ("train_file s3://shop/a.csv: ", "pip install s3fs")),
+    Case("mixed", "mixed", 3, ("mixed: wanted files of one kind", "2 × .csv and 1 × .json", "*.c")),
+    Case("a pattern", "none*.csv", 3, ("none*.csv: no file has such a name", "in quotes")),
+    Case("a data set", "some/shop", 3, ("no such file", "hf download --repo-type dataset some/s")),
     Case(
         "more bad records than allowed",
         "bad.jsonl --data.max_bad_records 4",
@@ -382,7 +399,10 @@ PRODUCT_FILES = [
 TITLE_FILES = [
     Case("none named", "", 2, ("predict needs titles: --data.titles FILE", "--data.title")),
     Case("missing", "--data.titles none.txt", 3, ("none.txt does not exist", "Check the path")),
-    Case("a folder", "--data.titles folder.jsonl", 3, ("folder.jsonl is a folder", "Wanted one")),
+    Case(
+        "a folder", "--data.titles folder.jsonl", 3, ("titles folder.jsonl: wanted files", "Name")
+    ),
+    Case("a page", "--data.titles page.zip", 3, ("page.zip is a page of the web", "gdown --fuzzy")),
     Case("empty", "--data.titles empty.jsonl", 3, ("empty.jsonl is empty (0 bytes)",)),
     Case("two", "--data.titles titles.txt --data.title Mug", 2, ("found both", "Leave one away")),
     Case("column", "--data.titles label.csv", 3, ("'title'", "are label", "--data.title_column")),
@@ -636,8 +656,9 @@ def test_unusable_file_of_titles_is_refused(case: Case, refused: Refused):
 def test_single_bad_records_are_skipped_counted_and_reported_with_their_lines(
     capfd: pytest.CaptureFixture[str],
 ):
+    options = ["--data.train_file", "bad.jsonl", "--data.max_bad_share", "0.2", *FEW]
     with pytest.raises(BaseLoaded):
-        main(["fit", "--config", "quickstart.yaml", "--data.train_file", "bad.jsonl", *FEW])
+        main(["fit", "--config", "quickstart.yaml", *options])
     out = capfd.readouterr().out
     assert "35 records, 30 usable pairs" in out
     for reason in ("1 × not valid JSON", "1 × title is not text", "1 × not a JSON object"):

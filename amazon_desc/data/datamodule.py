@@ -48,12 +48,15 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
     """Reads products or titles and serves batches.
 
     Args:
-        train_file: files of products, one or several (.json, .jsonl, .json.gz, .csv, .tsv,
-            .parquet, or the data set's own .zip), or `sample`: invented ones that ship here
+        train_file: products: a file, several, a folder, a pattern as exports/*.csv, an address or
+            a data set of the hub (.json, .jsonl, .csv, .tsv, .parquet, .xlsx and more, also packed,
+            or the data set's own .zip), or `sample`: invented ones that ship here
         test_file: a file of products to test on, such as the data set's tst.json.gz (of its .zip,
             that member); its titles are then not trained on, and test_fraction is not used
-        title_column: the column or key that holds the title, in every format
-        description_column: the column or key that holds the description, in every format
+        title_column: the column or key that holds the title, in every format; `product.title`
+            leads into objects. Where there is none of that name, the only one that is likely
+        description_column: the same for the description; of several, as `description,features`,
+            the texts are joined by line
         separator: what stands between the fields of a CSV file; null: what its first lines show
         encoding: of text files, as `cp1252`; null: UTF-8, or what their bytes show
         header_row: the line of a table that names its columns, from 1; null: the first that can

@@ -8,8 +8,10 @@ Of Parquet 256 records are held twice, by pyarrow and as texts, of which one her
 page is held too, however large its writer made it, is not for us to change.
 """
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
 import zipfile
@@ -90,6 +92,41 @@ def repeating(path: Path) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
+def bz2_parts(path: Path) -> None:
+    x = bz2.compress(b"x" * MIB)
+    path.write_bytes(bz2.compress(GOOD) + x * HUGE + bz2.compress(b"\n" + GOOD))
+
+
+def xz_parts(path: Path) -> None:
+    x = lzma.compress(b"x" * MIB)
+    path.write_bytes(lzma.compress(GOOD) + x * HUGE + lzma.compress(b"\n" + GOOD))
+
+
+def zst_part(path: Path) -> None:
+    with pa.CompressedOutputStream(pa.OSFile(str(path), "wb"), "zstd") as file:
+        file.write(GOOD)
+        for _ in range(HUGE):
+            file.write(b"x" * MIB)
+        file.write(b"\n" + GOOD)
+
+
+def wide(path: Path) -> None:
+    """UTF-16, which is read as UTF-8, with lines that end as those of old Macs do."""
+    with path.open("wb") as file:
+        file.write(GOOD.decode().replace("\n", "\r").encode("utf-16"))
+        for _ in range(HUGE // 2):
+            file.write(("x" * MIB).encode("utf-16-le"))
+        file.write(("\r" + GOOD.decode()).encode("utf-16-le"))
+
+
+def arrow(path: Path) -> None:
+    """Writes 256 MiB of one column, in batches that are longer than what is held of them."""
+    batch = pa.record_batch({"title": ["Mug"] * 256, "content": ["It holds." * 14_563] * 256})
+    with pa.ipc.new_stream(str(path), batch.schema) as writer:
+        for _ in range(8):
+            writer.write_batch(batch)
+
+
 def gz(*parts: tuple[bytes, int]) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(packed(*parts))
 
@@ -120,6 +157,11 @@ HUGE_LINES = [
         gz((b"title\tcontent\nMug\tTea\n", 1), NULS, (b"\nMug\tTea\n", 1)),
         BOTH_GOOD,
     ),
+    Case("line.json.bz2", bz2_parts, BOTH_GOOD),
+    Case("line.json.xz", xz_parts, BOTH_GOOD),
+    # Arrow's reader of Zstandard holds as much again as a part may refer to.
+    Case("line.json.zst", zst_part, BOTH_GOOD, limit=64),
+    Case("wide.jsonl", wide, BOTH_GOOD),
     Case("line.txt", lambda path: hole(path, b"Mug\n", b"Mug\n"), BOTH_GOOD),
     Case("line.zip", zipped_hole, BOTH_GOOD),
     Case(
@@ -175,6 +217,8 @@ BOMBS = [
         limit=128,
     ),
     Case("table.parquet", repeating, {"good": 2048}, limit=512),
+    # of which 32 MiB are as texts, and what is mapped of the file counts
+    Case("table.arrow", arrow, {"good": 2048}, limit=384),
 ]
 
 

@@ -545,6 +545,23 @@ def test_rows_do_not_move_when_others_are_added(tmp_path: Path, toy_tokenizer_fo
     assert after.manifest["counts"]["refused"] == {"too_short": 100}
 
 
+def test_a_folder_gives_the_corpus_of_its_files_and_names_each(
+    tmp_path: Path, corpora: Path, toy_tokenizer_folder: Path
+):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    parts = [write_rows(folder / f"part-{n}.jsonl", ROWS[n::3]) for n in range(3)]
+    write_rows(folder / "_part-3.jsonl", [{"title": 5}])
+    one = prepare(settings_of(folder), toy_tokenizer_folder, corpora)
+    assert [file["path"] for file in one.manifest["files"]] == [str(path) for path in parts]
+    said: list[str] = []
+    assert prepare(settings_of(*parts), toy_tokenizer_folder, corpora, said).folder == one.folder
+    assert not any(line.startswith("Preparing") for line in said)
+    write_rows(folder / "part-10.jsonl", [{"title": "cup w1", "content": "It holds a cup of tea."}])
+    more = prepare(settings_of(folder), toy_tokenizer_folder, corpora)
+    assert more.manifest["counts"]["num_records"] == len(ROWS) + 1
+
+
 def test_titles_of_a_test_file_are_tested_on_and_nowhere_else(
     tmp_path: Path, toy_tokenizer_folder: Path
 ):
@@ -692,7 +709,7 @@ def refusal(settings: CorpusSettings, tokenizer: Path, corpora: Path, **options:
     ("name", "content", "message"),
     [
         ("missing.jsonl", None, "missing.jsonl: no such file (looked for /"),
-        ("", None, "wanted a file of products, found a directory. Name the file in it"),
+        ("", None, ": wanted files to read in it (one of .json, .jsonl, "),
         ("empty.jsonl", "", "empty.jsonl is empty"),
         ("rows.txt", "mug\n", "the suffix '.txt' is not supported"),
         (

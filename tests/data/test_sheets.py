@@ -186,6 +186,8 @@ def test_a_damaged_workbook_is_named(tmp_path: Path, write: Write, name: str):
         path.write_bytes(whole[:length])
         assert f"{path} is damaged, protected" in refusal(path)
     path.write_bytes(b"<html><table><tr><td>title</td></tr></table></html>")
+    assert f"{path} is a page of the web (HTML), not a file of products" in refusal(path)
+    path.write_bytes(b"Mug and saucer")
     assert f"{path} is damaged, protected by a password or no spreadsheet" in refusal(path)
     zipped = tmp_path / f"other_{name}"
     with zipfile.ZipFile(zipped, "w") as archive:

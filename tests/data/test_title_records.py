@@ -1,5 +1,6 @@
 """Every record of a file of titles is told of, with its columns, whatever is wrong with it."""
 
+import gzip
 import io
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -71,7 +72,7 @@ def test_every_record_of_json_has_its_reason_and_columns(tmp_path: Path):
         b'{"sku": 5}',
         b'"Mug"',
         b'{"title": Mug}',
-        b'{"title": "Caf\xe9"}',
+        b'{"title": "Caf\xff"}',
     ]
     found = [
         ("Mug", "", '{"sku":1}'),
@@ -92,7 +93,7 @@ def test_every_record_of_json_has_its_reason_and_columns(tmp_path: Path):
 
 
 def test_every_record_of_csv_has_its_reason_and_columns(tmp_path: Path):
-    data = b'title,sku,stock\nMug,1,\n,2,5\nCar,3\nCar,4,5,6\nCaf\xe9,5,5\n"Mug, red",6,""\n'
+    data = b'title,sku,stock\nMug,1,\n,2,5\nCar,3\nCar,4,5,6\nCaf\xff,5,5\n"Mug, red",6,""\n'
     assert [record[:3] for record in records_of(tmp_path, "a.csv", data, "all")] == [
         ("Mug", "", '{"sku":"1","stock":""}'),
         ("", "title is empty", '{"sku":"2","stock":"5"}'),
@@ -271,6 +272,26 @@ def test_a_stream_is_copied_as_what_it_holds(
     assert path == tmp_path / "new" / f"standard_input{suffix}"
     assert path.read_bytes() == data
     assert [record.title for record in read_title_records(path)] == titles
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+@pytest.mark.parametrize("form", ["gzip", "utf-16", "utf-16-le", "cp1252"])
+def test_a_stream_that_is_packed_or_not_utf8_is_copied_as_what_it_holds(
+    tmp_path: Path, form: str, suffix: str
+):
+    text = '\n{"title": "Caf\u00e9"}\n' if suffix == ".jsonl" else "\nCaf\u00e9\n"
+    data = gzip.compress(text.encode()) if form == "gzip" else text.encode(form)
+    path = copy_stream(io.BytesIO(data), tmp_path)
+    assert (path.name, path.read_bytes()) == (f"standard_input{suffix}", data)
+    titles = [record.title for record in read_title_records(path) if record.title]
+    assert titles == ["Caf\u00e9"]
+
+
+def test_a_packed_stream_that_is_cut_is_told_by_its_reader(tmp_path: Path):
+    path = copy_stream(io.BytesIO(gzip.compress(b"Mug\n")[:-9]), tmp_path)
+    assert path.name == "standard_input.txt"
+    with pytest.raises(DataError, match="is damaged, cut short"):
+        list(read_title_records(path))
 
 
 def test_a_stream_replaces_the_copy_of_the_one_before(tmp_path: Path):

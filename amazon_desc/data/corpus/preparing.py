@@ -195,7 +195,7 @@ class Preparation:
             report.refused_examples[reason] = self.shown_alike(pairs, alike)
         report.num_records = self.reader.num_records
         report.bad, report.faults = self.reader.bad.counts, self.reader.bad.faults
-        report.remarks = self.reader.remarks
+        report.remarks = [*settings.sources.remarks, *dict.fromkeys(self.reader.remarks)]
         report.add_long_records(self.reader.long_records)
         return chosen.kept
 

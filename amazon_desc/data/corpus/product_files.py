@@ -7,6 +7,7 @@ the run. What is usable is decided in pairs.py.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -18,8 +19,16 @@ from tqdm import tqdm
 from amazon_desc.data.corpus.pairs import ProductBatch
 from amazon_desc.data.corpus.selection import PartBound
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
+from amazon_desc.data.reading.places import Place, place_of
 from amazon_desc.data.reading.records import Fault, Product, read_products
-from amazon_desc.data.reading.sources import TEST_MEMBER, TRAIN_MEMBER, LongRecords, Meter
+from amazon_desc.data.reading.sources import (
+    NOT_UTF8,
+    SUPPORTED,
+    TEST_MEMBER,
+    TRAIN_MEMBER,
+    LongRecords,
+    Meter,
+)
 from amazon_desc.support.digests import Use
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.resources import SAMPLE_PRODUCTS
@@ -29,6 +38,18 @@ CHARACTERS_PER_BATCH = 1 << 22  # records may be so long that few of them fill t
 NUM_FAULTS_SHOWN = 10
 # What is said of records over many lines.
 LONG_REMEDY = "If a quote is not closed there, close it or take it out."
+FEWEST_OF_AN_ENCODING = 3
+# What is done about records that are not UTF-8, where the beginning of their file is ASCII.
+ENCODING_REMEDY = (
+    "Their file is likely in another encoding: name it, as in --data.encoding cp1252 for what "
+    "Windows writes; or save it as UTF-8."
+)
+
+
+def is_likely_encoding(reasons: Counter[str]) -> bool:
+    """Whether most of what cannot be read is not UTF-8, and more than a byte that was damaged."""
+    num_bad = reasons[NOT_UTF8]
+    return num_bad >= FEWEST_OF_AN_ENCODING and num_bad * 2 > reasons.total()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +76,9 @@ class ProductFiles:
         form: Form = AS_THEY_TELL,
     ) -> ProductFiles:
         """Returns the files that the options name."""
-        train_files = [train_file] if isinstance(train_file, str) else train_file
         return cls(
-            train_files=tuple(str(source_path(file)) for file in train_files),
-            test_file=None if test_file is None else str(source_path(test_file)),
+            train_files=(train_file,) if isinstance(train_file, str) else tuple(train_file),
+            test_file=test_file,
             title_column=title_column,
             description_column=description_column,
             max_bad_records=max_bad_records,
@@ -66,18 +86,34 @@ class ProductFiles:
             form=form,
         )
 
+    @functools.cached_property
+    def places(self) -> list[tuple[Place, Use]]:
+        """What each option names, in the order in which it is read; looked up once.
+
+        Raises:
+            DataError: one names nothing that can be read.
+        """
+        named: list[tuple[str, Use]] = [(file, "train") for file in self.train_files]
+        if self.test_file is not None:
+            named.insert(0, (self.test_file, "test"))
+        return [(place_of_products(file, use), use) for file, use in named]
+
     @property
     def files(self) -> list[tuple[Path, Use]]:
         """The files in the order in which they are read, and what each is for."""
-        test_files: list[tuple[Path, Use]] = []
-        if self.test_file is not None:
-            test_files = [(Path(self.test_file), "test")]
-        return [*test_files, *((Path(file), "train") for file in self.train_files)]
+        return [(path, use) for place, use in self.places for path in place.files]
+
+    @property
+    def remarks(self) -> list[str]:
+        """How what the options name was understood, where it is no single file."""
+        return [remark for place, _ in self.places for remark in place.remarks]
 
 
-def source_path(file: str) -> Path:
-    """Returns the file that `sample` or a path names."""
-    return SAMPLE_PRODUCTS if file == "sample" else Path(file).expanduser()
+def place_of_products(named: str, use: Use) -> Place:
+    """Returns the files that `sample`, a path or an address names."""
+    if named == "sample":
+        return Place(SAMPLE_PRODUCTS.name, (SAMPLE_PRODUCTS,))
+    return place_of(named, f"--data.{use}_file", SUPPORTED, use)
 
 
 @dataclass
@@ -98,8 +134,14 @@ class BadRecords:
             counts = "; ".join(f"{n} × {reason}" for reason, n in self.counts.most_common())
             raise DataError(
                 f"more than {self.most} records cannot be read (--data.max_bad_records): {counts}. "
-                f"The first: {'; '.join(self.faults[:3])}. Mend the file, or raise the limit."
+                f"The first: {'; '.join(self.faults[:3])}. {self.remedy}"
             )
+
+    @property
+    def remedy(self) -> str:
+        """What a user does about them."""
+        is_encoding = is_likely_encoding(self.counts)
+        return ENCODING_REMEDY if is_encoding else "Mend the file, or raise the limit."
 
     def refuse_share(self, num_records: int) -> None:
         """Refuses the run if too large a part of all its records cannot be read.
@@ -113,7 +155,7 @@ class BadRecords:
             raise DataError(
                 f"{num_bad} of {num_records} records cannot be read, more than "
                 f"{100 * self.max_share:g} % (--data.max_bad_share {self.max_share:g}): {counts}. "
-                f"The first: {'; '.join(self.faults[:3])}. Mend the file, or raise the limit."
+                f"The first: {'; '.join(self.faults[:3])}. {self.remedy}"
             )
 
 
@@ -130,7 +172,7 @@ class RecordReader:
         self.bad = BadRecords(sources.max_bad_records, sources.max_bad_share)
         self.num_records = 0
         self.long_records = LongRecords()
-        self.remarks: list[str] = []
+        self.remarks = list(sources.remarks)
         self.waiting: deque[list[Product]] = deque()
         self.sizes = [path.stat().st_size if path.is_file() else 0 for path, _ in sources.files]
         self.bar = tqdm(

@@ -1,7 +1,7 @@
-"""A file of titles -> a table on the disk: a row for every record of the file, in its order.
+"""Files of titles -> a table on the disk: a row for every record of them, in their order.
 
 In come records, out goes a TitleTable: what each record holds, why it is skipped, and which title
-it repeats. It is made in one pass over the file and read in batches, so that memory does not grow
+it repeats. It is made in one pass over the files and read in batches, so that memory does not grow
 with the number of titles. What is written for them is not known here.
 
     records.arrow   title, reason, kept: batches of an Arrow file
@@ -12,10 +12,12 @@ with the number of titles. What is written for them is not known here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +25,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from amazon_desc.data.corpus.product_files import LONG_REMEDY
+from amazon_desc.data.corpus.product_files import (
+    ENCODING_REMEDY,
+    LONG_REMEDY,
+    is_likely_encoding,
+)
 from amazon_desc.data.loading.building import TableBuilder
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.kept import Kept
@@ -80,7 +86,7 @@ class TitleTable:
     @classmethod
     def read(
         cls,
-        path: Path,
+        path: Path | Sequence[Path],
         title_column: str,
         kept: Kept,
         folder: Path,
@@ -88,9 +94,10 @@ class TitleTable:
         digest_at: int | None = None,
         form: Form = AS_THEY_TELL,
     ) -> TitleTable:
-        """Reads a file of titles into `folder`, which nobody else uses, and says what is skipped.
+        """Reads files of titles into `folder`, which nobody else uses, and says what is skipped.
 
         Args:
+            path: a file, or several in their order
             clean: titles that it makes equal are one title, as their prompts are
             digest_at: a number of records of which the digest will be asked for
             form: what is known of the file beforehand
@@ -101,17 +108,25 @@ class TitleTable:
             StorageError: the disk refused the table.
         """
         remove_leftovers(folder)
-        before = _sha256_of(path) if path.is_file() else ""
-        records = read_title_records(path, title_column, kept, meter := Meter(), form)
+        paths, meter = [path] if isinstance(path, Path) else list(path), Meter()
+        before = [_sha256_of(file) if file.is_file() else "" for file in paths]
+        records = [
+            lambda file=file: read_title_records(file, title_column, kept, meter, form)
+            for file in paths
+        ]
+        first = records[0]()  # what is refused at once leaves the table that is there
         with storage(folder), replacing_folder(folder) as temporary:
             builder = TableBuilder(temporary, clean, digest_at)
-            facts = builder.build(_with_progress(records, path, meter))
-            if _sha256_of(path) != before:
-                raise DataError(
-                    f"--data.titles {path} was replaced while it was read. When it is whole, run "
-                    f"the same command again."
-                )
-            text = json.dumps({**facts, "source_sha256": before}, indent=1)
+            read = chain([first], (of() for of in records[1:]))
+            facts = builder.build(_with_progress(read, paths, meter))
+            for file, sha256 in zip(paths, before, strict=True):
+                if _sha256_of(file) != sha256:
+                    raise DataError(
+                        f"--data.titles {file} was replaced while it was read. When it is whole, "
+                        f"run the same command again."
+                    )
+            sha256 = before[0] if len(before) == 1 else sha256_over(before)
+            text = json.dumps({**facts, "source_sha256": sha256}, indent=1)
             (temporary / "facts.json").write_text(text + "\n", encoding="utf-8")
         _say_what_is_odd(builder, meter)
         return cls(folder)
@@ -132,7 +147,7 @@ class TitleTable:
 
     @property
     def source_sha256(self) -> str:
-        """The sha256 of the file that was read."""
+        """The sha256 of the file that was read; of several, that over their own."""
         return self.facts["source_sha256"]
 
     def digest(self, num_records: int | None = None) -> str | None:
@@ -207,22 +222,26 @@ class TitleTable:
 
 
 def _with_progress(
-    records: Iterator[TitleRecord], path: Path, meter: Meter
+    read: Iterable[Iterator[TitleRecord]], paths: Sequence[Path], meter: Meter
 ) -> Iterator[TitleRecord]:
-    size = path.stat().st_size
+    """The records of all files, while a bar shows how far they are read."""
+    sizes = [path.stat().st_size for path in paths]
     with tqdm(
-        total=size,
+        total=sum(sizes),
         desc="Reading titles",
         unit="B",
         unit_scale=True,
         mininterval=0.5 if sys.stderr.isatty() else 30,
         leave=False,
     ) as bar:
-        for number, record in enumerate(records):
-            yield record
-            if number % RECORDS_BETWEEN_SIGNS == 0:
-                bar.n = int(meter.share() * size)
-                bar.update(0)
+        bytes_before = 0
+        for records, size in zip(read, sizes, strict=True):
+            for number, record in enumerate(records):
+                yield record
+                if number % RECORDS_BETWEEN_SIGNS == 0:
+                    bar.n = bytes_before + int(meter.share() * size)
+                    bar.update(0)
+            bytes_before += size
 
 
 def _say_what_is_odd(builder: TableBuilder, meter: Meter) -> None:
@@ -234,8 +253,15 @@ def _say_what_is_odd(builder: TableBuilder, meter: Meter) -> None:
     if num_skipped > len(builder.skipped):
         counts = "; ".join(f"{n:,} × {reason}" for reason, n in builder.reasons.most_common())
         say(f"Records without a title to write for: {num_skipped:,} ({counts})")
+    if is_likely_encoding(builder.reasons):
+        say(ENCODING_REMEDY)
     if meter.long_records.num:
         say(f"Titles that may hold the lines after them: {meter.long_records}. {LONG_REMEDY}")
+
+
+def sha256_over(digests: Sequence[str]) -> str:
+    """Returns the sha256 of a list of sha256: of the text that they are, a line each."""
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
 def _sha256_of(path: Path) -> str:

@@ -77,15 +77,10 @@ def dialect_of(
         separator: the one between fields if it is known, or a word for it, as `tab`
         header_row: the number of the line that names the columns, if it is known
     Raises:
-        DataError: no such separator, or line ends; the first line has fewer fields than the others,
+        DataError: no such separator; the first line has fewer fields than the others,
             and no line names a known column; most records are longer than the header.
     """
     start = source.stream.peek(BUFFER_BYTES).removeprefix(BOM)
-    if b"\r" in start.strip() and b"\n" not in start:
-        raise DataError(
-            f"{source.name}: wanted lines that end in a line feed, found carriage returns alone, "
-            "as in the Macintosh CSV of Excel. Save it as CSV UTF-8."
-        )
     text = start.decode(errors="replace").replace("\r\n", "\n").replace("\r", " ")
     own, told, first = "\t" if source.suffix == ".tsv" else ",", separator is not None, 1
     choices = [_separator(separator)] if separator is not None else _ordered(own)

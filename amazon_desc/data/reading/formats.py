@@ -1,25 +1,28 @@
 """A file -> its records as (place, {column: value}), or a Fault for each that cannot be read.
 
-Finds who reads a file: json_records.py, delimited.py, parquet_records.py or sheets.py. Everything
-streams, and no record of more than LINE_BYTES is held; but of Parquet a page is, of a spreadsheet a
-sheet. Columns that cannot be read at all raise DataError. What a product is, is not known here.
+Finds who reads a file: json_records.py, delimited.py, parquet_records.py, arrow_records.py or
+sheets.py, by its content where that shows it. Everything streams, and no record of more than
+LINE_BYTES is held; but of Parquet a page is, of a spreadsheet a sheet. Columns that cannot be read
+at all raise DataError. What a product is, is not known here.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from amazon_desc.data.reading.arrow_records import arrow_records
 from amazon_desc.data.reading.delimited import delimited_rows
 from amazon_desc.data.reading.json_records import json_records
+from amazon_desc.data.reading.kinds import SHEETS, table_of
 from amazon_desc.data.reading.parquet_records import parquet_records
 from amazon_desc.data.reading.sheets import sheet_records
 from amazon_desc.data.reading.sources import (
-    SHEETS,
     TRAIN_MEMBER,
     Fault,
     Meter,
     RawRecord,
     open_source,
+    start_of,
 )
 
 
@@ -54,13 +57,17 @@ def read_records(
         form: what is known of the file beforehand
     """
     meter = meter or Meter()
-    if path.suffix.lower() in SHEETS:
+    table = table_of(path.name, start_of(path))
+    if table in SHEETS:
         yield from sheet_records(path, columns, others, form.header_row, meter)
         return
-    if path.suffix.lower() == ".parquet":
+    if table == ".parquet":
         yield from parquet_records(path, columns, others, meter)
         return
-    with open_source(path, member, meter) as source:
+    if table == ".arrow":
+        yield from arrow_records(path, columns, others, meter)
+        return
+    with open_source(path, member, meter, form.encoding) as source:
         if source.suffix in (".csv", ".tsv"):
             yield from delimited_rows(
                 source, columns, others, meter, form.separator, form.header_row

@@ -5,8 +5,9 @@ is to hold text and cannot, or one that is there twice, raises DataError. What a
 known here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from amazon_desc.data.reading.delimited import refuse_twins
 from amazon_desc.data.reading.sources import LINE_BYTES, NOT_UTF8, Fault, Meter, RawRecord
@@ -19,13 +20,19 @@ VALUE_UNREADABLE = "a value cannot be read"
 
 
 def parquet_records(
-    path: Path, columns: Sequence[str], others: Sequence[str] | None, meter: Meter
+    path: Path,
+    columns: Sequence[str],
+    others: Sequence[str] | None,
+    meter: Meter,
+    called: str = "Parquet",
+    opened: Callable[[Path], Any] | None = None,
 ) -> Iterator[RawRecord | Fault]:
+    """Yields every record; `opened`: what opens a file of another kind that is read alike."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        with (opened or _opened)(path) as file:
             schema = file.schema_arrow
             asked = schema.names if others is None else list(dict.fromkeys([*columns, *others]))
             refuse_twins(str(path), schema.names, asked)
@@ -51,8 +58,14 @@ def parquet_records(
                 num_records += batch.num_rows
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} is damaged or no Parquet file: {error}. Copy or download it again."
+            f"{path} is damaged or no {called} file: {error}. Copy or download it again."
         ) from error
+
+
+def _opened(path: Path) -> Any:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
 
 
 def _is_long(values: dict[str, object]) -> bool:

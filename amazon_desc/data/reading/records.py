@@ -17,6 +17,7 @@ from amazon_desc.data.reading.columns import candidates, outer
 from amazon_desc.data.reading.first_records import Found, columns_to_keep, find_columns
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form, read_records
 from amazon_desc.data.reading.kept import Kept, kept_text
+from amazon_desc.data.reading.packing import without_packing
 from amazon_desc.data.reading.sources import (
     LINE_TOO_LONG,
     NOT_UTF8,
@@ -123,14 +124,14 @@ def read_title_records(
     path = Path(path)
     check_file(path, (".txt", *SUPPORTED))
     names = [] if isinstance(kept, str) else list(kept)
-    if path.suffix.lower() == ".txt":
+    if without_packing(path.name).endswith(".txt"):
         if names:
             raise DataError(
                 f"{path}: wanted {columns_to_keep(names)}; a .txt file holds titles alone. Use "
                 f"--data.keep_columns none, or write the titles with their columns as .csv or "
                 f".jsonl."
             )
-        return _text_records(path, meter)
+        return _text_records(path, meter, form)
     meter = meter or Meter()
     read = partial(read_records, form=form)
     found = _found_columns(path, {"title": title_column}, read, names)
@@ -158,9 +159,9 @@ def _title_record(title_at: Where, kept: Kept, row: RawRecord | Fault) -> TitleR
     return TitleRecord(title, TITLE_MISSING if is_missing else TITLE_EMPTY, columns, row.place)
 
 
-def _text_records(path: Path, meter: Meter | None) -> Iterator[TitleRecord]:
+def _text_records(path: Path, meter: Meter | None, form: Form) -> Iterator[TitleRecord]:
     number = 0
-    with open_source(path, meter=meter) as source:
+    with open_source(path, meter=meter, encoding=form.encoding) as source:
         for number, line in split_lines(source):
             yield _text_record(f"{source.name}, line {number}", line)
     if number == 0:

@@ -5,12 +5,20 @@ the suffix of what it holds: only so can it be read twice, and resumed with the 
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import orjson
 
-from amazon_desc.data.reading.sources import BOM, BUFFER_BYTES, LINE_BYTES
+from amazon_desc.data.reading.packing import packing_of
+from amazon_desc.data.reading.sources import (
+    BOM,
+    BUFFER_BYTES,
+    LINE_BYTES,
+    open_source,
+    split_lines,
+)
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.files import replacing_file, storage
 
@@ -20,8 +28,9 @@ NAME = "standard_input"
 def copy_stream(stream: BinaryIO, folder: Path) -> Path:
     """Writes what a stream still gives into `folder`; returns the file, .txt or .jsonl.
 
-    The first line that is not blank decides: what a whole JSON object is on it, is JSON Lines. A
-    copy of before, of either kind, is replaced.
+    The first line that is not blank decides: what a whole JSON object is on it, is JSON Lines; of
+    what is packed or not ASCII the line is looked for in the text. A copy of before, of either
+    kind, is replaced.
 
         Mog's Kittens           -> standard_input.txt
         {"title": "Mog's Kitt"} -> standard_input.jsonl
@@ -38,8 +47,11 @@ def copy_stream(stream: BinaryIO, folder: Path) -> Path:
             num_bytes = file.tell()
         for path in kinds.values():
             path.unlink(missing_ok=True)
+        (folder / NAME).replace(kinds[".txt"])
+        if packing_of(first) or b"\0" in first or not first.isascii():
+            first = _first_line_of(kinds[".txt"])
         path = kinds[".jsonl" if _is_object(first) else ".txt"]
-        (folder / NAME).replace(path)
+        kinds[".txt"].replace(path)
     if num_bytes == 0:
         path.unlink()
         raise DataError(
@@ -55,6 +67,13 @@ def _copy_first_line(stream: BinaryIO, file: BinaryIO) -> bytes:
         file.write(part)
         if line := part.removeprefix(BOM).strip():
             return line
+    return b""
+
+
+def _first_line_of(path: Path) -> bytes:
+    """Returns the first line that is not blank; none of a damaged file, as its reader tells."""
+    with suppress(DataError), open_source(path) as source:
+        return next((line for _, line in split_lines(source) if line and line.strip()), b"")
     return b""
 
 

@@ -87,7 +87,7 @@ def titles_record(source: TitleSource, table: TitleTable, num_records: int | Non
     """Returns what the first records are; of fewer than so many, what all are."""
     digest = table.digest(num_records) or table.digest()
     assert digest is not None, "that of all records is known"
-    return content(str(source.file or source.name), digest)
+    return content(source.known_as, digest)
 
 
 def deciding(decoding: DecodingSettings) -> dict[str, Any]:

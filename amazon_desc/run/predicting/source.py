@@ -1,11 +1,12 @@
 """Where the titles come from that predict writes for: a file, a stream, or the command line.
 
-In come the options, out goes a file on the disk that can be read twice, and the name by which its
-output and its record know it. What stands in it is not known here.
+In come the options, out go files on the disk that can be read twice, and the name by which their
+output and its record know them. What stands in them is not known here.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import stat
 import sys
@@ -13,24 +14,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from amazon_desc.data.corpus.product_files import source_path
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.reading import standard_input
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.kept import Kept
+from amazon_desc.data.reading.places import Place, place_of
+from amazon_desc.data.reading.remote import is_address, shown
+from amazon_desc.data.reading.sources import SUPPORTED
 from amazon_desc.support.errors import DataError, UserError
 from amazon_desc.support.files import storage
 from amazon_desc.support.printing import say
+from amazon_desc.support.resources import SAMPLE_PRODUCTS
 
 STANDARD_INPUT = "-"
 FORMS = ".txt with one title a line, .csv, .tsv, .jsonl, .json, .json.gz or .parquet"
+OPTION = "--data.titles"
 
 
 @dataclass(frozen=True)
 class TitleSource:
     """What `--data.titles` or `--data.title` names."""
 
-    file: Path | None = None
+    named: str | None = None
     """None: standard input, or titles that were typed"""
     typed: tuple[str, ...] | None = None
     column: str = "title"
@@ -56,20 +61,39 @@ class TitleSource:
                 f"predict needs titles: --data.titles FILE ({FORMS}; - for standard input), or "
                 f'--data.title "A TITLE".'
             )
-        file = None if data.titles == STANDARD_INPUT else source_path(data.titles)
+        named = None if data.titles == STANDARD_INPUT else data.titles
         of = data.settings.sources
-        return cls(file, None, of.title_column, columns_to_keep(data.keep_columns), of.form)
+        return cls(named, None, of.title_column, columns_to_keep(data.keep_columns), of.form)
+
+    @functools.cached_property
+    def place(self) -> Place | None:
+        """The files that are named; None: it can be read once only, or titles were typed.
+
+        Raises:
+            DataError: nothing that can be read has such a name.
+        """
+        if self.named is None or is_pipe(Path(self.named).expanduser()):
+            return None
+        if self.named == "sample":
+            return Place(SAMPLE_PRODUCTS.name, (SAMPLE_PRODUCTS,))
+        return place_of(self.named, OPTION, (".txt", *SUPPORTED))
 
     @property
     def name(self) -> str:
         """What the source is called among others, as a file: titles.csv -> titles.csv"""
         if self.typed is not None:
             return "typed"
-        is_stream = self.file is None or is_pipe(self.file)
-        return standard_input.NAME if is_stream else self.file.name  # pyright: ignore
+        return standard_input.NAME if self.place is None else self.place.name
 
-    def readable(self, folder: Path) -> Path:
-        """Returns the file that holds the titles; of a stream, its copy in `folder`.
+    @property
+    def known_as(self) -> str:
+        """What the record of its output calls it: a path or an address as it was named."""
+        if self.named is None:
+            return self.name
+        return shown(self.named) if is_address(self.named) else self.named
+
+    def readable(self, folder: Path) -> tuple[Path, ...]:
+        """Returns the files that hold the titles; of a stream, its copy in `folder`.
 
         Raises:
             DataError: the stream is empty, or there is none.
@@ -79,13 +103,15 @@ class TitleSource:
             lines = "".join(json.dumps({self.column: title}) + "\n" for title in self.typed)
             with storage(folder):
                 (folder / "typed.jsonl").write_text(lines, encoding="utf-8")
-            return folder / "typed.jsonl"
-        if self.file is None:
-            return standard_input.copy_stream(stdin(), folder)
-        if is_pipe(self.file):
-            with self.file.open("rb") as stream:
-                return standard_input.copy_stream(stream, folder)
-        return self.file
+            return (folder / "typed.jsonl",)
+        if self.place is not None:
+            for remark in self.place.remarks:
+                say(remark)
+            return self.place.files
+        if self.named is None:
+            return (standard_input.copy_stream(stdin(), folder),)
+        with Path(self.named).expanduser().open("rb") as stream:
+            return (standard_input.copy_stream(stream, folder),)
 
 
 def is_pipe(file: Path) -> bool:
