@@ -151,6 +151,22 @@ def test_options_in_place_of_a_config_are_taken_as_they_are(printed: Printed):
     assert printed("--config={data: {row_tokens: 512}}")["data"]["row_tokens"] == 512
 
 
+def test_what_is_too_long_for_a_name_is_none(printed: Printed, capsys: pytest.CaptureFixture[str]):
+    long = "x" * 400
+    assert printed(f"--config={{data: {{title_column: {long}}}}}")["data"]["title_column"] == long
+    assert printed(f"--data={{title_column: {long}}}")["data"]["title_column"] == long
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--config", long])
+    assert "xxx: the file does not exist in /" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--config", "--model.lora"])
+def test_a_file_of_options_that_is_not_utf_8_is_refused(option: str):
+    Path("mine.yaml").write_bytes(b"r: 4  # caf\xe9\n")
+    with pytest.raises(UserError, match=rf"^{option} mine\.yaml: wanted UTF-8, found other bytes"):
+        with_configs_found(["fit", option, "mine.yaml"])
+
+
 @pytest.mark.slow
 def test_a_run_resumes_with_the_same_config_and_with_its_own(
     capsys: pytest.CaptureFixture[str],

@@ -9,6 +9,7 @@ the parser's to say.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os.path import exists, isdir, isfile  # of what is no name they say no, where a Path raises
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def with_configs_found(arguments: list[str]) -> list[str]:
     for part in parts_of(arguments):
         option, equals, value = part[0].partition("=")
         value = value if equals else "".join(part[1:])
+        if option in GROUPS and isfile(value):
+            refuse_other_encoding(Path(value), option)
         if option not in CONFIG or not value:
             found += part
             continue
@@ -59,9 +62,9 @@ def find(name: str) -> str:
     if is_no_file(name):
         return name
     path = home_of(name) if name.startswith("~") else name
-    if Path(path).is_dir():
+    if isdir(path):
         raise UserError(f"--config {name}: not a file but a folder. Name a config in it.")
-    if Path(path).exists():
+    if exists(path):
         return path
     if (shipped := find_config(path)) is not None:
         return str(shipped)
@@ -86,7 +89,7 @@ def with_those_under(file: str, over: tuple[Path, ...] = ()) -> Iterator[str]:
         over: those that it is under
     """
     path = Path(file)
-    if path.is_file():  # no pipe, which can be read but once
+    if isfile(file):  # no pipe, which can be read but once, and no options in place of a name
         refuse_other_encoding(path)
         config = read(path)
         refuse_values_of_groups(path, config)
@@ -161,10 +164,10 @@ def refuse_values_of_groups(path: Path, config: Any, prefix: str = "") -> None:
         refuse_values_of_groups(path, value, f"{option}.")
 
 
-def refuse_other_encoding(config: Path) -> None:
+def refuse_other_encoding(config: Path, option: str = "--config") -> None:
     try:
         config.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"--config {config}: wanted UTF-8, found other bytes ({error}). Save it as UTF-8."
+            f"{option} {config}: wanted UTF-8, found other bytes ({error}). Save it as UTF-8."
         ) from error

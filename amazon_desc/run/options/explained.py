@@ -113,8 +113,11 @@ def is_known(option: str, kinds: dict[str, Any]) -> bool:
 
 
 def arguments_of(kind: Any) -> list[str]:
-    """Returns the names of a class's arguments."""
-    return list(signature(kind).parameters) if isinstance(kind, type) else []
+    """Returns the names of a class's arguments, as far as they are known."""
+    try:
+        return list(signature(kind).parameters)
+    except (TypeError, ValueError):
+        return []
 
 
 # What is said

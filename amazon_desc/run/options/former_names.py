@@ -8,6 +8,7 @@ under their names of now, or a UserError that says the new name. Lightning's own
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ def configured(arguments: Sequence[str]) -> Iterator[str]:
     """Yields the options in the configs that the command line names."""
     for index, word in enumerate(arguments):
         option, _, value = word.partition("=")
-        path = Path(value or "".join(arguments[index + 1 : index + 2]))
-        if option in ("-c", "--config") and path.is_file():
-            yield from leaves(yaml.safe_load(path.read_text(encoding="utf-8")), "--")
+        name = value or "".join(arguments[index + 1 : index + 2])
+        if option in ("-c", "--config") and isfile(name):
+            yield from leaves(yaml.safe_load(Path(name).read_text(encoding="utf-8")), "--")
 
 
 def leaves(config: Any, prefix: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from os.path import isfile  # of what is no name it says no, where a Path raises
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,9 +52,9 @@ def given_options(arguments: list[str]) -> Iterator[Given]:
         option, equals, typed = part[0].partition("=")
         value = typed if equals else "".join(part[1:]) if len(part) > 1 else None
         if option in CONFIG:
-            yield from in_file(value or "")
+            yield from in_place_of_options(value or "", "")
         elif option in GROUPS:
-            yield from in_group(option.removeprefix("--"), value or "")
+            yield from in_place_of_options(value or "", option.removeprefix("--"))
         elif option.startswith("--"):
             yield Given(option.removeprefix("--").removesuffix("+"), value)
 
@@ -64,22 +65,16 @@ def strays(arguments: list[str]) -> list[str]:
     return words[1:]
 
 
-def in_group(group: str, value: str) -> Iterator[Given]:
-    """Yields what a file or a mapping in place of a group's options gives."""
-    if Path(value).is_file():
-        yield from in_file(value, f"{group}.")
-    else:
-        config = loaded(value)
-        yield from (
-            leaves(config, f"{group}.") if isinstance(config, dict) else [Given(group, value)]
-        )
-
-
-def in_file(name: str, prefix: str = "") -> Iterator[Given]:
-    if Path(name).is_file():
-        config = loaded(Path(name).read_text(encoding="utf-8"))
-        if isinstance(config, dict):
-            yield from leaves(config, prefix, name)
+def in_place_of_options(value: str, group: str) -> Iterator[Given]:
+    """Yields what a file or a mapping gives, in place of all options or of a group of them."""
+    prefix, config, file = f"{group}." if group else "", loaded(value), None
+    if isfile(value):
+        # what is not UTF-8 is refused elsewhere
+        file, config = value, loaded(Path(value).read_text(encoding="utf-8", errors="replace"))
+    if isinstance(config, dict):
+        yield from leaves(config, prefix, file)
+    elif group:
+        yield Given(group, value)
 
 
 def loaded(text: str) -> Any:
