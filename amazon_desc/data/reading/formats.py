@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from amazon_desc.data.reading.conversations import conversation_rows
 from amazon_desc.data.reading.delimited import delimited_rows
 from amazon_desc.data.reading.json_records import json_records
 from amazon_desc.data.reading.parquet_records import parquet_records
@@ -60,4 +61,6 @@ def read_records(
             single = None if others is None else [*columns, *others]
             yield from delimited_rows(source, single, meter.long_records)
         else:
-            yield from json_records(source, is_exact=others is None or bool(others))
+            is_exact = others is None or bool(others)
+            rows = json_records(source, columns, is_exact, meter)
+            yield from conversation_rows(rows, source.name, columns, meter)
