@@ -1,12 +1,14 @@
 """JSON is read in the shapes that it comes in, or refused in a sentence that says what it is."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amazon_desc.data.reading import json_columns
+from amazon_desc.data.reading.json_looks import refuse_unlike_json
 from amazon_desc.data.reading.json_shapes import Found, Shape, shape_of
 from amazon_desc.data.reading.records import Product, read_products, read_title_records
 from amazon_desc.data.reading.sources import BUFFER_BYTES, Fault, Meter
@@ -153,6 +155,22 @@ def test_a_key_is_kept_as_id_where_the_record_has_none(tmp_path: Path):
     assert kept == ['{"id":"B001"}', '{"id":7}']
 
 
+@pytest.mark.parametrize("key", ["\\x", "a\0b", "a\tb"])
+def test_a_key_that_is_no_json_is_refused(tmp_path: Path, key: str):
+    mug = json.dumps(MUG)
+    assert "shop.json" in refusal(file(tmp_path, f'{{"{key}": {mug}, "B1": {mug}}}'))
+    many = json.dumps(dict(enumerate(MANY)))[:-1]
+    if key == "\\x":
+        message = refusal(file(tmp_path, f'{many}, "{key}": {mug}}}'))
+        assert f"it breaks at record {NUM_MANY + 1}" in message
+
+
+def test_a_key_with_half_a_character_harms_nothing(tmp_path: Path):
+    many = json.dumps(dict(enumerate(MANY)))[:-1]
+    path = file(tmp_path, f'{many}, "\\ud83d": {json.dumps(MUG)}}}')
+    assert list(read_title_records(path, kept=["id"]))[-1].kept == '{"id":"?"}'
+
+
 def test_single_bad_members_and_elements_are_faults(tmp_path: Path):
     bad = '{"title": "\\ud800", "content": "x"}'
     fault = [Fault("shop.json, record 2", "not valid JSON")]
@@ -161,6 +179,36 @@ def test_single_bad_members_and_elements_are_faults(tmp_path: Path):
     assert read(file(tmp_path, f'{{"B1": {mug}, "B2": {bad}}}'))[0] == [*PRODUCTS[:1], *fault]
     no_object = [Fault("shop.json, record 2", "not a JSON object")]
     assert read(file(tmp_path, {"items": [MUG, 7]}))[0] == [*PRODUCTS[:1], *no_object]
+
+
+def damaged(chance: random.Random, text: str) -> str:
+    """Returns a text that is cut, has a sign too many, or a part too few or too often."""
+    for _ in range(chance.randrange(1, 4)):
+        start, end = sorted(chance.randrange(len(text) + 1) for _ in range(2))
+        sign = chance.choice(['"', "'", *"{}[],:\\\0é\n", "NaN", "null", '""', "\\ud83d"])
+        text = chance.choice([text[:start], text[:start] + sign + text[start:], text[end:]])
+        text = chance.choice([text, text[:start] + text[end:], text + text[start:]])
+    return text or " "
+
+
+def test_however_json_is_damaged_it_is_read_or_refused(tmp_path: Path):
+    chance = random.Random(0)
+    texts = [json.dumps(content, indent=2) for content, _ in SHAPES.values()]
+    texts += [json.dumps(content) for content, _ in SHAPES.values()]
+    refusals: list[str] = []
+    num_read = 0
+    for _ in range(1_500):
+        path = file(tmp_path, damaged(chance, chance.choice(texts)))
+        try:
+            records = list(read_title_records(path, kept="all"))
+        except DataError as error:
+            refusals.append(str(error))
+        else:
+            num_read += 1
+            texts_read = [record.title + (record.kept or "") for record in records]
+            assert "".join(texts_read).encode().decode() == "".join(texts_read)
+    assert all("shop.json" in message for message in refusals)
+    assert min(len(refusals), num_read) > 100
 
 
 @pytest.mark.parametrize(
@@ -304,3 +352,11 @@ def test_a_file_with_one_line_of_json_is_no_other_file(tmp_path: Path):
     records, _ = read(path)
     assert records[:-1] == [Fault(f"shop.json, line {n}", "not valid JSON") for n in range(1, 11)]
     assert records[-1] == PRODUCTS[0]
+
+
+def test_a_line_that_is_cut_by_the_look_at_it_is_not_told_by_what_was_seen():
+    line = json.dumps({**MUG, "x": "y" * 200_000}).encode()
+    for num_bytes in (1 << 14, 100_000):
+        refuse_unlike_json("shop.json", line[:num_bytes], lambda _: False)
+        with pytest.raises(DataError, match="the first is: Mug"):
+            refuse_unlike_json("shop.json", b"Mug\n" + line[:num_bytes], lambda _: False)

@@ -69,7 +69,7 @@ class Elements:
         is_open = True
         while is_open:
             key = self._whole(lambda: _KEY.match(self._text, self._start))
-            name = json.loads(key[1].encode(errors="replace"), strict=False)
+            name = self._name_of(key[1])
             if name == stop:
                 self._start = key.end()
                 return
@@ -133,6 +133,13 @@ class Elements:
         if found is None:
             self._refuse()
         return found
+
+    def _name_of(self, key: str) -> str:
+        try:
+            name = json.loads(key.encode(errors="replace"), strict=False)
+        except json.JSONDecodeError:  # an escape that is none
+            self._refuse()
+        return name.encode(errors="replace").decode()  # half a character is none
 
     def _refuse(self) -> NoReturn:
         raise DataError(

@@ -109,7 +109,7 @@ def _members(text: str, start: int, depth: int = 0) -> tuple[dict[str, Any], int
         if (key := _KEY.match(text, at)) is None:
             return members, -1 if _CUT_KEY.fullmatch(text, at) else None
         value, end = _value(text, key.end(), depth)
-        if value is _BROKEN:
+        if value is _BROKEN or not _is_json(key[1]):
             return members, None
         members[json.loads(key[1])] = value
         at = end if end < 0 else _BLANK.match(text, end).end()  # type: ignore[union-attr]
