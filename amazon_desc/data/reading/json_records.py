@@ -18,7 +18,7 @@ from amazon_desc.data.reading.json_columns import column_records
 from amazon_desc.data.reading.json_elements import Elements
 from amazon_desc.data.reading.json_looks import refuse_unlike_json
 from amazon_desc.data.reading.json_mending import mended
-from amazon_desc.data.reading.json_shapes import Shape, is_list_of_objects, shape_of
+from amazon_desc.data.reading.json_shapes import Shape, is_list_of_objects, shape_of, taking_out
 from amazon_desc.data.reading.sources import (
     BOM,
     BUFFER_BYTES,
@@ -31,6 +31,7 @@ from amazon_desc.data.reading.sources import (
     split_lines,
 )
 from amazon_desc.support.errors import DataError
+from amazon_desc.support.printing import printable
 
 _LONG_NUMBER = re.compile(r"\d{19}")
 
@@ -64,7 +65,9 @@ def json_records(
         yield from _keyed_rows(source, mends)
     else:
         if shape is Shape.WRAPPED:
-            meter.remarks.append(f'{source.name}: the records are those of the list "{key}"')
+            meter.remarks.append(
+                f'{source.name}: the records are those of the list "{printable(key)}"'
+            )
         yield from _element_rows(source.name, _elements(source, shape, key), mends)
     meter.remarks += mends.remarks()
 
@@ -168,8 +171,8 @@ def _elements(source: Source, shape: Shape, key: str) -> Iterator[str]:
 def _refuse_second_list(name: str, key: str, other: str, text: str) -> None:
     if is_list_of_objects(text):
         raise DataError(
-            f'{name}: wanted one list of products, found two: "{key}" and "{other}". Take one of '
-            f"them out: jq '.[\"{key}\"]' {name} > products.json"
+            f'{name}: wanted one list of products, found two: "{printable(key)}" and '
+            f'"{printable(other)}". Take one of them out: {taking_out(name, [key])}'
         )
 
 

@@ -171,7 +171,8 @@ def _object_shape(
     if values.get("type") in ("FeatureCollection", "Topology"):
         raise DataError(
             f"{name} is GeoJSON, a map, not a file of products. Write the properties of its "
-            f"features as objects: jq -c '.features[].properties' {name} > products.jsonl"
+            f"features as objects: jq -c '.features[].properties' {shlex.quote(name)} "
+            "> products.jsonl"
         )
     if not values:
         return None
@@ -188,13 +189,13 @@ def _object_shape(
         raise DataError(
             f"{name}: wanted one object, or one list of them, found what is asked for in an object "
             f"and in its list {_shown(lists[0])}. If the list is meant, take it out: "
-            f"jq {_path(lists[:1])} {name} > products.json"
+            f"{taking_out(name, lists[:1])}"
         )
     if len(lists) > 1:
         raise DataError(
             f"{name}: wanted one list of products, found {len(lists)}: "
             f"{', '.join(map(_shown, lists[:10]))}. Take one of them out: "
-            f"jq {_path(lists[:1])} {name} > products.json"
+            f"{taking_out(name, lists[:1])}"
         )
     if lists:
         return Found(Shape.WRAPPED, lists[0])
@@ -273,7 +274,7 @@ def _refuse_deeper(name: str, values: dict[str, Any], columns: Sequence[str]) ->
         if is_keyed or (is_list and (not has_texts or _num_asked(_seen(value[0]), columns))):
             raise DataError(
                 f"{name}: wanted the products in a list at the first level, found them at "
-                f"{_shown('.'.join(keys))}. Take them out: jq {_path(keys)} {name} > products.json"
+                f"{_shown('.'.join(keys))}. Take them out: {taking_out(name, keys)}"
             )
 
 
@@ -286,8 +287,10 @@ def _below(values: dict[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[tupl
             yield from _below(seen, path)
 
 
-def _path(keys: Iterable[str]) -> str:
-    return shlex.quote("." + "".join(f"[{json.dumps(key, ensure_ascii=False)}]" for key in keys))
+def taking_out(name: str, keys: Iterable[str]) -> str:
+    """Returns the command that writes what stands at these keys of a file into one of its own."""
+    path = "." + "".join(f"[{json.dumps(key, ensure_ascii=False)}]" for key in keys)
+    return f"jq {shlex.quote(printable(path))} {shlex.quote(name)} > products.json"
 
 
 def _shown(key: str) -> str:
