@@ -70,6 +70,7 @@ FILES = {
     "columns.jsonl": b'{"label": "Desk", "text": "Of oak."}\n' * 3,
     "columns.csv": b"label,text\nDesk,Of oak.\n",
     "alpaca.jsonl": b'{"instruction": "Describe", "input": "Desk", "output": "Of oak."}\n',
+    "table.json": b"title,content\nDesk,Of oak.\n" * 100,
     "one.jsonl": GOOD % 1,
     "useless.jsonl": b'{"title": "Desk", "content": ""}\n' * 4,
     "words.docx": b"PK",
@@ -350,6 +351,7 @@ PRODUCT_FILES = [
     ),
     Case("CSV without the columns", "columns.csv", 3, ("column 'title'", "seen are label, text")),
     Case("Alpaca", "alpaca.jsonl", 3, ("--data.title_column input --data.description_column out",)),
+    Case("no JSON at all", "table.json", 3, ("the first is: title,content", "CSV: name it .csv")),
     Case(
         "no usable row",
         "useless.jsonl",

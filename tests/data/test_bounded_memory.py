@@ -147,6 +147,10 @@ OBJECT = GOOD.strip()
 LONG_ROW = GOOD.replace(b"tea", b"tea" * 340_000)
 MANY_VALUES = b'{"title": "Mug", "x": [' + b"{}," * 340_000 + b"{}]}\n"
 
+MANY_COLUMNS = MANY_VALUES.replace(b'"x"', b'"content": "Tea.", "y": NaN, "x"')
+TURNS = b'"messages": [{"role": "user", "content": "Title: Mug"}]'
+MANY_BESIDE_TURNS = MANY_VALUES.replace(b'"title": "Mug"', TURNS)
+
 HUGE_LINES = [
     Case("line.jsonl", lambda path: hole(path, GOOD, GOOD), BOTH_GOOD),
     Case("line.json.gz", gz((GOOD, 1), XS, (b"\n" + GOOD, 1)), BOTH_GOOD),
@@ -188,6 +192,32 @@ BOMBS = [
         "objects.json.gz",
         gz((b"[" + OBJECT, 1), (b",{}" * 50_000, 20), (b"]", 1)),
         {"good": 1_000_001},
+    ),
+    Case(
+        "wrapped.json.gz",
+        gz((b'{"n": 1, "products": [' + OBJECT, 1), ((b"," + OBJECT) * 20_000, 20), (b"]}", 1)),
+        {"good": 400_001},
+    ),
+    Case(
+        "keyed.json.gz",
+        gz((b'{"a": ' + OBJECT, 1), ((b',"b": ' + OBJECT) * 20_000, 20), (b"}", 1)),
+        {"good": 400_001},
+    ),
+    Case("objects.jsonl.gz", gz(((b"\n{\n" + OBJECT[1:]) * 20_000, 20)), {"good": 400_000}),
+    Case("nan.json.gz", gz((MANY_COLUMNS, 20)), {"good": 20}, limit=128),
+    Case(
+        "turns.json.gz",
+        gz((MANY_BESIDE_TURNS, 100)),
+        {},
+        "turns.json.gz holds conversations",
+        limit=128,
+    ),
+    Case(
+        "columns.json.gz",
+        gz((b'{"title": {"0": "', 1), XS, (b'"}}', 1)),
+        {},
+        "columns.json.gz stands in columns, and has more than 256 MiB",
+        limit=640,
     ),
     Case(
         "values.json.gz",

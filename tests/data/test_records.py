@@ -202,7 +202,6 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path):
     ("line", "reason"),
     [
         (b'{"title": "Mog", "content": "A cat', "not valid JSON"),
-        (b'{"title": "Mog", "content": NaN}', "not valid JSON"),
         (b'{"title": "Mog", "content": "\\ud800"}', "not valid JSON"),
         (b'{"title": "Mog", "content": "a\0b"}', "not valid JSON"),
         (b'{"title": ' + b"[" * 100_000, "not valid JSON"),
@@ -272,7 +271,7 @@ def test_an_array_is_read_in_parts_that_end_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int, indent: int | None
 ):
     """In a number, in a character of several bytes, between a record and its comma."""
-    monkeypatch.setattr("amazon_desc.data.reading.json_records.BUFFER_BYTES", buffer_bytes)
+    monkeypatch.setattr("amazon_desc.data.reading.json_elements.BUFFER_BYTES", buffer_bytes)
     titles = ['\u00e9]\u2028\U0001f600, \\"' * number for number in range(1, 12)]
     rows = [{"n": [10**n, -1.5e9], "title": title} for n, title in enumerate(titles)]
     data = json.dumps([*rows, 12345], indent=indent, ensure_ascii=False).encode()

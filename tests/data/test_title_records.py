@@ -71,7 +71,7 @@ def test_every_record_of_json_has_its_reason_and_columns(tmp_path: Path):
         b'{"title": ["Mug"], "sku": 4}',
         b'{"sku": 5}',
         b'"Mug"',
-        b'{"title": Mug}',
+        b'{"title": "Mug}',
         b'{"title": "Caf\xff"}',
     ]
     found = [

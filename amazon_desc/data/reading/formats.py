@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amazon_desc.data.reading.arrow_records import arrow_records
+from amazon_desc.data.reading.conversations import conversation_rows
 from amazon_desc.data.reading.delimited import delimited_rows
 from amazon_desc.data.reading.json_records import json_records
 from amazon_desc.data.reading.kinds import SHEETS, table_of
@@ -73,4 +74,6 @@ def read_records(
                 source, columns, others, meter, form.separator, form.header_row
             )
         else:
-            yield from json_records(source, is_exact=others is None or bool(others))
+            is_exact = others is None or bool(others)
+            rows = json_records(source, columns, is_exact, meter)
+            yield from conversation_rows(rows, source.name, columns, meter)

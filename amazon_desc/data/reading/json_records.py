@@ -1,47 +1,81 @@
 """JSON -> its records as (place, {key: value}), or a Fault for each that cannot be read.
 
-Reads an object a line and one array of objects. Everything streams: no record of more than
-LINE_BYTES is held. Where an array cannot be told into its elements, DataError is raised. What a
-product is, is not known here.
+json_shapes.py tells where the records stand, json_elements.py takes them out, json_mending.py mends
+what can mean only one thing. Everything streams, but for objects of columns: no other record of
+more than LINE_BYTES is held. Where records cannot be told from each other, DataError is raised.
+What a product is, is not known here.
 """
 
-import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
-from itertools import chain
 from typing import Any
 
 import orjson
 
+from amazon_desc.data.reading.json_columns import column_records
+from amazon_desc.data.reading.json_elements import Elements
+from amazon_desc.data.reading.json_looks import refuse_unlike_json
+from amazon_desc.data.reading.json_mending import mended
+from amazon_desc.data.reading.json_shapes import Shape, is_list_of_objects, shape_of, taking_out
 from amazon_desc.data.reading.sources import (
     BOM,
     BUFFER_BYTES,
-    LINE_BYTES,
     LINE_TOO_LONG,
     NOT_UTF8,
     Fault,
+    Meter,
     RawRecord,
     Source,
     split_lines,
 )
 from amazon_desc.support.errors import DataError
+from amazon_desc.support.printing import printable
 
-# Finds where an element of an array ends; whether it is valid is not decided by it.
-_ELEMENT = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
 _LONG_NUMBER = re.compile(r"\d{19}")
-_SPACE, _MARK = " \t\n\r", re.compile(r"[ \t\n\r]*([],])[ \t\n\r]*")
+
+Loads = Callable[[bytes | str], Any]
 
 
-def json_records(source: Source, is_exact: bool) -> Iterator[RawRecord | Fault]:
-    """Yields every record; `is_exact`: whole numbers of any size stay what they are."""
+def json_records(
+    source: Source, columns: Sequence[str], is_exact: bool, meter: Meter
+) -> Iterator[RawRecord | Fault]:
+    """Yields every record of a file.
+
+    Args:
+        columns: that are asked for: they tell an object of columns from one that is keyed by id
+        is_exact: whole numbers of any size stay what they are
+        meter: is told how the file was understood, and at its end what was mended
+    """
     loads = _exactly if is_exact else orjson.loads
-    if _is_array(source):
-        yield from _array_rows(source, loads)
+    start = source.stream.peek(BUFFER_BYTES).removeprefix(BOM)
+    mends = _Mends(source.name, loads)
+    try:
+        shape, key = shape_of(source.name, start, columns)
+        if shape is Shape.LINES:
+            refuse_unlike_json(source.name, start, mends.is_object)
+    except DataError:
+        while source.stream.read(BUFFER_BYTES):
+            pass  # of a file that is cut short that is said, not what its beginning looks like
+        raise
+    if shape is Shape.LINES:
+        yield from _json_rows(source, loads, mends)
+    elif shape is Shape.COLUMNS:
+        meter.remarks.append(f"{source.name}: it is an object of columns, read as a whole")
+        yield from column_records(source, loads)
+    elif shape is Shape.KEYED:
+        meter.remarks.append(
+            f'{source.name}: the members of its one object are the records, their keys are "id"'
+        )
+        yield from _keyed_rows(source, mends)
     else:
-        yield from _json_rows(source, loads)
+        if shape is Shape.WRAPPED:
+            meter.remarks.append(
+                f'{source.name}: the records are those of the list "{printable(key)}"'
+            )
+        yield from _element_rows(source.name, _elements(source, shape, key), mends)
+    meter.remarks += mends.remarks()
 
 
 def _exactly(text: bytes | str) -> Any:
@@ -57,7 +91,39 @@ def _exactly(text: bytes | str) -> Any:
     return values
 
 
-def _json_rows(source: Source, loads: Callable[[bytes], Any]) -> Iterator[RawRecord | Fault]:
+class _Mends:
+    """Mends records that are not JSON, and counts them by what was mended."""
+
+    def __init__(self, name: str, loads: Loads) -> None:
+        self._name, self.loads = name, loads
+        self._nums: dict[str, int] = {}
+        self._places: dict[str, str] = {}
+
+    def is_object(self, text: str) -> bool:
+        return mended(text, self.loads) is not None
+
+    def row(self, place: str, text: bytes) -> RawRecord | Fault:
+        """Returns the record that a text can only mean, or why there is none."""
+        try:
+            found = mended(text.decode(), self.loads)
+        except UnicodeDecodeError:
+            return Fault(place, NOT_UTF8)
+        if found is None:
+            return Fault(place, "not valid JSON")
+        values, what = found
+        self._nums[what] = self._nums.get(what, 0) + 1
+        self._places.setdefault(what, place)
+        return RawRecord(place, values)
+
+    def remarks(self) -> list[str]:
+        return [
+            f"{self._name}: some is no JSON, and was read as what it can only mean: {what}; number "
+            f"of records: {num:,}, the first: {self._places[what]}"
+            for what, num in self._nums.items()
+        ]
+
+
+def _json_rows(source: Source, loads: Loads, mends: _Mends) -> Iterator[RawRecord | Fault]:
     for number, line in split_lines(source):
         place = f"{source.name}, line {number}"
         if line is None:
@@ -67,77 +133,59 @@ def _json_rows(source: Source, loads: Callable[[bytes], Any]) -> Iterator[RawRec
             values = loads(line)
         except orjson.JSONDecodeError:
             if line.strip():
-                yield Fault(place, "not valid JSON" if _is_utf8(line) else NOT_UTF8)
+                yield mends.row(place, line)
             continue
         is_object = isinstance(values, dict)
         yield RawRecord(place, values) if is_object else Fault(place, "not a JSON object")
 
 
-def _is_utf8(line: bytes) -> bool:
+def _element_rows(name: str, elements: Iterator[str], mends: _Mends) -> Iterator[RawRecord | Fault]:
+    for number, text in enumerate(elements, start=1):
+        yield _element_row(f"{name}, record {number}", text, mends)
+
+
+def _element_row(place: str, text: str, mends: _Mends) -> RawRecord | Fault:
     try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _is_array(source: Source) -> bool:
-    """Tells an array from lines: a first line that is a whole list is a bad line among others."""
-    start = source.stream.peek(BUFFER_BYTES).removeprefix(BOM).lstrip()
-    line, _, rest = start.partition(b"\n")
-    return start.startswith(b"[") and not (rest.strip() and _is_json(line))
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        orjson.loads(line)
+        values = mends.loads(text)
     except orjson.JSONDecodeError:
-        return False
-    return True
+        return mends.row(place, text.encode(errors="surrogateescape"))
+    is_object = isinstance(values, dict)
+    return RawRecord(place, values) if is_object else Fault(place, "not a JSON object")
 
 
-def _array_rows(source: Source, loads: Callable[[str], Any]) -> Iterator[RawRecord | Fault]:
-    for number, text in enumerate(_array_elements(source), start=1):
-        place = f"{source.name}, record {number}"
-        try:
-            values = loads(text)
-        except orjson.JSONDecodeError:
-            is_utf8 = _is_utf8(text.encode(errors="surrogateescape"))
-            yield Fault(place, "not valid JSON" if is_utf8 else NOT_UTF8)
-            continue
-        is_object = isinstance(values, dict)
-        yield RawRecord(place, values) if is_object else Fault(place, "not a JSON object")
+def _elements(source: Source, shape: Shape, key: str) -> Iterator[str]:
+    """Yields the text of each record, and reads the file to its end: only there damage shows."""
+    if shape is Shape.OBJECTS:
+        yield from Elements(source, "a row of valid JSON objects").objects()
+        return
+    if shape is Shape.ARRAY:
+        elements = Elements(source, "a valid JSON array")
+        yield from elements.array()
+    else:
+        elements = Elements(source, "a valid JSON object")
+        for _ in elements.members(stop=key):
+            pass
+        yield from elements.array()
+        if elements.steps_over(","):
+            for other, text in elements.more_members():
+                _refuse_second_list(source.name, key, other, text)
+        else:
+            elements.step("}")
+    elements.end()
 
 
-def _array_elements(source: Source) -> Iterator[str]:
-    """Yields the text of each element; DataError where it cannot be told from the next one."""
-    parts = iter(partial(source.stream.read, BUFFER_BYTES), b"")
-    texts = codecs.iterdecode(parts, "utf-8-sig", errors="surrogateescape")
-    text = next(texts).lstrip(_SPACE)[1:].lstrip(_SPACE)
-    is_open = not text.startswith("]")
-    number, start = 1, 0 if is_open else 1
-    while is_open:
-        mark = _mark_after(text, start)
-        while mark is None and len(text) - start <= LINE_BYTES and (more := next(texts, "")):
-            text, start = (text[start:] + more).lstrip(_SPACE), 0
-            mark = _mark_after(text, start)
-        if mark is None:
-            break
-        yield text[start : mark.start()]
-        number, start, is_open = number + 1, mark.end(), mark[1] == ","
-    # It is read to its end, also after the bracket: only there damage shows.
-    if is_open or any(text.strip(_SPACE) for text in chain([text[start:]], texts)):
+def _refuse_second_list(name: str, key: str, other: str, text: str) -> None:
+    if is_list_of_objects(text):
         raise DataError(
-            f"{source.name} is not a valid JSON array: it breaks at record {number}, or that is "
-            f"longer than {LINE_BYTES} bytes. Write one object a line instead: of such a file only "
-            "bad lines are lost."
+            f'{name}: wanted one list of products, found two: "{printable(key)}" and '
+            f'"{printable(other)}". Take one of them out: {taking_out(name, [key])}'
         )
 
 
-def _mark_after(text: str, start: int) -> re.Match[str] | None:
-    """The comma or bracket after the element that starts there, if both are whole."""
-    try:
-        end = _ELEMENT.raw_decode(text, start)[1]
-    except (ValueError, RecursionError):
-        return None
-    return _MARK.match(text, end) if end - start <= LINE_BYTES else None
+def _keyed_rows(source: Source, mends: _Mends) -> Iterator[RawRecord | Fault]:
+    """Yields each member of the one object; its key is the record's id, unless it has one."""
+    elements = Elements(source, "a valid JSON object")
+    for number, (key, text) in enumerate(elements.members(), start=1):
+        row = _element_row(f"{source.name}, record {number}", text, mends)
+        yield row if isinstance(row, Fault) else row._replace(values={"id": key, **row.values})
+    elements.end()

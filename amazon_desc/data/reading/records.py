@@ -119,7 +119,8 @@ def read_title_records(
 
     Raises:
         DataError: as read_products, also for a kept column that is missing. A file in which nothing
-            but blank or unreadable records stand is none.
+            but blank or unreadable records stand is none, unless its lines should be JSON and none
+            of the first is.
     """
     path = Path(path)
     check_file(path, (".txt", *SUPPORTED))
