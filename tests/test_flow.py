@@ -19,9 +19,9 @@ ORDER = """
     support.layouts support.digests support.hub_access support.hub
     data.reading.sources data.reading.standard_input data.reading.delimited
     data.reading.json_mending data.reading.json_shapes data.reading.json_elements
-    data.reading.json_columns data.reading.json_looks data.reading.json_records
-    data.reading.conversations data.reading.parquet_records data.reading.formats
-    data.reading.kept data.reading.records
+    data.reading.json_columns data.reading.json_looks data.reading.json_start
+    data.reading.json_records data.reading.conversations data.reading.parquet_records
+    data.reading.formats data.reading.kept data.reading.records
     data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.cleaner
     data.encoding.tokenizer data.encoding.prompts data.encoding.vocabulary data.encoding.words
     data.encoding.encoder data.encoding.markers

@@ -19,9 +19,9 @@ from amazon_desc.data.reading.json_elements import Elements
 from amazon_desc.data.reading.json_looks import refuse_unlike_json
 from amazon_desc.data.reading.json_mending import mended
 from amazon_desc.data.reading.json_shapes import Shape, is_list_of_objects, shape_of, taking_out
+from amazon_desc.data.reading.json_start import start_of
 from amazon_desc.data.reading.sources import (
     BOM,
-    BUFFER_BYTES,
     LINE_TOO_LONG,
     NOT_UTF8,
     Fault,
@@ -49,7 +49,8 @@ def json_records(
         meter: is told how the file was understood, and at its end what was mended
     """
     loads = _exactly if is_exact else orjson.loads
-    start = source.stream.peek(BUFFER_BYTES).removeprefix(BOM)
+    start, source = start_of(source)
+    start = start.removeprefix(BOM)
     shape, key = shape_of(source.name, start, columns)
     mends = _Mends(source.name, loads)
     if shape is Shape.LINES:
