@@ -23,8 +23,9 @@ ORDER = """
     data.reading.standard_input data.reading.columns
     data.reading.values data.reading.cells data.reading.dialects data.reading.delimited
     data.reading.json_mending data.reading.json_shapes data.reading.json_elements
-    data.reading.json_columns data.reading.json_looks data.reading.json_records
-    data.reading.conversations data.reading.parquet_records data.reading.arrow_records
+    data.reading.json_columns data.reading.json_looks data.reading.json_start
+    data.reading.json_records data.reading.conversations data.reading.parquet_records
+    data.reading.arrow_records
     data.reading.sheet_sizes data.reading.sheets data.reading.formats data.reading.kept
     data.reading.first_records data.reading.records
     data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.content

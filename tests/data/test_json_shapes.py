@@ -1,7 +1,10 @@
 """JSON is read in the shapes that it comes in, or refused in a sentence that says what it is."""
 
+import io
+import itertools
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,10 @@ import pytest
 
 from amazon_desc.data.reading import json_columns
 from amazon_desc.data.reading.json_looks import refuse_unlike_json
+from amazon_desc.data.reading.json_records import json_records
 from amazon_desc.data.reading.json_shapes import Found, Shape, shape_of
 from amazon_desc.data.reading.records import Product, read_products, read_title_records
-from amazon_desc.data.reading.sources import BUFFER_BYTES, Fault, Meter
+from amazon_desc.data.reading.sources import BUFFER_BYTES, Fault, Meter, RawRecord, Source
 from amazon_desc.support.errors import DataError
 
 MUG = {"title": "Mug", "content": "Holds tea."}
@@ -355,8 +359,48 @@ def test_a_file_with_one_line_of_json_is_no_other_file(tmp_path: Path):
 
 
 def test_a_line_that_is_cut_by_the_look_at_it_is_not_told_by_what_was_seen():
-    line = json.dumps({**MUG, "x": "y" * 200_000}).encode()
-    for num_bytes in (1 << 14, 100_000):
+    line = json.dumps({**MUG, "x": "y" * 2 * BUFFER_BYTES}).encode()
+    for num_bytes in (BUFFER_BYTES, BUFFER_BYTES + 1):
         refuse_unlike_json("shop.json", line[:num_bytes], lambda _: False)
         with pytest.raises(DataError, match="the first is: Mug"):
             refuse_unlike_json("shop.json", b"Mug\n" + line[:num_bytes], lambda _: False)
+
+
+class Trickle(io.RawIOBase):
+    """Hands out a byte at a time, as what unpacks may do, and breaks in the end if told to."""
+
+    def __init__(self, data: bytes, is_damaged: bool) -> None:
+        self._data, self._is_damaged = data, is_damaged
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._data and self._is_damaged:
+            raise EOFError("cut short")
+        if self._data:
+            buffer[:1], self._data = self._data[:1], self._data[1:]
+            return 1
+        return 0
+
+
+def trickling(text: str, is_damaged: bool) -> Iterator[RawRecord | Fault]:
+    stream = io.BufferedReader(Trickle(text.encode(), is_damaged), BUFFER_BYTES)
+    return json_records(Source("a", ".json", stream), ["title", "content"], False, Meter())
+
+
+@pytest.mark.parametrize("content", [content for content, _ in SHAPES.values()], ids=SHAPES)
+def test_a_shape_is_told_by_more_than_the_first_byte(content: Any):
+    rows = trickling(json.dumps(content, indent=1), is_damaged=False)
+    titles = [row.values["title"] for row in rows if isinstance(row, RawRecord)]
+    assert titles == ["Mug", "Cup"]
+
+
+def test_lines_in_front_of_damage_are_read():
+    rows = trickling(f"{json.dumps(MUG)}\n{json.dumps(CUP)}\n", is_damaged=True)
+    assert [row.values for row in itertools.islice(rows, 2) if isinstance(row, RawRecord)] == [
+        MUG,
+        CUP,
+    ]
+    with pytest.raises(EOFError):
+        next(rows)

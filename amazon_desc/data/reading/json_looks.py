@@ -12,11 +12,11 @@ from itertools import islice
 
 import orjson
 
+from amazon_desc.data.reading.sources import BUFFER_BYTES
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.printing import printable
 
 _NUM_LINES = 20
-_CUT_BYTES = 1 << 14  # of less bytes the last line is whole: less are read only of a short file
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _SHOWN = 100
 
@@ -37,8 +37,8 @@ def refuse_unlike_json(name: str, start: bytes, is_mendable: Callable[[str], boo
     if start.startswith(_UTF16_BOMS):
         return
     pieces = start.split(b"\n")
-    if len(start) >= _CUT_BYTES:
-        pieces.pop()
+    if len(start) >= BUFFER_BYTES:
+        pieces.pop()  # it may be cut
     lines = list(islice(filter(bytes.strip, pieces), _NUM_LINES))
     if not lines:
         return

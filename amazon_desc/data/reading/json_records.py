@@ -19,9 +19,9 @@ from amazon_desc.data.reading.json_elements import Elements
 from amazon_desc.data.reading.json_looks import refuse_unlike_json
 from amazon_desc.data.reading.json_mending import mended
 from amazon_desc.data.reading.json_shapes import Shape, is_list_of_objects, shape_of, taking_out
+from amazon_desc.data.reading.json_start import start_of
 from amazon_desc.data.reading.sources import (
     BOM,
-    BUFFER_BYTES,
     LINE_TOO_LONG,
     NOT_UTF8,
     Fault,
@@ -49,17 +49,12 @@ def json_records(
         meter: is told how the file was understood, and at its end what was mended
     """
     loads = _exactly if is_exact else orjson.loads
-    start = source.stream.peek(BUFFER_BYTES).removeprefix(BOM)
+    start, is_cut, source = start_of(source)
+    start = start.removeprefix(BOM)
+    shape, key = shape_of(source.name, start, columns)
     mends = _Mends(source.name, loads)
-    try:
-        shape, key = shape_of(source.name, start, columns)
-        if shape is Shape.LINES:
-            refuse_unlike_json(source.name, start, mends.is_object)
-    except DataError:
-        while source.stream.read(BUFFER_BYTES):
-            pass  # of a file that is cut short that is said, not what its beginning looks like
-        raise
     if shape is Shape.LINES:
+        refuse_unlike_json(source.name, start, is_cut, mends.is_object)
         yield from _json_rows(source, loads, mends)
     elif shape is Shape.COLUMNS:
         meter.remarks.append(f"{source.name}: it is an object of columns, read as a whole")
