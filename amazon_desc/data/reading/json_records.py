@@ -49,12 +49,12 @@ def json_records(
         meter: is told how the file was understood, and at its end what was mended
     """
     loads = _exactly if is_exact else orjson.loads
-    start, source = start_of(source)
+    start, is_cut, source = start_of(source)
     start = start.removeprefix(BOM)
     shape, key = shape_of(source.name, start, columns)
     mends = _Mends(source.name, loads)
     if shape is Shape.LINES:
-        refuse_unlike_json(source.name, start, mends.is_object)
+        refuse_unlike_json(source.name, start, is_cut, mends.is_object)
         yield from _json_rows(source, loads, mends)
     elif shape is Shape.COLUMNS:
         meter.remarks.append(f"{source.name}: it is an object of columns, read as a whole")
