@@ -359,11 +359,17 @@ def test_a_file_with_one_line_of_json_is_no_other_file(tmp_path: Path):
 
 
 def test_a_line_that_is_cut_by_the_look_at_it_is_not_told_by_what_was_seen():
-    line = json.dumps({**MUG, "x": "y" * 2 * BUFFER_BYTES}).encode()
-    for num_bytes in (BUFFER_BYTES, BUFFER_BYTES + 1):
-        refuse_unlike_json("shop.json", line[:num_bytes], lambda _: False)
+    line = json.dumps(MUG).encode()[:-5]
+    refuse_unlike_json("shop.json", line, True, lambda _: False)
+    for start in (b"Mug\n" + line[:100], b"Mug\n"):
         with pytest.raises(DataError, match="the first is: Mug"):
-            refuse_unlike_json("shop.json", b"Mug\n" + line[:num_bytes], lambda _: False)
+            refuse_unlike_json("shop.json", start, True, lambda _: False)
+
+
+def test_a_file_that_breaks_within_its_first_line_is_damaged_and_no_other_file():
+    for text in ("{", '["Mug"', "Mug"):
+        with pytest.raises(EOFError):
+            list(trickling(text, is_damaged=True))
 
 
 class Trickle(io.RawIOBase):

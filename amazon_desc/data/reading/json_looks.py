@@ -12,7 +12,6 @@ from itertools import islice
 
 import orjson
 
-from amazon_desc.data.reading.sources import BUFFER_BYTES
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.printing import printable
 
@@ -26,7 +25,9 @@ _CODE = re.compile(r"((export|const|var|let|window|module)\b.*=|[\w.$]+\(\s*[\[{
 _YAML = re.compile(r"(---\s*$|%YAML|- \w[\w ]*:|\w[\w ]*: *(\S|$))")
 
 
-def refuse_unlike_json(name: str, start: bytes, is_mendable: Callable[[str], bool]) -> None:
+def refuse_unlike_json(
+    name: str, start: bytes, is_cut: bool, is_mendable: Callable[[str], bool]
+) -> None:
     """Refuses a file of lines of which none of the first is JSON.
 
     title,content\\nMug,It holds tea.   -> "... It looks like CSV: name it .csv."
@@ -37,8 +38,8 @@ def refuse_unlike_json(name: str, start: bytes, is_mendable: Callable[[str], boo
     if start.startswith(_UTF16_BOMS):
         return
     pieces = start.split(b"\n")
-    if len(start) >= BUFFER_BYTES:
-        pieces.pop()  # it may be cut
+    if is_cut:
+        pieces.pop()
     lines = list(islice(filter(bytes.strip, pieces), _NUM_LINES))
     if not lines:
         return

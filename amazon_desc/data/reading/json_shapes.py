@@ -154,6 +154,8 @@ def _refuse_no_objects(name: str, text: str) -> None:
         elements.append(value)
         at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
         mark, at = text[at : at + 1], at + 1
+    if not mark:  # it is cut, or damaged
+        return
     kinds = "lists" if isinstance(elements[0], list) else "texts, numbers or the like"
     raise DataError(
         f"{name}: wanted an array of objects, as in "

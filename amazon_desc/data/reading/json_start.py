@@ -30,11 +30,14 @@ class _Again(io.RawIOBase):
         return size
 
 
-def start_of(source: Source) -> tuple[bytes, Source]:
-    """Returns the first BUFFER_BYTES of a source, or all of it, and a source that begins there."""
+def start_of(source: Source) -> tuple[bytes, bool, Source]:
+    """Returns the first BUFFER_BYTES or all of a source, whether it is cut, and what begins there.
+
+    It is cut, too, where damage comes sooner.
+    """
     start = source.stream.peek(BUFFER_BYTES)
     if len(start) >= BUFFER_BYTES:
-        return start, source
+        return start, True, source
     start, error = b"", None
     try:
         while len(start) < BUFFER_BYTES and (part := source.stream.read1(BUFFER_BYTES)):
@@ -42,4 +45,5 @@ def start_of(source: Source) -> tuple[bytes, Source]:
     except Exception as raised:
         error = raised
     again = io.BufferedReader(_Again(start, error, source.stream), BUFFER_BYTES)
-    return start, source._replace(stream=again)
+    is_cut = error is not None or len(start) >= BUFFER_BYTES
+    return start, is_cut, source._replace(stream=again)
