@@ -32,7 +32,7 @@ import yaml
 
 import amazon_desc
 from amazon_desc.data.corpus.workers import num_cores
-from amazon_desc.data.reading.sources import open_source
+from amazon_desc.data.reading.files.sources import open_source
 
 QLORA = Path(__file__).resolve().parents[1] / "configs" / "qlora.yaml"
 REFERENCE = yaml.safe_load(QLORA.read_text(encoding="utf-8"))["data"]

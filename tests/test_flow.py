@@ -18,15 +18,16 @@ ORDER = """
     support.mounts
     support.resources support.options support.allocator
     support.layouts support.digests support.hub_access support.hub
-    data.reading.packing data.reading.kinds data.reading.encodings
-    data.reading.sources data.reading.remote data.reading.places
-    data.reading.standard_input data.reading.columns
-    data.reading.values data.reading.cells data.reading.dialects data.reading.delimited
-    data.reading.json_mending data.reading.json_shapes data.reading.json_elements
-    data.reading.json_columns data.reading.json_looks data.reading.json_start
-    data.reading.json_records data.reading.conversations data.reading.parquet_records
-    data.reading.arrow_records
-    data.reading.sheet_sizes data.reading.sheets data.reading.formats data.reading.kept
+    data.reading.files.packing data.reading.files.kinds data.reading.files.encodings
+    data.reading.files.sources data.reading.files.remote data.reading.files.places
+    data.reading.files.standard_input data.reading.columns
+    data.reading.values data.reading.tables.cells data.reading.tables.dialects
+    data.reading.tables.delimited
+    data.reading.json.mending data.reading.json.shapes data.reading.json.elements
+    data.reading.json.columns data.reading.json.looks data.reading.json.start
+    data.reading.json.records data.reading.json.conversations data.reading.tables.parquet_records
+    data.reading.tables.arrow_records data.reading.tables.sheet_sizes data.reading.tables.sheets
+    data.reading.formats data.reading.kept
     data.reading.first_records data.reading.records
     data.cleaning.markup data.cleaning.rules data.cleaning.language data.cleaning.content
     data.cleaning.cleaner

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.feather
 import pytest
 
+from amazon_desc.data.reading.files.sources import LINE_BYTES, Meter
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_title_records
-from amazon_desc.data.reading.sources import LINE_BYTES, Meter
 from amazon_desc.support.errors import DataError
 
 TABLE = pa.table({"n": [1, 2], "title": ["Mug", "Car"], "content": ["Holds tea.", None]})

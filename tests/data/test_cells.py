@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.data.reading.cells import are_escaped, are_lists, joined_list, unescaped
+from amazon_desc.data.reading.files.sources import Meter
 from amazon_desc.data.reading.records import Product, read_products
-from amazon_desc.data.reading.sources import Meter
+from amazon_desc.data.reading.tables.cells import are_escaped, are_lists, joined_list, unescaped
 
 WOO = (
     "ID,Type,Name,Short description,Description\n"

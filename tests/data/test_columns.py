@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from amazon_desc.data.reading.columns import likely, matching, option
+from amazon_desc.data.reading.files.sources import Meter, RawRecord
 from amazon_desc.data.reading.first_records import find_columns
 from amazon_desc.data.reading.records import (
     Fault,
@@ -17,7 +18,6 @@ from amazon_desc.data.reading.records import (
     read_products,
     read_title_records,
 )
-from amazon_desc.data.reading.sources import Meter, RawRecord
 from amazon_desc.data.reading.values import joined_text, single_text
 from amazon_desc.support.errors import DataError
 

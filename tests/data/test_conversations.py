@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.data.reading.conversations import Frame, frame_of
+from amazon_desc.data.reading.files.sources import Meter
+from amazon_desc.data.reading.json.conversations import Frame, frame_of
 from amazon_desc.data.reading.records import (
     Fault,
     Product,
     read_products,
     read_title_records,
 )
-from amazon_desc.data.reading.sources import Meter
 from amazon_desc.support.errors import DataError
 
 TITLES = ["Red Mug", "Blue Cup", "Tin Pot"]

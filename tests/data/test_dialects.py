@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.data.reading.dialects import header_of
+from amazon_desc.data.reading.files.sources import Meter
 from amazon_desc.data.reading.formats import Form
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_title_records
-from amazon_desc.data.reading.sources import Meter
+from amazon_desc.data.reading.tables.dialects import header_of
 from amazon_desc.support.errors import DataError
 
 ROWS = [["title", "content"], ["Mug, red", "Soft; warm"], ["Cup", "6 | 7"], ["Pot", "x"]]

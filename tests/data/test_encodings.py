@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from amazon_desc.data.corpus.product_files import BadRecords
-from amazon_desc.data.reading import encodings
-from amazon_desc.data.reading.encodings import codec_of, reading_of
+from amazon_desc.data.reading.files import encodings
+from amazon_desc.data.reading.files.encodings import codec_of, reading_of
+from amazon_desc.data.reading.files.sources import LINE_BYTES, Meter
 from amazon_desc.data.reading.formats import Form
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_title_records
-from amazon_desc.data.reading.sources import LINE_BYTES, Meter
 from amazon_desc.support.errors import DataError, UserError
 
 Found = list[tuple[str, str] | Fault]

@@ -20,8 +20,8 @@ import pytest
 
 from amazon_desc.data.corpus import product_files as reading
 from amazon_desc.data.corpus.tables import open_table
+from amazon_desc.data.reading.files.sources import LINE_BYTES
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_title_records
-from amazon_desc.data.reading.sources import LINE_BYTES
 from amazon_desc.support.errors import DataError
 from tests.data.test_corpus import folders, prepare, settings_of
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from amazon_desc.data.reading.json_mending import mended, without_oddities
+from amazon_desc.data.reading.files.sources import LINE_BYTES, Meter
+from amazon_desc.data.reading.json.mending import mended, without_oddities
 from amazon_desc.data.reading.records import Fault, Product, read_products, read_title_records
-from amazon_desc.data.reading.sources import LINE_BYTES, Meter
 
 GOOD = '{"title": "Tin Car", "content": "Red."}'
 NUM_TRIALS = 2_000

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from amazon_desc.data.reading import json_columns
-from amazon_desc.data.reading.json_looks import refuse_unlike_json
-from amazon_desc.data.reading.json_records import json_records
-from amazon_desc.data.reading.json_shapes import Found, Shape, shape_of
+from amazon_desc.data.reading.files.sources import BUFFER_BYTES, Fault, Meter, RawRecord, Source
+from amazon_desc.data.reading.json import columns as json_columns
+from amazon_desc.data.reading.json.looks import refuse_unlike_json
+from amazon_desc.data.reading.json.records import json_records
+from amazon_desc.data.reading.json.shapes import Found, Shape, shape_of
 from amazon_desc.data.reading.records import Product, read_products, read_title_records
-from amazon_desc.data.reading.sources import BUFFER_BYTES, Fault, Meter, RawRecord, Source
 from amazon_desc.support.errors import DataError
 
 MUG = {"title": "Mug", "content": "Holds tea."}

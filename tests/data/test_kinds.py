@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.data.reading.kinds import foreign, refuse_foreign, table_of, text_suffix
+from amazon_desc.data.reading.files.kinds import foreign, refuse_foreign, table_of, text_suffix
 from amazon_desc.data.reading.records import read_products, read_title_records
 from amazon_desc.support.errors import DataError
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amazon_desc.data.reading.packing import packing_of, without_packing
+from amazon_desc.data.reading.files.packing import packing_of, without_packing
 from amazon_desc.data.reading.records import Product, read_products, read_title_records
 from amazon_desc.support.errors import DataError
 

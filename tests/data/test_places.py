@@ -12,8 +12,8 @@ from datasets import Dataset, DatasetDict
 from amazon_desc.data.corpus.product_files import ProductFiles, RecordReader
 from amazon_desc.data.corpus.selection import PartBound
 from amazon_desc.data.loading.titles import TitleTable, sha256_over
-from amazon_desc.data.reading.kinds import SUPPORTED
-from amazon_desc.data.reading.places import Place, in_order, place_of
+from amazon_desc.data.reading.files.kinds import SUPPORTED
+from amazon_desc.data.reading.files.places import Place, in_order, place_of
 from amazon_desc.run.predicting.source import TitleSource
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import DataError

@@ -16,8 +16,8 @@ from amazon_desc.data.corpus import product_files as reading
 from amazon_desc.data.corpus.product_files import BadRecords, ProductFiles, RecordReader
 from amazon_desc.data.corpus.selection import PartBound
 from amazon_desc.data.corpus.splits import HASH_RANGE
+from amazon_desc.data.reading.files.sources import Meter
 from amazon_desc.data.reading.records import Fault, read_products
-from amazon_desc.data.reading.sources import Meter
 from amazon_desc.support.errors import DataError
 
 

@@ -14,14 +14,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from amazon_desc.data.reading import sources
+from amazon_desc.data.reading.files import sources
+from amazon_desc.data.reading.files.sources import Meter
 from amazon_desc.data.reading.records import (
     Fault,
     Product,
     read_products,
     read_title_records,
 )
-from amazon_desc.data.reading.sources import Meter
 from amazon_desc.support.errors import DataError
 
 MOG = {"uid": "1", "title": "Mog's Kittens", "content": "A cat's tale.", "target_ind": [1, 2]}
@@ -271,7 +271,7 @@ def test_an_array_is_read_in_parts_that_end_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer_bytes: int, indent: int | None
 ):
     """In a number, in a character of several bytes, between a record and its comma."""
-    monkeypatch.setattr("amazon_desc.data.reading.json_elements.BUFFER_BYTES", buffer_bytes)
+    monkeypatch.setattr("amazon_desc.data.reading.json.elements.BUFFER_BYTES", buffer_bytes)
     titles = ['\u00e9]\u2028\U0001f600, \\"' * number for number in range(1, 12)]
     rows = [{"n": [10**n, -1.5e9], "title": title} for n, title in enumerate(titles)]
     data = json.dumps([*rows, 12345], indent=indent, ensure_ascii=False).encode()
@@ -336,7 +336,7 @@ def test_a_quote_never_closed_costs_its_own_line_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, end: bytes
 ):
     """The good lines behind it are at first taken for the rest of its text."""
-    monkeypatch.setattr("amazon_desc.data.reading.delimited.LINE_BYTES", 1_000)
+    monkeypatch.setattr("amazon_desc.data.reading.tables.delimited.LINE_BYTES", 1_000)
     lines = [line, b"4,Car,blue", b"5,Mug,red", *end.splitlines()]
     good = [("Car", "blue"), ("Mug", "red"), *csv_pairs(end)]
     data = COMMAS + b"\n".join(lines) + b"\n"

@@ -18,9 +18,9 @@ import fsspec
 import pytest
 
 from amazon_desc.data.corpus.product_files import ProductFiles
-from amazon_desc.data.reading import remote
-from amazon_desc.data.reading.kinds import SUPPORTED
-from amazon_desc.data.reading.places import Place, place_of
+from amazon_desc.data.reading.files import remote
+from amazon_desc.data.reading.files.kinds import SUPPORTED
+from amazon_desc.data.reading.files.places import Place, place_of
 from amazon_desc.data.reading.records import Product, read_products
 from amazon_desc.support.errors import DataError, StorageError
 

@@ -9,8 +9,8 @@ import pytest
 
 from amazon_desc.data.corpus.pairs import ENDINGS, PAIR, TEST, TRAIN, VALIDATION
 from amazon_desc.data.corpus.report import Lengths, Report, shown, summarize
+from amazon_desc.data.reading.files.sources import LongRecords
 from amazon_desc.data.reading.records import Product
-from amazon_desc.data.reading.sources import LongRecords
 
 # Lengths
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from amazon_desc.data.reading import sheet_sizes
+from amazon_desc.data.reading.files.sources import Meter
 from amazon_desc.data.reading.formats import Form
 from amazon_desc.data.reading.records import Product, read_products, read_title_records
-from amazon_desc.data.reading.sources import Meter
+from amazon_desc.data.reading.tables import sheet_sizes
 from amazon_desc.support.errors import DataError
 from tests.data.sheets import Rows, write_ods, write_xlsx
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from amazon_desc.data.reading import sources
+from amazon_desc.data.reading.files import sources
+from amazon_desc.data.reading.files.sources import Meter
+from amazon_desc.data.reading.files.standard_input import copy_stream
 from amazon_desc.data.reading.kept import Kept
 from amazon_desc.data.reading.records import TitleRecord, read_title_records
-from amazon_desc.data.reading.sources import Meter
-from amazon_desc.data.reading.standard_input import copy_stream
 from amazon_desc.support.errors import DataError
 
 LONG = b"x" * (sources.LINE_BYTES + 1)

@@ -18,10 +18,8 @@ from tqdm import tqdm
 
 from amazon_desc.data.corpus.pairs import ProductBatch
 from amazon_desc.data.corpus.selection import PartBound
-from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
-from amazon_desc.data.reading.places import Place, place_of
-from amazon_desc.data.reading.records import Fault, Product, read_products
-from amazon_desc.data.reading.sources import (
+from amazon_desc.data.reading.files.places import Place, place_of
+from amazon_desc.data.reading.files.sources import (
     NOT_UTF8,
     SUPPORTED,
     TEST_MEMBER,
@@ -29,6 +27,8 @@ from amazon_desc.data.reading.sources import (
     LongRecords,
     Meter,
 )
+from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
+from amazon_desc.data.reading.records import Fault, Product, read_products
 from amazon_desc.support.digests import Use
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.resources import SAMPLE_PRODUCTS

@@ -17,8 +17,8 @@ import numpy as np
 from amazon_desc.data.corpus.pairs import ENDINGS, NUM_REFUSALS_SHOWN, TRAIN
 from amazon_desc.data.corpus.product_files import LONG_REMEDY
 from amazon_desc.data.corpus.splits import SPLITS
+from amazon_desc.data.reading.files.sources import LongRecords
 from amazon_desc.data.reading.records import Product
-from amazon_desc.data.reading.sources import LongRecords
 from amazon_desc.support.printing import printable
 
 CHARACTERS_SHOWN = 80

@@ -31,10 +31,10 @@ from amazon_desc.data.corpus.product_files import (
     is_likely_encoding,
 )
 from amazon_desc.data.loading.building import TableBuilder
+from amazon_desc.data.reading.files.sources import Meter
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.kept import Kept
 from amazon_desc.data.reading.records import TitleRecord, read_title_records
-from amazon_desc.data.reading.sources import Meter
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.files import read_json, remove_leftovers, replacing_folder, storage

@@ -19,7 +19,7 @@ from amazon_desc.data.reading.columns import (
     option,
     parts_of,
 )
-from amazon_desc.data.reading.sources import Fault, RawRecord
+from amazon_desc.data.reading.files.sources import Fault, RawRecord
 from amazon_desc.data.reading.values import Where, joined_text, kind_of
 from amazon_desc.support.errors import DataError
 

@@ -1,7 +1,6 @@
 """A file -> its records as (place, {column: value}), or a Fault for each that cannot be read.
 
-Finds who reads a file: json_records.py, delimited.py, parquet_records.py, arrow_records.py or
-sheets.py, by its content where that shows it. Everything streams, and no record of more than
+Finds who reads a file, in json/ or tables/, by its content where that shows it. Everything streams, and no record of more than
 LINE_BYTES is held; but of Parquet a page is, of a spreadsheet a sheet. Columns that cannot be read
 at all raise DataError. What a product is, is not known here.
 """
@@ -10,14 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from amazon_desc.data.reading.arrow_records import arrow_records
-from amazon_desc.data.reading.conversations import conversation_rows
-from amazon_desc.data.reading.delimited import delimited_rows
-from amazon_desc.data.reading.json_records import json_records
-from amazon_desc.data.reading.kinds import SHEETS, table_of
-from amazon_desc.data.reading.parquet_records import parquet_records
-from amazon_desc.data.reading.sheets import sheet_records
-from amazon_desc.data.reading.sources import (
+from amazon_desc.data.reading.files.kinds import SHEETS, table_of
+from amazon_desc.data.reading.files.sources import (
     TRAIN_MEMBER,
     Fault,
     Meter,
@@ -25,6 +18,12 @@ from amazon_desc.data.reading.sources import (
     open_source,
     start_of,
 )
+from amazon_desc.data.reading.json.conversations import conversation_rows
+from amazon_desc.data.reading.json.records import json_records
+from amazon_desc.data.reading.tables.arrow_records import arrow_records
+from amazon_desc.data.reading.tables.delimited import delimited_rows
+from amazon_desc.data.reading.tables.parquet_records import parquet_records
+from amazon_desc.data.reading.tables.sheets import sheet_records
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from amazon_desc.data.reading.columns import candidates, outer
-from amazon_desc.data.reading.first_records import Found, columns_to_keep, find_columns
-from amazon_desc.data.reading.formats import AS_THEY_TELL, Form, read_records
-from amazon_desc.data.reading.kept import Kept, kept_text
-from amazon_desc.data.reading.packing import without_packing
-from amazon_desc.data.reading.sources import (
+from amazon_desc.data.reading.files.packing import without_packing
+from amazon_desc.data.reading.files.sources import (
     LINE_TOO_LONG,
     NOT_UTF8,
     SUPPORTED,
@@ -30,6 +27,9 @@ from amazon_desc.data.reading.sources import (
     open_source,
     split_lines,
 )
+from amazon_desc.data.reading.first_records import Found, columns_to_keep, find_columns
+from amazon_desc.data.reading.formats import AS_THEY_TELL, Form, read_records
+from amazon_desc.data.reading.kept import Kept, kept_text
 from amazon_desc.data.reading.values import Where, description_text, single_text, value_at
 from amazon_desc.support.errors import DataError
 

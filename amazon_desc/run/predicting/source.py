@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.data.reading import standard_input
+from amazon_desc.data.reading.files import standard_input
+from amazon_desc.data.reading.files.places import Place, place_of
+from amazon_desc.data.reading.files.remote import is_address, shown
+from amazon_desc.data.reading.files.sources import SUPPORTED
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.kept import Kept
-from amazon_desc.data.reading.places import Place, place_of
-from amazon_desc.data.reading.remote import is_address, shown
-from amazon_desc.data.reading.sources import SUPPORTED
 from amazon_desc.support.errors import DataError, UserError
 from amazon_desc.support.files import storage
 from amazon_desc.support.printing import say

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from amazon_desc.data.reading.json_mending import without_oddities
-from amazon_desc.data.reading.sources import BOM, RawRecord, Source
+from amazon_desc.data.reading.files.sources import BOM, RawRecord, Source
+from amazon_desc.data.reading.json.mending import without_oddities
 from amazon_desc.support.errors import DataError
 
 COLUMNS_BYTES = 1 << 28

@@ -1,6 +1,6 @@
 """JSON -> its records as (place, {key: value}), or a Fault for each that cannot be read.
 
-json_shapes.py tells where the records stand, json_elements.py takes them out, json_mending.py mends
+json/shapes.py tells where the records stand, json/elements.py takes them out, json/mending.py mends
 what can mean only one thing. Everything streams, but for objects of columns: no other record of
 more than LINE_BYTES is held. Where records cannot be told from each other, DataError is raised.
 What a product is, is not known here.
@@ -14,13 +14,7 @@ from typing import Any
 
 import orjson
 
-from amazon_desc.data.reading.json_columns import column_records
-from amazon_desc.data.reading.json_elements import Elements
-from amazon_desc.data.reading.json_looks import refuse_unlike_json
-from amazon_desc.data.reading.json_mending import mended
-from amazon_desc.data.reading.json_shapes import Shape, is_list_of_objects, shape_of, taking_out
-from amazon_desc.data.reading.json_start import start_of
-from amazon_desc.data.reading.sources import (
+from amazon_desc.data.reading.files.sources import (
     BOM,
     LINE_TOO_LONG,
     NOT_UTF8,
@@ -30,6 +24,12 @@ from amazon_desc.data.reading.sources import (
     Source,
     split_lines,
 )
+from amazon_desc.data.reading.json.columns import column_records
+from amazon_desc.data.reading.json.elements import Elements
+from amazon_desc.data.reading.json.looks import refuse_unlike_json
+from amazon_desc.data.reading.json.mending import mended
+from amazon_desc.data.reading.json.shapes import Shape, is_list_of_objects, shape_of, taking_out
+from amazon_desc.data.reading.json.start import start_of
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.printing import printable
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from amazon_desc.data.reading.packing import without_packing
+from amazon_desc.data.reading.files.packing import without_packing
 from amazon_desc.support.errors import DataError, StorageError
 from amazon_desc.support.files import free_space, refuse_unwritable, replacing_folder, storage
 from amazon_desc.support.printing import say

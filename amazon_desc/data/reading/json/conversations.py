@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from amazon_desc.data.reading.sources import Fault, Meter, RawRecord
+from amazon_desc.data.reading.files.sources import Fault, Meter, RawRecord
 from amazon_desc.support.errors import DataError
 
 NOT_AS_THE_FIRST = "conversation is not like the first ones"

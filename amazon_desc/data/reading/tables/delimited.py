@@ -9,9 +9,7 @@ import csv
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
-from amazon_desc.data.reading.cells import mends_of
-from amazon_desc.data.reading.dialects import QUOTED, Dialect, dialect_of, refuse_header_row
-from amazon_desc.data.reading.sources import (
+from amazon_desc.data.reading.files.sources import (
     LINE_BYTES,
     LINE_TOO_LONG,
     NOT_UTF8,
@@ -21,6 +19,8 @@ from amazon_desc.data.reading.sources import (
     Source,
     split_lines,
 )
+from amazon_desc.data.reading.tables.cells import mends_of
+from amazon_desc.data.reading.tables.dialects import QUOTED, Dialect, dialect_of, refuse_header_row
 from amazon_desc.support.errors import DataError
 
 QUOTE_NOT_CLOSED = "quote not closed"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from amazon_desc.data.reading.sources import BUFFER_BYTES
+from amazon_desc.data.reading.files.sources import BUFFER_BYTES
 from amazon_desc.support.errors import DataError
 
 MOST_BYTES = 200_000_000  # unpacked, and of a sheet's texts

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amazon_desc.data.reading.parquet_records import parquet_records
-from amazon_desc.data.reading.sources import Fault, Meter, RawRecord, start_of
+from amazon_desc.data.reading.files.sources import Fault, Meter, RawRecord, start_of
+from amazon_desc.data.reading.tables.parquet_records import parquet_records
 
 
 class _Metadata(NamedTuple):

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import orjson
 
-from amazon_desc.data.reading.packing import packing_of
-from amazon_desc.data.reading.sources import (
+from amazon_desc.data.reading.files.packing import packing_of
+from amazon_desc.data.reading.files.sources import (
     BOM,
     BUFFER_BYTES,
     LINE_BYTES,

@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.data.reading.cells import mends_of
 from amazon_desc.data.reading.columns import num_told
-from amazon_desc.data.reading.delimited import refuse_twins
-from amazon_desc.data.reading.dialects import HEADER_ROWS, header_of
-from amazon_desc.data.reading.sheet_sizes import SAVE, check_size
-from amazon_desc.data.reading.sources import Meter, RawRecord
+from amazon_desc.data.reading.files.sources import Meter, RawRecord
+from amazon_desc.data.reading.tables.cells import mends_of
+from amazon_desc.data.reading.tables.delimited import refuse_twins
+from amazon_desc.data.reading.tables.dialects import HEADER_ROWS, header_of
+from amazon_desc.data.reading.tables.sheet_sizes import SAVE, check_size
 from amazon_desc.data.reading.values import single_text
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.printing import printable

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NoReturn, TypeVar
 
-from amazon_desc.data.reading.sources import BUFFER_BYTES, LINE_BYTES, Source
+from amazon_desc.data.reading.files.sources import BUFFER_BYTES, LINE_BYTES, Source
 from amazon_desc.support.errors import DataError
 
 _Found = TypeVar("_Found")

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from amazon_desc.data.reading import remote
-from amazon_desc.data.reading.kinds import table_of, text_suffix
-from amazon_desc.data.reading.packing import packing_of, without_packing
-from amazon_desc.data.reading.sources import start_of
+from amazon_desc.data.reading.files import remote
+from amazon_desc.data.reading.files.kinds import table_of, text_suffix
+from amazon_desc.data.reading.files.packing import packing_of, without_packing
+from amazon_desc.data.reading.files.sources import start_of
 from amazon_desc.support.errors import DataError
 
 # What Spark and others put beside their files begins with one of these.

@@ -13,7 +13,7 @@ import re
 from encodings.aliases import aliases
 from typing import Any, NamedTuple
 
-from amazon_desc.data.reading.packing import BUFFER_BYTES
+from amazon_desc.data.reading.files.packing import BUFFER_BYTES
 from amazon_desc.support.errors import DataError, UserError
 from amazon_desc.support.printing import printable
 

@@ -8,7 +8,7 @@ the records in front of it are read. What the bytes say is not known here.
 import io
 from typing import Any
 
-from amazon_desc.data.reading.sources import BUFFER_BYTES, Source
+from amazon_desc.data.reading.files.sources import BUFFER_BYTES, Source
 
 
 class _Again(io.RawIOBase):

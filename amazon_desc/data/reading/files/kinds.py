@@ -8,7 +8,7 @@ What stands in the records is not known here.
 import re
 from typing import NamedTuple
 
-from amazon_desc.data.reading.packing import PACKED, packing_of, without_packing
+from amazon_desc.data.reading.files.packing import PACKED, packing_of, without_packing
 from amazon_desc.support.errors import DataError
 
 START_BYTES = 1 << 12  # of a file, to tell what it is

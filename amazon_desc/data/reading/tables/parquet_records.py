@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from amazon_desc.data.reading.delimited import refuse_twins
-from amazon_desc.data.reading.sources import LINE_BYTES, NOT_UTF8, Fault, Meter, RawRecord
+from amazon_desc.data.reading.files.sources import LINE_BYTES, NOT_UTF8, Fault, Meter, RawRecord
+from amazon_desc.data.reading.tables.delimited import refuse_twins
 from amazon_desc.support.errors import DataError
 
 # A text may stand once in a Parquet file and in all its records: so many are in memory at once.

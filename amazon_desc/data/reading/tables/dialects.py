@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
 from amazon_desc.data.reading.columns import num_told
-from amazon_desc.data.reading.sources import BOM, BUFFER_BYTES, Source
+from amazon_desc.data.reading.files.sources import BOM, BUFFER_BYTES, Source
 from amazon_desc.support.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")

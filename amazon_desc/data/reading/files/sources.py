@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from amazon_desc.data.reading.encodings import BOM, Recoded, reading_of
-from amazon_desc.data.reading.kinds import (
+from amazon_desc.data.reading.files.encodings import BOM, Recoded, reading_of
+from amazon_desc.data.reading.files.kinds import (
     OLD_SHEETS,
     PACKABLE,
     SHORTEST_PACKED,
@@ -28,7 +28,7 @@ from amazon_desc.data.reading.kinds import (
     table_of,
     text_suffix,
 )
-from amazon_desc.data.reading.packing import (
+from amazon_desc.data.reading.files.packing import (
     BUFFER_BYTES,
     packing_of,
     unpacked,
