@@ -24,7 +24,7 @@ PORTUGUESE = (
     "Xícara de café,Ótima opção de presente – 200 ml\n"
 )
 GERMAN = "Gartenstühle,Schöne Stühle für draußen: günstig und groß\nKanne,Preis 5 € statt 6 €\n"
-SPANISH = "Camiseta niño,¡La mejor camiseta! Algodón suave\nSillón,¿Cómodo? Sí\n"
+SPANISH = "Camiseta niño,¡¡¡La mejor camiseta! Algodón suave\nSillón,¿Cómodo? Sí\n"
 FRENCH = "Théière en grès,Une théière à l’ancienne… L’œuvre d’un potier\nChaise d’été,Légère\n"
 ENGLISH = "Mug 5”,It’s a mug – 20° hot “nice”\nCup,½ off ® £5\n"
 CAPITALS = "CALÇA,CALÇA CONFORTÁVEL PARA O VERÃO. “PROMOÇÃO”\n"
@@ -215,9 +215,12 @@ def test_other_encodings_are_refused_by_name_with_the_option(
         ("cp1250", "Cană,Cană frumoasă cu mâner: potrivită pentru maşina de spălat\n"),
         ("cp1250", "Šalica,Lijepa šalica s ručkom: može u perilicu. Udobna kuća\n"),
         ("cp850", "Calça,Calça confortável para o verão com botões: não desbota\n"),
+        ("euc_jp", "マグカップ,美しい陶器のマグカップです。食器洗い機で洗えます。\n"),
+        ("euc_jp", "あああ,いいい\n"),
+        ("gb18030", "杯子,漂亮的陶瓷杯子: 容量300毫升\n"),
         ("mac_roman", "Théière,Une théière élégante à l’ancienne: très légère\n"),
     ],
-    ids=["Czech", "Hungarian", "Romanian", "Croatian", "DOS", "Mac"],
+    ids=["Czech", "Hungarian", "Romanian", "Croatian", "DOS", "Japanese", "kana", "Chinese", "Mac"],
 )
 def test_what_has_most_letters_in_common_with_windows_1252_is_not_taken_for_it(
     tmp_path: Path, encoding: str, text: str

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from amazon_desc.data.corpus.pairs import ProductBatch
 from amazon_desc.data.corpus.selection import PartBound
+from amazon_desc.data.reading.files.kinds import SUPPORTED
 from amazon_desc.data.reading.files.places import Place, place_of
 from amazon_desc.data.reading.files.sources import (
     NOT_UTF8,
-    SUPPORTED,
     TEST_MEMBER,
     TRAIN_MEMBER,
     LongRecords,

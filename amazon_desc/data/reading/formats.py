@@ -1,8 +1,8 @@
 """A file -> its records as (place, {column: value}), or a Fault for each that cannot be read.
 
-Finds who reads a file, in json/ or tables/, by its content where that shows it. Everything streams, and no record of more than
-LINE_BYTES is held; but of Parquet a page is, of a spreadsheet a sheet. Columns that cannot be read
-at all raise DataError. What a product is, is not known here.
+Finds who reads a file, in json/ or tables/, by its content where that shows it. Everything
+streams, and no record of more than LINE_BYTES is held; but of Parquet a page is, of a spreadsheet a
+sheet. Columns that cannot be read at all raise DataError. What a product is, is not known here.
 """
 
 from collections.abc import Iterator, Sequence

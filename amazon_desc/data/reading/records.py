@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from amazon_desc.data.reading.columns import candidates, outer
+from amazon_desc.data.reading.files.kinds import SUPPORTED
 from amazon_desc.data.reading.files.packing import without_packing
 from amazon_desc.data.reading.files.sources import (
     LINE_TOO_LONG,
     NOT_UTF8,
-    SUPPORTED,
     TRAIN_MEMBER,
     Fault,
     Meter,

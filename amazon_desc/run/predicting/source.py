@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.reading.files import standard_input
+from amazon_desc.data.reading.files.kinds import SUPPORTED
 from amazon_desc.data.reading.files.places import Place, place_of
 from amazon_desc.data.reading.files.remote import is_address, shown
-from amazon_desc.data.reading.files.sources import SUPPORTED
 from amazon_desc.data.reading.formats import AS_THEY_TELL, Form
 from amazon_desc.data.reading.kept import Kept
 from amazon_desc.support.errors import DataError, UserError

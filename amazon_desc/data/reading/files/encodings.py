@@ -43,9 +43,11 @@ _HIGH = re.compile(rb"[\x80-\xff]+")
 _FOREIGN = frozenset("ðýþÿšžÐÝÞŸŠŽ")
 _LETTER = "[^\\W\\d_]"
 # What stands in no word of a language that is written in cp1252: p³yn is Polish in cp1250, erõs is
-# Hungarian; Portuguese has õ before an e alone, and a third accent in a row is Russian.
+# Hungarian; Portuguese has õ before an e alone, a third accent in a row is Russian, and a
+# third sign Japanese.
 _ODD = re.compile(
     rf"(?<={_LETTER})[¡¿‚„ƒ†‡ˆ‰‹›¢£¤¥¦§¨ª¬¯²³¸¹º¼½¾µ¶˜€](?={_LETTER})"
+    "|[¢-§¨ª¬¯²³¸¹º¼½¾µ¶ƒ†‡ˆ‰˜]{3}"
     "|(?<=[a-zà-öø-ÿ])[À-ÖØ-ÞŒŠŽ](?=[a-zà-öø-ÿ])|[À-ÖØ-öø-ÿŒœŠšŽž]{3}|õ(?!e)|Õ(?![Ee])"
 )
 _WORD = re.compile(rf"{_LETTER}{{1,30}}|[^\x00-\x7f]{{1,30}}")
@@ -54,8 +56,8 @@ _USUAL = [
     *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258"),
     *("cp874", "cp932", "gb18030", "big5", "cp949", "euc_jp", "koi8_r", "cp850", "mac_roman"),
 ]
-# Written in cp1250 and not in cp1252, as whose first of kin charset-normalizer takes both.
-_OTHERS = (*("Polish", "Czech", "Slovak", "Hungarian", "Romanian", "Slovene", "Croatian"),)
+# Languages of cp1250: of what is written in both alike, charset-normalizer names cp1250.
+_OTHERS = ("Polish", "Czech", "Slovak", "Hungarian", "Romanian", "Slovene", "Croatian")
 
 
 class Reading(NamedTuple):

@@ -21,7 +21,6 @@ from amazon_desc.data.reading.files.kinds import (
     PACKABLE,
     SHORTEST_PACKED,
     START_BYTES,
-    SUPPORTED,
     is_binary,
     is_called_packed,
     refuse_foreign,
@@ -36,8 +35,6 @@ from amazon_desc.data.reading.files.packing import (
 )
 from amazon_desc.support.errors import DataError
 from amazon_desc.support.printing import printable
-
-__all__ = ["BOM", "BUFFER_BYTES", "SUPPORTED"]  # and what is defined here
 
 LINE_BYTES = 1 << 20
 # What is raised for damaged bytes; UnicodeDecodeError for the names in an archive.
