@@ -88,7 +88,7 @@ def scalars(run: RunFolder) -> dict[str, dict[int, float]]:
 def test_a_run_folder_is_laid_out_as_the_readme_says(run: RunFolder) -> None:
     assert {file.name for file in run.path.iterdir()} == {
         *("config.yaml", "checkpoints", "adapter", "tensorboard", "metrics.json", "run.json"),
-        *("scored", "report.html"),
+        *("scored", "report.html", "data_report.json"),
     }
     assert {file.name for file in run.adapter.iterdir()} == {
         *("adapter_model.safetensors", "adapter_config.json", "amazon_desc.json", "README.md"),

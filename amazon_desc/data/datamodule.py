@@ -191,8 +191,9 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
 
     @property
     def corpora_folder(self) -> Path:
-        run = self.trainer and self.trainer.default_root_dir
-        return Path(self.corpora) if self.corpora else default_corpora(run)
+        if self.corpora:
+            return Path(self.corpora)
+        return default_corpora(self.trainer and self.trainer.default_root_dir)
 
     def prepare_data(self) -> None:
         self.setup(self.stage or "")  # no str(): of this enum it is "TrainerFn.PREDICTING"

@@ -37,7 +37,8 @@ _VALUE = r"-?\d[\d.eE+-]*|true|false|null"
 # Every quote within the text is doubled, and the one that ends it stands in front of a mark.
 _DOUBLED = r'"(?:[^"\\]++|\\.|"")*+"(?=\s*[,}])'
 _DOUBLED_MEMBER = rf"{_KEY}(?:{_DOUBLED}|{_VALUE})\s*"
-_DOUBLED_OBJECT = re.compile(rf"\{{(?:{_DOUBLED_MEMBER},)*+{_DOUBLED_MEMBER}\}}")
+# Each round begins with its comma: before Python 3.11.5 one that fails further on is not undone.
+_DOUBLED_OBJECT = re.compile(rf"\{{{_DOUBLED_MEMBER}(?:,{_DOUBLED_MEMBER})*+\}}")
 _TEXT_OR_KEY = re.compile(rf"{_STRING}(?=\s*:)|{_DOUBLED}")
 _WORDS = r"[^\W\d_](?:[^\"'\\,:{}\[\]\n]*[^\"'\\,:{}\[\]\s])?"
 _BARE = re.compile(rf"{_STRING}|(?<=:)(\s*)({_WORDS})(?=\s*[,}}])")
