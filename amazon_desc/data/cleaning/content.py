@@ -8,14 +8,14 @@ import re
 
 BEGINNING = 200  # characters that tell most texts from what is looked for
 
-# So many of the characters that a list of codes begins with are digits, so many of its words are
-# codes, and so few are prose.
-MIN_DIGITS, MIN_CODES, MAX_PROSE = 1 / 6, 0.5, 0.1
-MAX_PROSE_WORDS = 4
+# So many of the words of a list of codes are codes, so few are prose, and between two digits are
+# fewer characters than these.
+MIN_CODES, MAX_PROSE, MAX_PROSE_WORDS = 0.5, 0.1, 4
+_WITHOUT_DIGITS = re.compile(r"[^0-9]{30}")
 _PROSE = re.compile(r"[^\W\d_]{3,}")
 
 # What only a seller writes: of the sending, of returns, of praise. Longer texts say more than that.
-MAX_NOTE = 500
+MAX_NOTE = 300
 WORDS_A_MARK = 10
 _HINTS = ("ship", "deliver", "postage", "days", "tracking", "return", "refund", "customs", "money")
 _HINTS = (*_HINTS, "contact us", "feedback", "confidence", "buyer", "store", "usps", "fedex", "dhl")
@@ -44,8 +44,7 @@ def is_list_of_codes(text: str) -> bool:
     "25 x 1N4148, 25 x In4007 10 x 1N5819"  -> True
     "100x 1N4001 Diode 1A/50V"              -> False
     """
-    beginning = text[:BEGINNING]
-    if sum(map(beginning.count, "0123456789")) < MIN_DIGITS * len(beginning):  # nearly all texts
+    if _WITHOUT_DIGITS.search(text, 0, BEGINNING):  # nearly all texts
         return False
     words = text.split()
     codes = [word for word in words if any(map(str.isdigit, word))]
