@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amazon_desc.data.corpus.workers import num_cores
 from amazon_desc.data.encoding.encoder import WORD_STARTS
 from amazon_desc.data.encoding.tokenizer import backend_of, pieces_by_id
 from amazon_desc.data.encoding.words import WordTokenizer
@@ -121,18 +119,14 @@ class _Search:
 
     def hits(self, ids: np.ndarray) -> np.ndarray:
         """Returns the places in `ids` where a run of RUN_TOKENS begins that a text has too."""
+        found = []
         shift = np.uint32(32 - _TABLE_BITS)
-
-        def hits_from(start: int) -> np.ndarray:
+        for start in range(0, len(ids) - RUN_TOKENS + 1, _TOKENS_AT_A_TIME):
             part = ids[start : start + _TOKENS_AT_A_TIME + RUN_TOKENS - 1]
             hashes = hashes_of_runs(part)
             places = np.flatnonzero(self.tables[0].take(hashes >> shift))
-            return places[self.tables[1].take(self.places(hashes[places])[1])] + start
-
-        # numpy lets go of the interpreter while it reckons
-        with ThreadPoolExecutor(num_cores()) as pool:
-            starts = range(0, len(ids) - RUN_TOKENS + 1, _TOKENS_AT_A_TIME)
-            found = list(pool.map(hits_from, starts))
+            places = places[self.tables[1].take(self.places(hashes[places])[1])]
+            found.append(places + start)
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
     def long_runs(
