@@ -54,10 +54,7 @@ SIDES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own, options = given, []
-    if "--" in given:
-        own, options = given[: given.index("--")], given[given.index("--") + 1 :]
+    own, options = own_and_of_fit(sys.argv[1:] if arguments is None else arguments)
     asked = build_parser().parse_args(own)
     folder = asked.folder.resolve()
     runs = [
@@ -74,6 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.json:
         asked.json.write_text(json.dumps(numbers(found), indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def own_and_of_fit(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns what stands in front of `--`, and what stands behind it."""
+    given = list(arguments)
+    place = given.index("--") if "--" in given else len(given)
+    return given[:place], given[place + 1 :]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -160,12 +164,16 @@ def numbers(found: dict[str, list[RunFolder]]) -> dict[str, Any]:
     """Returns, of each side, its scores and its differences to the first, as plain values."""
     base = read_scored(next(iter(found.values()))[0].scored("validate"), "base")
     sides = {"base": base, **{side: scored(runs) for side, runs in found.items()}}
-    first = sides[next(iter(found))]
+    return beside(sides, next(iter(found)))
+
+
+def beside(sides: dict[str, Scored], first: str) -> dict[str, Any]:
+    """Returns the scores of sides, and their differences to one of them, as plain values."""
     return {
         side: {
             "scores": {name: of._asdict() for name, of in scores.intervals().items()},
             "less the first": {
-                name: of._asdict() for name, of in scores.compared_with(first).items()
+                name: of._asdict() for name, of in scores.compared_with(sides[first]).items()
             },
         }
         for side, scores in sides.items()

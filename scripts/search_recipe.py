@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 
 from bench_cpu import positive
-from bench_quality import SHOWN, Side, call, cell, finished
+from bench_quality import SHOWN, Side, beside, call, cell, finished, own_and_of_fit
 
 from amazon_desc.evaluation.intervals import Comparison
 from amazon_desc.evaluation.summary import SCORES
@@ -67,10 +67,7 @@ ROUNDS = (PAIRS, LONGER, OTHERS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own, options = given, []
-    if "--" in given:
-        own, options = given[: given.index("--")], given[given.index("--") + 1 :]
+    own, options = own_and_of_fit(sys.argv[1:] if arguments is None else arguments)
     asked = build_parser().parse_args(own)
     search = Search(asked.folder.resolve(), options, asked.seeds, asked.jobs)
     best = search.best(ROUNDS)
@@ -78,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = search.proof(best)
     print(table(found))
     if asked.json:
-        asked.json.write_text(json.dumps(numbers(found), indent=1) + "\n", encoding="utf-8")
+        asked.json.write_text(json.dumps(beside(found, "first"), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
@@ -226,23 +223,9 @@ def shown(of: Comparison) -> str:
     return f"{of.difference:+.4f} [{of.low:+.4f}, {of.high:+.4f}]"
 
 
-def numbers(found: dict[str, Scored]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Returns each side's scores, and its differences to the first recipe, as plain values."""
-    first = found["first"]
-    return {
-        side: {
-            "scores": {name: of._asdict() for name, of in scores.intervals().items()},
-            "less the first": {
-                name: of._asdict() for name, of in scores.compared_with(first).items()
-            },
-        }
-        for side, scores in found.items()
-    }
-
-
 def table(found: dict[str, Scored]) -> str:
     """Returns the scores on the test titles, a line each."""
-    measured = numbers(found)
+    measured = beside(found, "first")
     lines = [f"\non {len(found['first'].titles)} test titles, means of all seeds"]
     lines.append(f"{'':<14}" + "".join(f"{side:>26}" for side in found) + f"{'best - first':>28}")
     for name in (*SHOWN, "loops", "ended", "copied", "invented", "title_words", "length_ratio"):

@@ -81,10 +81,7 @@ def choose(
     if repeated_titles == "best":
         drop(~is_best, OTHER_DESCRIPTION)
     if sketches is not None:
-        numbers = np.flatnonzero(kept)
-        leaders = np.arange(len(pairs))
-        leaders[numbers] = numbers[leaders_of(sketches[numbers], by_length(pairs[numbers]))]
-        num_alike = np.bincount(leaders[numbers], minlength=len(pairs))[leaders]
+        leaders, num_alike = groups(pairs, kept, sketches)
         is_other = leaders != np.arange(len(pairs))
         rules = {
             BOILERPLATE: num_alike >= (boilerplate or np.inf),
@@ -102,6 +99,19 @@ def choose(
         is_beyond[candidates[by_part[num_products:]]] = True
         drop(is_beyond, BEYOND_PART)
     return Chosen(kept, +reasons, alike)
+
+
+def groups(
+    pairs: np.ndarray, kept: np.ndarray, sketches: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns of each pair the one that stands for it, and how many that one stands for, (N,) each.
+
+    Of those that are kept; another stands for itself.
+    """
+    numbers = np.flatnonzero(kept)
+    leaders = np.arange(len(pairs))
+    leaders[numbers] = numbers[leaders_of(sketches[numbers], by_length(pairs[numbers]))]
+    return leaders, np.bincount(leaders[numbers], minlength=len(pairs))[leaders]
 
 
 def by_length(pairs: np.ndarray) -> np.ndarray:
