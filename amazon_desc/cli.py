@@ -30,6 +30,7 @@ from amazon_desc.run.callbacks.run_files import SaveRunConfig
 from amazon_desc.run.checkpoints import CKPT_PATH_HELP, SealedCheckpointIO, chosen_checkpoint
 from amazon_desc.run.failures import errors_in_a_sentence
 from amazon_desc.run.folder import step_of
+from amazon_desc.run.launching import launch
 from amazon_desc.run.logger import RunLogger
 from amazon_desc.run.options.arguments import in_order, with_titles_joined
 from amazon_desc.run.options.checks import (
@@ -44,12 +45,13 @@ from amazon_desc.run.options.checks import (
 )
 from amazon_desc.run.options.configs import ConfigParser, with_configs_found
 from amazon_desc.run.options.described import HelpOfTrainer
+from amazon_desc.run.options.devices import joining, processes_of
 from amazon_desc.run.options.explained import explained_refusals
 from amazon_desc.run.options.former_names import take_former_names
 from amazon_desc.run.options.help import COMMANDS, HELP_OF_TRAINER, answer_help
 from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
 from amazon_desc.run.options.paths import expand_home
-from amazon_desc.run.options.refusals import refuse_options, refuse_several_devices, seed
+from amazon_desc.run.options.refusals import refuse_options, seed
 from amazon_desc.run.options.settings import refuse_other_settings, settings_record
 from amazon_desc.run.options.trainer_options import (
     best_precision,
@@ -62,8 +64,10 @@ from amazon_desc.run.options.trainer_options import (
 from amazon_desc.run.predicting.command import Predicting, prints_texts
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.printing import say
+from amazon_desc.support.ranks import here
 from amazon_desc.support.secrets import masked, remember_arguments, remember_options
 from amazon_desc.support.signals import Signals
+from amazon_desc.training.exchange import wait_for_all
 from amazon_desc.training.lightning_internals import OptionsOnlyCLI
 from amazon_desc.training.module import DescriptionModule
 
@@ -139,13 +143,19 @@ class DescriptionCLI(OptionsOnlyCLI):
         for group, made in ((prompt, PromptSettings), (decoding, DecodingSettings)):
             for name, value in vars(made(**vars(group))).items():
                 group[name] = value  # as it is recorded, however it was typed
-        refuse_options(self.subcommand, options)
+        self.place, self.processes = here(), processes_of(trainer, here())
+        refuse_options(self.subcommand, options, self.processes.world_size)
         self.run = run_folder_of(options)
-        if self.subcommand == "fit":
+        if self.processes.world_size > 1 and not self.place.started_by and self.subcommand:
+            launch(self.arguments, *self.processes)
+            sys.exit(0)
+        if self.subcommand == "fit" and self.place.is_first:
             self.held.enter_context(only_fit_in(self.run))
         self.is_trial = bool(trainer.fast_dev_run)  # nothing is kept, and nothing resumed
         resumes = self.subcommand == "fit" and not self.is_trial
-        self.checkpoint = chosen_checkpoint(self.run, options.ckpt_path, resumes)
+        self.checkpoint = chosen_checkpoint(
+            self.run, options.ckpt_path, resumes, sets_aside=self.place.is_first
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.options(self.config_init).trainer
@@ -155,13 +165,20 @@ class DescriptionCLI(OptionsOnlyCLI):
         self.datamodule.batch_size, self.model.plan = rows.num_rows, rows.plan
         if rows.reason:
             say(rows.reason)
-        accumulated = num_accumulated(self.datamodule.rows_per_step, rows.num_rows)
+        at_a_time = rows.num_rows * self.processes.world_size
+        accumulated = num_accumulated(self.datamodule.rows_per_step, at_a_time)
         kwargs["accumulate_grad_batches"] = accumulated
         kwargs["val_check_interval"] = val_check_interval(config.val_check_interval, accumulated)
         if config.logger in (None, True):
             logger = RunLogger(self.run, step_of(self.checkpoint) or 0)
-            kwargs.setdefault("logger", logger if self.subcommand == "fit" else False)
-        kwargs.setdefault("plugins", [*listed(config.plugins), SealedCheckpointIO()])
+            logs = self.subcommand == "fit" and self.place.is_first
+            kwargs.setdefault("logger", logger if logs else False)
+        kwargs |= joining(config, self.place, self.processes)
+        kwargs["plugins"] = [
+            *kwargs.get("plugins", []),
+            *listed(config.plugins),
+            SealedCheckpointIO(),
+        ]
         has_bar = config.enable_progress_bar is not False
         monitor = self.options(self.config_init).checkpoint.monitor
         try:
@@ -171,7 +188,6 @@ class DescriptionCLI(OptionsOnlyCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, ValueError, ImportError) as error:
             raise UserError(f"the --trainer options cannot be used: {error}") from error
-        refuse_several_devices(trainer.num_devices, trainer.num_nodes)
         return trainer
 
     def micro_batch(self, trainer: Any, precision: Any) -> ChosenRows:
@@ -183,7 +199,8 @@ class DescriptionCLI(OptionsOnlyCLI):
         if command == "fit" and self.run.is_finished() and not self.is_trial:
             command = None
         return choose_micro_batch(
-            asked, command, self.model, self.datamodule, trainer, precision, before
+            *(asked, command, self.model, self.datamodule, trainer, precision, before),
+            self.processes.world_size,
         )
 
     # The commands. Each is called with what the trainer's method of that name takes.
@@ -229,11 +246,13 @@ class DescriptionCLI(OptionsOnlyCLI):
 
     def finish(self, model: DescriptionModule) -> None:
         """Scores the best weights, and says where everything is."""
+        wait_for_all()  # one writes them
         model.use_adapter(self.run.adapter)
         self.trainer.validate(model, datamodule=self.datamodule, verbose=False)
-        self.run.write_finish(self.trainer.global_step)
-        terminal.report(self.run)
-        say(terminal.where(self.run))
+        if self.place.is_first:
+            self.run.write_finish(self.trainer.global_step)
+            terminal.report(self.run)
+            say(terminal.where(self.run))
 
     def validate(self, model: DescriptionModule, **kwargs: Any) -> None:
         self.score(model, self.trainer.validate)
@@ -248,7 +267,8 @@ class DescriptionCLI(OptionsOnlyCLI):
         self.use_weights(model, data)
         warn_of_markers(data.encoder)
         run(model, data, ckpt_path=self.checkpoint, verbose=False, weights_only=True)
-        terminal.report(self.run)
+        if self.place.is_first:
+            terminal.report(self.run)
 
     def use_weights(self, model: DescriptionModule, data: DescriptionData) -> Path:
         """Has the model load trained weights; returns the file that holds them."""

@@ -14,7 +14,8 @@ PACKAGE = Path(amazon_desc.__file__).parent
 
 # A file may import only from files that stand before it.
 ORDER = """
-    support.errors support.signals support.secrets support.printing support.files support.locks
+    support.errors support.ranks support.signals support.secrets support.printing support.files
+    support.locks
     support.mounts
     support.resources support.options support.allocator
     support.layouts support.digests support.hub_access support.hub
@@ -64,9 +65,9 @@ ORDER = """
     evaluation.intervals evaluation.counted evaluation.metrics evaluation.copied
     evaluation.summary
     evaluation.description_scores.description_scores
-    training.accumulation training.finite training.gradients training.schedule
+    training.exchange training.accumulation training.finite training.gradients training.schedule
     training.random_states training.lightning_internals training.guard training.scoring
-    training.stepping training.writing training.validating training.module
+    training.strategy training.stepping training.writing training.validating training.module
     export.weights export.decoding_options export.usage export.facts export.card export.folders
     export.shards export.merged export.adapter export.hub
     export.gguf.package export.gguf.quantizing export.gguf.families export.gguf.places
@@ -76,11 +77,13 @@ ORDER = """
     run.report.score_names run.report.values run.report.scores run.report.curves run.report.texts
     run.report.facts run.report.verdict run.report.drawing run.report.figures run.report.tables
     run.report.cards run.report.commands run.report.page
-    run.options.arguments run.options.help run.options.trainer_options run.options.refusals
+    run.options.arguments run.options.help run.options.trainer_options run.options.devices
+    run.options.refusals
     run.options.former_names run.options.settings run.options.paths run.options.configs
     run.options.checks run.options.micro_batch
     run.options.given run.options.nearest run.options.wanted run.options.described
     run.options.explained
+    run.launching
     run.callbacks.run_files run.callbacks.resuming run.callbacks.best_adapter
     run.callbacks.monitoring run.callbacks.progress
     run.callbacks.score_report run.callbacks.signals run.callbacks.reporting
@@ -96,8 +99,8 @@ FLOW = ORDER.split()
 
 KNOW_LIGHTNING = (
     *("data.datamodule", "training.lightning_internals"),
-    *("training.stepping", "training.writing", "training.validating", "training.module"),
-    *("run.", "cli"),
+    *("training.strategy", "training.stepping", "training.writing", "training.validating"),
+    *("training.module", "run.", "cli"),
 )
 HEAVY = ("torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "jsonargparse")
 

@@ -136,6 +136,8 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
         seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
+        # a process may be dealt none of what is scored
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.titles, self.title = titles, title
         self.output, self.keep_columns = output, keep_columns
         self.num_scored, self.num_sampled = num_scored, num_sampled
@@ -222,13 +224,26 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
         order = self.order(len(rows), self.num_trained_rows)
         return loaders.ordered_loader(rows, order, self.collate_rows, self.num_workers, self.seed)
 
+    @property
+    def rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def share(self) -> loaders.Share:
+        return loaders.Share(self.rank, self.world_size)
+
     def order(self, num_rows: int, first_row: int) -> RowOrder:
         settings = (self.num_epochs, self.seed, first_row, self.max_rows)
-        return RowOrder(num_rows, self.batch_size, *settings)
+        return RowOrder(num_rows, self.batch_size, *settings, *self.share)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Returns the loader of packed rows, and one for the texts of each side that is scored."""
-        rows = loaders.fixed_loader(self.scored.rows, self.batch_size, self.collate_rows, self.seed)
+        settings = (self.batch_size, self.collate_rows, self.seed, self.share)
+        rows = loaders.fixed_loader(self.scored.rows, *settings)
         num_sides = 1 if self.stage == "fit" else 2
         return [rows, *(self.title_loader() for _ in range(num_sides))]
 
@@ -239,7 +254,8 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
 
     def title_loader(self, first: int = 0) -> DataLoader[list[int]]:
         """Returns the loader of titles' numbers: whoever writes reads their prompts ahead."""
-        return loaders.number_loader(first, self.num_titles, self.titles_at_a_time, self.seed)
+        settings = (self.titles_at_a_time, self.seed, self.share)
+        return loaders.number_loader(first, self.num_titles, *settings)
 
     @property
     def longest_prompt(self) -> int:
@@ -267,6 +283,15 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
             return prompts_of(self.pairs()[first:][:most], self.encoder, str, first)
         rows = ((row, title, "") for row, title in islice(self.table.written(first), most))
         return prompts_of_rows(rows, self.encoder, self.clean_title)
+
+    def prompts_of_share(self, first: int, num_batches: int) -> Iterator[Prompt]:
+        """Yields the prompts of so many batches of this process's share of the titles."""
+        size, (rank, world_size) = self.titles_at_a_time, self.share
+        if world_size == 1:
+            yield from self.prompts(first, num_batches * size)
+            return
+        for number in range(rank, num_batches * world_size, world_size):
+            yield from self.prompts(first + number * size, size)
 
     @functools.cached_property
     def clean_title(self) -> Callable[[str], str]:

@@ -226,8 +226,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def chosen_checkpoint(run: RunFolder, asked: str | None, is_fit: bool) -> Path | None:
+def chosen_checkpoint(
+    run: RunFolder, asked: str | None, is_fit: bool, sets_aside: bool = True
+) -> Path | None:
     """Returns the checkpoint to read: the one asked for, or, for fit, the newest intact one.
+
+    Args:
+        sets_aside: a fit gives damaged ones another name: of its processes, the first does
 
     Raises:
         UserError: `last` is asked for, and there is none.
@@ -237,7 +242,7 @@ def chosen_checkpoint(run: RunFolder, asked: str | None, is_fit: bool) -> Path |
         return None
     if asked != "last" and not (asked is None and is_fit):
         return Path(asked) if asked else None
-    newest = newest_intact(run, set_aside=is_fit, say=say)
+    newest = newest_intact(run, set_aside=is_fit and sets_aside, say=say)
     if newest is None and not is_fit:
         raise UserError(
             f"--ckpt_path last: there is no checkpoint in {run.checkpoints}. Run fit first, or "

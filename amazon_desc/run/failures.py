@@ -18,9 +18,17 @@ from traceback import walk_tb
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from amazon_desc.support.errors import Interrupted, OutOfMemoryError, StorageError, UserError
+from amazon_desc.run.launching import is_answered_for, leave_word
+from amazon_desc.support.errors import (
+    Interrupted,
+    OutOfMemoryError,
+    PeerLostError,
+    StorageError,
+    UserError,
+)
 from amazon_desc.support.files import free_space
 from amazon_desc.support.printing import say
+from amazon_desc.support.ranks import here
 from amazon_desc.support.signals import Signals
 
 # What a disk that is full, read-only, broken or forbidden answers.
@@ -70,7 +78,11 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
             raise
         mended = as_user_error(error, arguments)
         if mended is not None:
-            say(f"amazon_desc: {mended}", file=sys.stderr)
+            leave_word(mended)
+            if not is_answered_for():
+                place = here()
+                name = "" if place.is_first else f" {place.named()}:"
+                say(f"amazon_desc:{name} {mended}", file=sys.stderr)
             sys.exit(mended.exit_code)
         if isinstance(error, (ArgumentError, MisconfigurationException)):
             sys.exit(report_options(error, arguments, program))
@@ -78,10 +90,12 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
 
 
 def leave(interrupted: Interrupted) -> None:
-    say(
-        f"amazon_desc: stopped by {interrupted.why}. The same command resumes from here.",
-        file=sys.stderr,
-    )
+    leave_word(interrupted)
+    if here().is_first and not is_answered_for():
+        say(
+            f"amazon_desc: stopped by {interrupted.why}. The same command resumes from here.",
+            file=sys.stderr,
+        )
     sys.exit(interrupted.exit_code)
 
 
@@ -108,6 +122,11 @@ def as_user_error(error: BaseException, arguments: list[str]) -> UserError | Non
             f"a process that loads batches hangs ({first_words(text)}): the disk with the prepared "
             f"data (--data.corpora) does not answer. The same command resumes from the last "
             f"checkpoint."
+        )
+    if is_from_lost_peer(error):
+        return PeerLostError(
+            f"another process of this command has ended or does not answer ({first_words(text)}). "
+            f"Look at what it said; the same command resumes from the last checkpoint."
         )
     if isinstance(error, BrokenPipeError):
         return StorageError(
@@ -142,6 +161,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def is_from_lost_peer(error: BaseException) -> bool:
+    """Whether processes that compute together have lost each other."""
+    is_named = isinstance(error, RuntimeError) and "gloo" in str(error)
+    return is_named or isinstance(error, torch.distributed.DistError)
 
 
 def is_from_dead_loader(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from lightning.pytorch.trainer import Trainer
 from amazon_desc.run.folder import RunFolder
 from amazon_desc.support.errors import StorageError
 from amazon_desc.support.printing import say
+from amazon_desc.support.ranks import here
 
 
 def where(run: RunFolder) -> str:
@@ -47,15 +48,23 @@ def stopped_early(trainer: Trainer) -> Iterator[str]:
 
 
 def quiet() -> None:
-    """Silences what users can do nothing about."""
+    """Silences what users can do nothing about, and what the first process says as well."""
+    if not here().is_first:
+        for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.simplefilter("ignore")
     for name, words in (
         ("lightning.pytorch.utilities.rank_zero", "Tip:"),
+        ("lightning.fabric.utilities.distributed", "Initializing distributed"),
+        ("lightning.fabric.utilities.rank_zero", "distributed_backend"),
         ("bitsandbytes.backends.cpu.ops", "gemm_4bit_forward"),
     ):
         logging.getLogger(name).addFilter(lambda record, w=words: w not in record.getMessage())
     for pattern in (
         r".*does not have many workers.*",
         r".*LeafSpec.*",
+        r".*sync_dist=True.*",  # all processes log the same: they have joined what they counted
+        r".*Total length of `.*` across ranks.*",
         r".*your dataloader is not resumable.*",  # it is: the order of the rows skips
         r".*callbacks used to create the checkpoint need to be provided.*",
         r".*is_gradient_checkpointing. is deprecated.*",

@@ -41,6 +41,12 @@ class StorageError(UserError):
     exit_code = 7
 
 
+class PeerLostError(UserError):
+    """Another process of the same command has ended, or does not answer."""
+
+    exit_code = 69  # EX_UNAVAILABLE of BSD's sysexits.h
+
+
 class InUseError(UserError):
     """Another process is at work on the same thing; the same command works when it is done."""
 

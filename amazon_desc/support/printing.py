@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TextIO
 
+from amazon_desc.support.ranks import here
 from amazon_desc.support.secrets import masked
 
 # What a terminal answers that was closed, and a pipe whose reader has ended.
@@ -21,7 +22,12 @@ NOBODY_THERE = (errno.EIO, errno.EPIPE)
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Prints a text, on stdout unless told otherwise; what is secret is left out."""
+    """Prints a text, on stdout unless told otherwise; what is secret is left out.
+
+    Of several processes of a command the first alone prints on stdout.
+    """
+    if file is None and not here().is_first:
+        return
     stream = file or sys.stdout
     try:
         print("\n".join(map(printable, masked(text).split("\n"))), file=stream, flush=True)

@@ -98,7 +98,7 @@ def rows_in_training(data: DescriptionData, first_row: int, sizes: list[int]) ->
         first_row: rows that were trained on before them
         sizes: rows of each micro-batch
     """
-    order = data.order(len(data.opened.rows()), first_row).rows()
+    order = data.order(len(data.opened.rows()), first_row).rows()  # of all processes
     return [list(islice(order, size)) for size in sizes]
 
 

@@ -35,6 +35,8 @@ from amazon_desc.model.writing_plan import EngineOption
 from amazon_desc.support.hub import Backbone, find_adapter, find_backbone
 from amazon_desc.support.options import Fraction, NonNegativeInt, PositiveInt
 from amazon_desc.training import gradients
+from amazon_desc.training.exchange import gathered, refuse_differences
+from amazon_desc.training.random_states import drawn_from
 from amazon_desc.training.schedule import Schedule, learning_rates, length_of_warmup
 from amazon_desc.training.validating import ValidatingModule
 
@@ -165,8 +167,26 @@ class DescriptionModule(ValidatingModule):
 
     # Training
 
+    def setup(self, stage: str) -> None:
+        """Has all processes take as many rows at a time: as many as fit into the least memory."""
+        data, trainer = self.data, self.trainer
+        if stage == "fit" and (num_rows := min(gathered(data.batch_size))) != data.batch_size:
+            before = trainer.accumulate_grad_batches
+            accumulated = data.rows_per_step // (num_rows * data.world_size)
+            trainer.accumulate_grad_batches = accumulated
+            if isinstance(trainer.val_check_interval, int):
+                trainer.val_check_interval = trainer.val_check_interval // before * accumulated
+            data.batch_size, self.plan = num_rows, None
+
     def on_fit_start(self) -> None:
         """Makes ready to train as planned: before any validation, which is scored that way too."""
+        refuse_differences(
+            {
+                "prepared data": self.data.opened.fingerprint,
+                "rows trained on": self.data.num_trained_rows,
+                **self.settings,
+            }
+        )
         if self.plan is None:
             task = self.task
             self.plan = plan(task, machine_with(task, self.device), self.data.batch_size)
@@ -185,14 +205,22 @@ class DescriptionModule(ValidatingModule):
         Micro-batches hold different numbers of targets, so the mean of their means would be wrong.
         The constant only keeps the numbers small enough for float16.
         """
-        if self.fused is None:
-            loss_sum, num_targets = target_loss(self.network, batch)
-        else:
-            if not self.accumulation.micro_batches:
-                self.fused.begin()
+        if self.fused is not None and not self.accumulation.micro_batches:
+            self.fused.begin()
+        if not len(batch.input_ids):  # other processes have the last rows
+            loss_sum, num_targets = self.no_loss(), 0
+        elif self.fused is not None:
             loss_sum, num_targets = self.fused.loss(batch, self.data.dropout_seed)
-        self.trained_on(loss_sum, num_targets, len(batch.input_ids))
+        else:
+            with drawn_from(self.data.dropout_seed, self.device):
+                loss_sum, num_targets = target_loss(self.network, batch)
+        self.trained_on(loss_sum, num_targets)
         return loss_sum / self.data.row_tokens
+
+    def no_loss(self) -> Tensor:
+        """Returns 0, with gradients of 0 to come."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return torch.stack([(0 * p).sum() for p in trained]).sum()
 
     def gradients(self, optimizer: Optimizer) -> list[Tensor]:
         """Returns those of the fused path in one piece: faster than hundreds of small ones."""

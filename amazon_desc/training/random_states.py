@@ -7,6 +7,8 @@ draws are the same: on the card that trains then, whichever it is.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,19 @@ def random_states(device: torch.device) -> dict[str, Any]:
         "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
         "device": device.type,
     }
+
+
+@contextmanager
+def drawn_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Has torch draw from a seed inside the block, and go on after it as if nothing had been drawn.
+
+    Args:
+        device: that draws, beside the host
+    """
+    cards = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cards):
+        torch.manual_seed(seed)
+        yield
 
 
 def restore_random_states(states: dict[str, Any], device: torch.device) -> None:

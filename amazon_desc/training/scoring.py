@@ -22,6 +22,7 @@ from amazon_desc.evaluation.metrics import TargetLoss, TextScores
 from amazon_desc.evaluation.summary import Sample, SideBySide
 from amazon_desc.generation.writing import Prediction
 from amazon_desc.model.loss import target_scores
+from amazon_desc.training.exchange import gathered, interleaved
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Weights = Literal["base", "tuned"]
 BOTH: tuple[Weights, Weights] = ("base", "tuned")
+
+LOSS_STATES = ("loss_sums", "num_targets", "num_right")
+"""what a TargetLoss keeps, one entry a batch"""
 
 FindCopied = Callable[[Sequence[str]], Sequence[bool]]
 """Says of texts which of them are copied from what was trained on."""
@@ -39,9 +43,13 @@ class Scoring(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.losses: Any = nn.ModuleDict({weights: TargetLoss() for weights in BOTH})
-        self.texts: Any = nn.ModuleDict({weights: TextScores() for weights in BOTH})
+        # join() has what others counted, in the order of the titles, which torchmetrics would lose
+        alone = {"sync_on_compute": False}
+        self.losses: Any = nn.ModuleDict({weights: TargetLoss(**alone) for weights in BOTH})
+        self.texts: Any = nn.ModuleDict({weights: TextScores(**alone) for weights in BOTH})
         self.predictions: dict[Weights, list[Prediction]] = {weights: [] for weights in BOTH}
+        self.written: dict[Weights, list[list[Prediction]]] = {weights: [] for weights in BOTH}
+        """batch by batch, until all are joined"""
         self.packed: Sequence[int] = ()
         self.copied_references: float | None = None
         """share of the real descriptions that would count as copied, where that was looked for"""
@@ -56,6 +64,7 @@ class Scoring(nn.Module):
         for metric in (*self.losses.values(), *self.texts.values()):
             metric.reset()
         self.predictions = {weights: [] for weights in BOTH}
+        self.written = {weights: [] for weights in BOTH}
 
     def add_rows(self, model: PeftModel, batch: RowBatch, sides: Iterable[Weights]) -> None:
         """Finds loss and hits of each example with the weights of each side."""
@@ -70,8 +79,18 @@ class Scoring(nn.Module):
         self.losses[weights].update(loss_sum, num_targets)
 
     def add_texts(self, weights: Weights, predictions: list[Prediction]) -> None:
-        """Takes what the weights of a side have written."""
-        self.predictions[weights] += predictions
+        """Takes what the weights of a side have written for a batch of titles."""
+        self.written[weights].append(predictions)
+
+    def join(self) -> None:
+        """Takes what other processes have counted and written for the batches they were dealt."""
+        for weights in BOTH:
+            for name in LOSS_STATES:
+                mine = [state.cpu() for state in getattr(self.losses[weights], name)]
+                setattr(self.losses[weights], name, interleaved(gathered(mine)))
+            batches = interleaved(gathered(self.written[weights]))
+            self.predictions[weights] += [prediction for batch in batches for prediction in batch]
+            self.written[weights] = []
 
     def count_texts(self, find_copied: FindCopied | None = None) -> None:
         """Counts what was written, of all sides together, when all of it is there.

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from amazon_desc.data.datamodule import DescriptionData
-from amazon_desc.training import gradients
+from amazon_desc.training import exchange, gradients
 from amazon_desc.training.accumulation import Accumulation
 from amazon_desc.training.finite import OptimizerStep
 from amazon_desc.training.guard import Guard
@@ -35,6 +35,7 @@ class SteppingModule(L.LightningModule):
         super().__init__()
         self.accumulation = Accumulation()
         self.guard: Guard | None = None  # of a fit
+        self.votes = exchange.Votes()
         self.step: OptimizerStep | None = None  # the newest
         self.settings_of_step: dict[str, float] = {}
         self.restored: dict[str, Any] | None = None  # random states of the resumed checkpoint
@@ -66,21 +67,25 @@ class SteppingModule(L.LightningModule):
         if self.trainer.is_last_batch:
             self.trainer.should_stop = True  # Lightning validates before it obeys
 
-    def trained_on(self, loss_sum: Tensor, num_targets: int, num_rows: int) -> None:
-        """Adds a micro-batch to its optimizer step, and counts its rows.
+    def trained_on(self, loss_sum: Tensor, num_targets: int) -> None:
+        """Adds a micro-batch to its optimizer step, and counts its rows and the other processes'.
 
         Right after its forward pass: dropout and the checkpoint of this step, which callbacks save
         before any later hook of a module, have to find the count without it and with it.
         """
-        self.accumulation.add(loss_sum, num_targets, num_rows)
-        self.data.num_trained_rows += num_rows
+        self.accumulation.add(loss_sum, num_targets, self.data.count_round())
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Turns the accumulated gradient into that of the mean over the step's targets."""
+        """Turns the accumulated gradients of all processes into that of the mean over the step's
+        targets."""
+        found, step = self.gradients(optimizer), self.accumulation
+        counts = self.votes.take(step.num_here)
+        step.num_elsewhere = sum(num for (num,) in counts) - step.num_here
+        exchange.sum_in_place(found)  # before anybody asks whether it is finite
         if self.scaler is not None and leaves_unscaling_to(optimizer):
             self.scaler.unscale_(optimizer)
         constant = self.trainer.accumulate_grad_batches * self.data.row_tokens
-        gradients.multiply(self.gradients(optimizer), constant / self.accumulation.num_targets())
+        gradients.multiply(found, constant / step.num_targets())
 
     def configure_gradient_clipping(
         self,
@@ -147,4 +152,5 @@ class SteppingModule(L.LightningModule):
         self.restored = checkpoint["random_states"]
         # Lightning calls this before the data module reads its own part.
         num_rows = checkpoint[type(self.data).__qualname__]["num_trained_rows"]
-        count_micro_batches_anew(checkpoint, num_rows, self.data.batch_size)
+        at_a_time = self.data.batch_size * self.data.world_size
+        count_micro_batches_anew(checkpoint, num_rows, at_a_time)

@@ -79,8 +79,9 @@ class ValidatingModule(WritingModule):
     def end_scoring(self) -> None:
         """Counts what was written; copies are looked for where it is all that is to be scored."""
         self.end_writing()
-        is_fit = self.trainer.state.fn == "fit"
-        self.scoring.count_texts(None if is_fit else self.find_copied)
+        self.scoring.join()
+        is_reported = self.trainer.state.fn != "fit" and self.trainer.is_global_zero
+        self.scoring.count_texts(self.find_copied if is_reported else None)
 
     def find_copied(self, texts: Sequence[str]) -> Sequence[bool]:
         """Says which texts are taken out of descriptions that may have been trained on."""

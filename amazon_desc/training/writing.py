@@ -58,7 +58,7 @@ class WritingModule(SteppingModule):
             asked = texts_of(self.decoding, self.engine, data, data.num_titles)
             self.writing_plan = plan_writing(self.task, machine, asked)
         writing = self.writing_with(self.decoding)
-        prompts = data.prompts(first, num_batches * data.titles_at_a_time)
+        prompts = data.prompts_of_share(first, num_batches)
         self.written = write(self.network, prompts, writing, self.writing_plan, has_lora=has_lora)
 
     def writing_with(self, settings: DecodingSettings) -> Writing:

@@ -12,7 +12,7 @@ def accumulated(
     accumulation = Accumulation()
     for number, loss in enumerate(losses):
         num_targets = targets[number] if targets else 1
-        accumulation.add(torch.tensor(loss), num_targets, rows[number] if rows else 1)
+        accumulation.add(torch.tensor(loss), num_targets, [rows[number] if rows else 1])
     return accumulation
 
 
@@ -39,7 +39,7 @@ def test_an_accumulation_holds_no_graph():
     """Held for a step, the losses would keep the activations of all its micro-batches."""
     weight = torch.tensor(2.0, requires_grad=True)
     accumulation = Accumulation()
-    accumulation.add(weight * 3, 2, 1)
+    accumulation.add(weight * 3, 2, [1])
     numbers = accumulation.numbers(torch.tensor(1.0))
     assert not numbers.requires_grad
     assert numbers.tolist() == [6, 1]

@@ -58,7 +58,7 @@ class Line(SteppingModule):
         data = self.data
         self.found.append((data.num_trained_rows, data.dropout_seed, random.random()))
         loss = (self.weight * batch).sum()
-        self.trained_on(loss, len(batch), len(batch))
+        self.trained_on(loss, len(batch))
         return loss / data.row_tokens
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:

@@ -72,6 +72,8 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
 
     With `loss_on` "all" every token but each example's first is a target.
     """
+    if not rows:
+        return no_rows(row_tokens)
     input_ids = np.full((len(rows), row_tokens), pad_id, dtype=np.int64)
     position_ids = np.zeros((len(rows), row_tokens), dtype=np.int64)
     is_target = np.zeros((len(rows), row_tokens), dtype=bool)
@@ -96,6 +98,13 @@ def collate_rows(rows: Sequence[Row], row_tokens: int, pad_id: int, loss_on: Los
         torch.from_numpy(before_targets),
         num_tokens=sum(int(np.sum(row["lengths"])) for row in rows),
     )
+
+
+def no_rows(row_tokens: int) -> RowBatch:
+    """Returns a batch without rows: what a process has while others train on the last ones."""
+    empty = torch.zeros((0, row_tokens), dtype=torch.int64)
+    places = torch.zeros((0, 1), dtype=torch.int64)
+    return RowBatch(empty, empty, empty.bool(), places, empty, places.flatten(), 0)
 
 
 def lay_out(rows: Sequence[Row], row_tokens: int) -> tuple[np.ndarray, np.ndarray]:

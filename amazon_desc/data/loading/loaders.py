@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -22,6 +22,16 @@ from amazon_desc.support.signals import stopping_signals
 HUNG_SECONDS = 8
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+class Share(NamedTuple):
+    """What of the batches a process is dealt: every `world_size`th, from the `rank`th on."""
+
+    rank: int
+    world_size: int
+
+
+WHOLE = Share(0, 1)
 
 
 def ordered_loader(
@@ -40,28 +50,36 @@ def ordered_loader(
 
 
 def fixed_loader(
-    items: Sequence[Any], batch_size: int, collate: Callable[[list[Any]], Any], seed: int
+    items: Sequence[Any],
+    batch_size: int,
+    collate: Callable[[list[Any]], Any],
+    seed: int,
+    share: Share = WHOLE,
 ) -> DataLoader[Any]:
-    """Returns a loader of what is scored, in its order."""
+    """Returns a loader of what is scored, in its order: of several processes, every so manyth."""
+    starts = range(0, len(items), batch_size)[share.rank :: share.world_size]
     return DataLoader(
         items,  # pyright: ignore[reportArgumentType] (has all that a map-style Dataset needs)
-        batch_size=batch_size,
+        batch_sampler=[range(start, min(start + batch_size, len(items))) for start in starts],  # pyright: ignore
         collate_fn=collate,
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def number_loader(first: int, end: int, batch_size: int, seed: int) -> DataLoader[list[int]]:
+def number_loader(
+    first: int, end: int, batch_size: int, seed: int, share: Share = WHOLE
+) -> DataLoader[list[int]]:
     """Returns a loader of the numbers from `first` to before `end`, which keeps none of them.
 
-    number_loader(3, 8, 2, seed) -> [3, 4], [5, 6], [7]
+    number_loader(3, 8, 2, seed)               -> [3, 4], [5, 6], [7]
+    number_loader(3, 8, 2, seed, Share(0, 2))  -> [3, 4], [7]
     """
 
     def numbers(start: Any) -> list[int]:
         return list(range(start, min(start + batch_size, end)))
 
     return DataLoader(
-        range(first, end, batch_size),  # pyright: ignore[reportArgumentType]
+        range(first, end, batch_size)[share.rank :: share.world_size],  # pyright: ignore
         batch_size=None,  # Lightning notes what else a batch is made of, as long as it predicts
         collate_fn=numbers,
         generator=torch.Generator().manual_seed(seed),

@@ -2,13 +2,18 @@
 
 In come the number of rows and epochs, out go the row numbers of each micro-batch, from any point
 on. Epochs follow each other without a seam, so only the very last micro-batch can be smaller, and
-a run that stops is resumed at exactly the row where it stopped.
+a run that stops is resumed at exactly the row where it stopped. Several processes are dealt the
+micro-batches of this one order in turn, so that they train on what one alone would.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch.utils.data import Sampler
+
+T = TypeVar("T")
 
 
 class RowOrder(Sampler[list[int]]):
@@ -19,6 +24,11 @@ class RowOrder(Sampler[list[int]]):
         first_row = 0:   [2, 0], [1, 0], [2, 1]
         first_row = 2:           [1, 0], [2, 1]
         max_rows = 3:    [2, 0], [1]
+
+    Of 2 processes, which have as many micro-batches each, if need be an empty one:
+
+        rank = 0:   [2, 0], [2, 1]
+        rank = 1:   [1, 0], []
 
     Its length is that of the whole run, whatever `first_row`: Lightning counts a resumed run's
     batches from the beginning.
@@ -32,27 +42,24 @@ class RowOrder(Sampler[list[int]]):
         seed: int,
         first_row: int = 0,
         max_rows: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.seed = seed
         self.first_row = first_row
+        self.rank, self.world_size = rank, world_size
         self.total_rows = num_rows * num_epochs
         if max_rows is not None:
             self.total_rows = min(self.total_rows, max_rows)
 
     def __len__(self) -> int:
-        return -(-self.total_rows // self.batch_size)
+        return -(-self.total_rows // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[int]]:
-        batch: list[int] = []
-        for row in self.rows():
-            batch.append(row)
-            if len(batch) == self.batch_size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+        for in_turn in batched(batched(self.rows(), self.batch_size), self.world_size):
+            yield in_turn[self.rank] if self.rank < len(in_turn) else []
 
     def rows(self) -> Iterator[int]:
         """Yields row numbers from `first_row` of the run to its end."""
@@ -64,3 +71,19 @@ class RowOrder(Sampler[list[int]]):
     def permutation(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(self.num_rows, generator=generator).tolist()
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yields so many at a time, and fewer at the end."""
+    waiting = iter(items)
+    while some := list(islice(waiting, size)):
+        yield some
+
+
+def sizes_of_round(first_row: int, total_rows: int, batch_size: int, world_size: int) -> list[int]:
+    """Returns the rows of the micro-batch that each process is dealt next.
+
+    5 rows by 2 on 2 processes:   first_row = 0 -> [2, 2]    first_row = 4 -> [1, 0]
+    """
+    left = (total_rows - first_row - rank * batch_size for rank in range(world_size))
+    return [min(batch_size, max(0, rows)) for rows in left]

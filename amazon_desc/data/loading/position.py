@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from amazon_desc.data.corpus.corpus import Corpus
+from amazon_desc.data.loading.order import RowOrder, sizes_of_round
 from amazon_desc.support.errors import UserError
 
 
@@ -17,6 +18,7 @@ class TrainedRows:
 
     corpus: Corpus | None
     seed: int
+    batch_size: int
     num_trained_rows = 0
 
     @property
@@ -30,14 +32,38 @@ class TrainedRows:
         return self.corpus
 
     @property
+    def rank(self) -> int:
+        """The number of this process among those that are dealt rows and titles in turn."""
+        raise NotImplementedError
+
+    @property
+    def world_size(self) -> int:
+        """How many these processes are."""
+        raise NotImplementedError
+
+    def order(self, num_rows: int, first_row: int) -> RowOrder:
+        """Returns the micro-batches of this process from a row on."""
+        raise NotImplementedError
+
+    @property
     def epoch(self) -> float:
         """How many times the rows have been trained on, parts of an epoch counted too."""
         return self.num_trained_rows / self.opened.manifest["counts"]["num_rows"]
 
     @property
     def dropout_seed(self) -> int:
-        """A number of this micro-batch: the rows before it decide it, not how often it was met."""
-        return (self.seed * 1_000_003 + self.num_trained_rows) % 2**31
+        """A number of this micro-batch: the rows before it decide it, not how often it was met,
+        and not which process has it."""
+        num_before = self.num_trained_rows + self.rank * self.batch_size
+        return (self.seed * 1_000_003 + num_before) % 2**31
+
+    def count_round(self) -> list[int]:
+        """Counts the micro-batch that each process has been dealt, and returns their rows."""
+        num_rows = self.opened.manifest["counts"]["num_rows"]
+        total, first = self.order(num_rows, 0).total_rows, self.num_trained_rows
+        sizes = sizes_of_round(first, total, self.batch_size, self.world_size)
+        self.num_trained_rows += sum(sizes)
+        return sizes
 
     # What a checkpoint keeps
 

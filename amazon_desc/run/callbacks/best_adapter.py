@@ -68,8 +68,10 @@ class BestAdapter(Callback):
 
 
 def save_adapter(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Replaces RUN/adapter by the present weights, whole or not at all."""
+    """Replaces RUN/adapter by the present weights, whole or not at all; one process does."""
     assert isinstance(module, DescriptionModule)
+    if not trainer.is_global_zero:
+        return
     identity = module.identity(module.data)
     adapter = RunFolder(Path(trainer.default_root_dir)).adapter
     with storage(adapter), replacing_folder(adapter) as folder:

@@ -23,6 +23,7 @@ from amazon_desc.evaluation.summary import Sample
 from amazon_desc.model.cost.mfu import flops_per_token, matmul_limit
 from amazon_desc.run.logger import LENGTHS_OF_TEXTS
 from amazon_desc.support.printing import say
+from amazon_desc.training.exchange import gathered_numbers
 from amazon_desc.training.lightning_internals import is_step_logged
 from amazon_desc.training.module import DescriptionModule
 
@@ -101,7 +102,8 @@ class Throughput(Callback):
         self.num_tokens += batch.num_tokens
         if is_step_logged(trainer):
             self.pause(pl_module.device)
-            rate = self.num_tokens / self.seconds
+            num_tokens = sum(num for (num,) in gathered_numbers([self.num_tokens]))
+            rate = num_tokens / self.seconds
             pl_module.log("train/tokens_per_second", rate, prog_bar=True)
             if pl_module.device.type == "cuda":
                 self.log_use_of_card(pl_module, rate)
@@ -110,7 +112,8 @@ class Throughput(Callback):
 
     def log_use_of_card(self, pl_module: L.LightningModule, rate: float) -> None:
         if self.limit is not None:
-            pl_module.log("train/mfu", rate * self.flops_per_token / self.limit, prog_bar=True)
+            limit = self.limit * pl_module.trainer.world_size
+            pl_module.log("train/mfu", rate * self.flops_per_token / limit, prog_bar=True)
         peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
         pl_module.log("train/peak_memory_gib", peak, prog_bar=True)
 

@@ -74,6 +74,8 @@ class ResumeCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Makes up for what came after the step of the checkpoint that is resumed."""
         self.saved_at = time.monotonic()
+        if isinstance(pl_module, SteppingModule):  # clocks differ, but all save at once
+            pl_module.votes.asked["late"] = self.is_late
         if trainer.logger and self.logged:
             trainer.logger.log_metrics(self.logged, step=self.saved_step - 1)
         if self.validation_due:
@@ -93,9 +95,12 @@ class ResumeCheckpoint(ModelCheckpoint):
         if not is_step_done(trainer):
             return
         is_due = trainer.global_step % self.every_n_steps == 0
-        is_late = time.monotonic() - self.saved_at >= self.seconds
+        is_late = isinstance(pl_module, SteppingModule) and pl_module.votes.agreed("late")
         if is_due or is_late or is_last_step(trainer) or is_validated(trainer):
             self.save(trainer)
+
+    def is_late(self) -> bool:
+        return time.monotonic() - self.saved_at >= self.seconds
 
     def save(self, trainer: L.Trainer) -> None:
         """Saves the step that was just done, if it was not saved yet."""
@@ -109,7 +114,8 @@ class ResumeCheckpoint(ModelCheckpoint):
         trainer.save_checkpoint(path)
         for logger in trainer.loggers:
             logger.after_save_checkpoint(self)
-        files_of(trainer).submit(remove_oldest, self.run, self.keep, path)
+        if trainer.is_global_zero:
+            files_of(trainer).submit(remove_oldest, self.run, self.keep, path)
         self.saved_at = time.monotonic()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

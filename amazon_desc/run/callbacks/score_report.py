@@ -56,6 +56,8 @@ class ScoreReport(Callback):
 
     def report(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
         assert isinstance(module, DescriptionModule)
+        if not trainer.is_global_zero:
+            return
         scores, samples = module.scoring.side_by_side(), module.samples
         say(f"\n{module.writing_plan}")
         say(f"\n{len(samples)} products of the {SPLITS[stage]} split, base beside tuned:\n")

@@ -6,8 +6,10 @@ between two batches. What is saved then is resumed as if nobody had asked.
 
 from __future__ import annotations
 
+import signal
 import time
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -16,9 +18,12 @@ from lightning.pytorch.callbacks import Callback, Timer
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint, files_of
 from amazon_desc.support.errors import Interrupted
 from amazon_desc.support.signals import Signals
+from amazon_desc.training.exchange import wait_for_all
 from amazon_desc.training.lightning_internals import is_step_done
+from amazon_desc.training.stepping import SteppingModule
 
 TIME_OVER = 124  # as `timeout` of the shell leaves
+TIME_OPTION = "--trainer.max_time"
 
 
 class StopOnSignal(Callback):
@@ -36,16 +41,22 @@ class StopOnSignal(Callback):
         seconds = Timer(duration=max_time).time_remaining()
         self.seconds = float("inf") if seconds is None else seconds
         self.started_at = 0.0
+        self.is_leaving = False  # all processes are
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.handle()
         self.signals.is_training = True
         self.started_at = time.monotonic()
+        if isinstance(pl_module, SteppingModule):
+            pl_module.votes.asked["leave"] = partial(self.code, trainer)
 
-    def ask_if_late(self) -> None:
+    def code(self, trainer: L.Trainer) -> int:
+        """Returns the exit code that this process was asked to leave with; 0: it was not."""
         is_over = time.monotonic() - self.started_at >= self.seconds
-        if is_over and self.signals.received is None:
-            self.signals.ask(Interrupted("--trainer.max_time", TIME_OVER))
+        is_last = trainer.should_stop
+        if is_over and not is_last and self.signals.received is None:
+            self.signals.ask(Interrupted(TIME_OPTION, TIME_OVER))
+        return self.signals.received.exit_code if self.signals.received else 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -54,13 +65,16 @@ class StopOnSignal(Callback):
         is_between = batch_idx % trainer.accumulate_grad_batches == 0  # pyright: ignore
         saver = saver_of(trainer)
         is_saved = saver is None or saver.saved_step == trainer.global_step > 0
-        if is_between and is_saved:
+        is_agreed = self.is_leaving or trainer.world_size == 1
+        if is_between and is_saved and is_agreed:
             self.leave_if_asked(trainer)
 
     def leave_if_asked(self, trainer: L.Trainer) -> None:
         """Leaves when what was saved is on the disk."""
         if self.signals.received is not None:
             files_of(trainer).finish()
+            if self.is_leaving:
+                wait_for_all()  # or one that has left has the others ended
             self.signals.leave_if_asked()
 
     def on_train_batch_end(
@@ -71,12 +85,15 @@ class StopOnSignal(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not is_step_done(trainer):
+        if not is_step_done(trainer) or not isinstance(pl_module, SteppingModule):
             return
-        if not trainer.should_stop:  # else this was the last step
-            self.ask_if_late()
-        saver = saver_of(trainer)
-        if self.signals.received is not None and saver is not None:
+        code = pl_module.votes.agreed("leave")
+        if not code:
+            return
+        self.is_leaving = trainer.world_size > 1
+        if self.signals.received is None:  # another process was asked
+            self.signals.received = Interrupted(name_of(code), code)
+        if (saver := saver_of(trainer)) is not None:
             saver.save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -106,6 +123,11 @@ class StopOnSignal(Callback):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.handle()
+
+
+def name_of(code: int) -> str:
+    """Returns what it is that has a process leave with a code."""
+    return TIME_OPTION if code == TIME_OVER else signal.Signals(code - 128).name
 
 
 def saver_of(trainer: L.Trainer) -> ResumeCheckpoint | None:

@@ -21,6 +21,7 @@ from amazon_desc.model.skeleton import skeleton
 from amazon_desc.model.suitability import read_config
 from amazon_desc.model.writing_plan import Engine, WritingPlan, plan_writing
 from amazon_desc.support.hub import find_backbone
+from amazon_desc.support.ranks import here
 from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.writing import texts_of
 
@@ -43,6 +44,7 @@ def choose_micro_batch(
     trainer: Any,
     precision: Any,
     before: int | None,
+    world_size: int = 1,
 ) -> ChosenRows:
     """Decides the rows of a micro-batch.
 
@@ -51,18 +53,20 @@ def choose_micro_batch(
         command: None: nothing is computed
         trainer: its options
         before: rows of a micro-batch that the run had until now
+        world_size: processes that share the rows of an optimizer step
     """
     if asked != "auto":
         return ChosenRows(asked)
-    if data.rows_per_step == 1 or command not in ("fit", "validate", "test"):
+    most = data.rows_per_step // world_size
+    if most == 1 or command not in ("fit", "validate", "test"):
         return ChosenRows(1)
     task = task_of_options(model, data, dtype_of(precision))
     machine = machine_of(device_of(trainer), task.dtype)
     if command == "fit":
-        plan, reason = plan_rows(task, machine, data.rows_per_step, before)
+        plan, reason = plan_rows(task, machine, most, before)
         return ChosenRows(plan.num_rows, plan, reason)
     needed = partial(bytes_to_score, task)
-    num_rows, reason = choose_rows(data.rows_per_step, task.row_tokens, needed, machine)
+    num_rows, reason = choose_rows(max(1, most), task.row_tokens, needed, machine)
     return ChosenRows(num_rows, reason=reason)
 
 
@@ -107,4 +111,7 @@ def device_of(trainer: Any) -> torch.device:
     """Returns the device that the options of a trainer name."""
     if trainer.accelerator in ("cpu", "mps") or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", trainer.devices[0] if isinstance(trainer.devices, list) else 0)
+    number = here().local_rank
+    return torch.device(
+        "cuda", trainer.devices[number] if isinstance(trainer.devices, list) else number
+    )

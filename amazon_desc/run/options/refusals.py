@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as known
 from lightning.pytorch.callbacks import Timer
 
+from amazon_desc.run.options.devices import refuse_engines, refuse_uneven_rows
 from amazon_desc.run.options.trainer_options import listed, refuse_plugins, refuse_precision
 from amazon_desc.support.errors import UserError
 from amazon_desc.training.validating import MONITORED, OF_LOSSES
@@ -28,9 +29,6 @@ LIMITS = {
 
 LARGEST_SEED = 2**32 - 1
 
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-STRATEGIES = ("auto", "single_device")
-
 # They change weights, rates or batches beside what is decided by options, or copy the whole module.
 CHANGING = (
     *(known.StochasticWeightAveraging, known.WeightAveraging, known.BaseFinetuning),
@@ -39,16 +37,16 @@ CHANGING = (
 )
 
 
-def refuse_options(command: str | None, options: Any) -> None:
+def refuse_options(command: str | None, options: Any, world_size: int = 1) -> None:
     """Refuses all that this file knows.
 
     Args:
         command: None: the parts of a fit are built, and nothing is run
         options: all of the command
+        world_size: the processes of the command
     """
     trainer, data = options.trainer, options.data
-    refuse_several_devices(trainer.devices, trainer.num_nodes)
-    refuse_several_processes(trainer.accelerator, trainer.strategy)
+    refuse_engines(trainer.accelerator, trainer.strategy)
     refuse_counts_of_epochs(trainer.check_val_every_n_epoch, trainer.min_epochs)
     refuse_intervals(trainer.val_check_interval)
     refuse_precision(trainer.precision)
@@ -62,7 +60,7 @@ def refuse_options(command: str | None, options: Any) -> None:
         refuse_times(trainer.max_time)
         refuse_clipping(trainer.gradient_clip_val)
         refuse_accumulation(trainer.accumulate_grad_batches, data.batch_size)
-        refuse_uneven_rows(data.rows_per_step, data.batch_size)
+        refuse_uneven_rows(data.rows_per_step, data.row_tokens, data.batch_size, world_size)
 
 
 def refuse_monitor(monitor: str, num_sampled: int) -> None:
@@ -171,21 +169,6 @@ def class_of(given: Any) -> type:
     return found if isinstance(found, type) else type(given)
 
 
-def refuse_several_processes(accelerator: Any, strategy: Any) -> None:
-    """Refuses devices that nothing here is made for, and ways to train on several."""
-    if isinstance(accelerator, str) and accelerator not in ACCELERATORS:
-        raise UserError(
-            f"--trainer.accelerator {accelerator}: wanted one of {', '.join(ACCELERATORS)}. Leave "
-            f"it away to take a GPU if there is one."
-        )
-    name = getattr(strategy, "class_path", strategy)
-    if name not in STRATEGIES:
-        raise UserError(
-            f"--trainer.strategy {name}: wanted one of {', '.join(STRATEGIES)}, since one device "
-            f"trains here. Leave it away."
-        )
-
-
 def refuse_clipping(largest: float | None) -> None:
     """Refuses a norm below 0: gradients would be turned round, and the loss would rise."""
     if largest is not None and not largest >= 0:
@@ -203,16 +186,6 @@ def seed(given: bool | int | str) -> int:
             f"takes it. Give a smaller one."
         )
     return int(given)
-
-
-def refuse_several_devices(devices: Any, num_nodes: int) -> None:
-    """Refuses more than one process; Lightning takes -1 for all devices and "0,1" for two."""
-    is_one = devices in (1, "1", "auto") or (isinstance(devices, list) and len(devices) == 1)
-    if not is_one or num_nodes != 1:
-        raise UserError(
-            f"--trainer.devices {devices} and --trainer.num_nodes {num_nodes}: wanted one device "
-            f"of one node, since more are not tested yet. Set both to 1."
-        )
 
 
 def refuse_counts_of_epochs(num_epochs: int | None, least: int | None) -> None:
@@ -238,22 +211,3 @@ def refuse_accumulation(accumulated: int, batch_size: int | Literal["auto"]) -> 
             f"rows of an optimizer step, which have an option of their own. Set "
             f"--data.rows_per_step {rows}, and leave this one away."
         )
-
-
-def refuse_uneven_rows(rows_per_step: int, batch_size: int | Literal["auto"]) -> None:
-    """Refuses micro-batches of which an optimizer step is no whole number.
-
-    3 of 8: wanted 2 or 4 of 8, or 3 of 6 or 9.
-    """
-    if batch_size == "auto" or rows_per_step % batch_size == 0:
-        return
-    divisors = [rows for rows in range(1, rows_per_step + 1) if rows_per_step % rows == 0]
-    sizes = [d for d in divisors if d < batch_size][-1:]
-    sizes += [d for d in divisors if d > batch_size][:1]
-    steps = [rows_per_step // batch_size * batch_size, -(-rows_per_step // batch_size) * batch_size]
-    raise UserError(
-        f"--data.batch_size {batch_size}: wanted a divisor of the rows of an optimizer step, which "
-        f"are --data.rows_per_step {rows_per_step}. Set --data.batch_size to auto or "
-        f"{' or '.join(map(str, sizes))}, or --data.rows_per_step to "
-        f"{' or '.join(str(rows) for rows in steps if rows)}."
-    )

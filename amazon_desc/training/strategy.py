@@ -1,0 +1,43 @@
+"""How Lightning has several processes work as one: it joins them, and wraps nothing.
+
+In comes who started the processes, out goes a strategy for a trainer. The gradients are summed by
+us, over all targets of an optimizer step and on both paths (exchange.py): the fused path writes
+them where DistributedDataParallel's hooks would never see them, and a mean over processes would
+weigh targets unequally.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.fabric.plugins import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from amazon_desc.support.ranks import Place
+from amazon_desc.training import exchange
+
+
+class Joined(DDPStrategy):
+    """One process a device, each with the whole base, and no wrapper around the module."""
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        exchange.host_group()
+
+    def setup(self, trainer: Any) -> None:
+        """Does not send the frozen base to all, which have read it from the same bytes."""
+        super(DDPStrategy, self).setup(trainer)
+
+
+def environment_of(place: Place) -> ClusterEnvironment | None:
+    """Returns what tells Lightning of processes that it does not start itself.
+
+    It is not to submit a SLURM job again: it would save in the middle of a signal's handler.
+    """
+    if place.started_by == "torchrun":
+        return TorchElasticEnvironment()
+    if place.started_by == "srun" or SLURMEnvironment.detect():
+        return SLURMEnvironment(auto_requeue=False)
+    return None
