@@ -20,6 +20,7 @@ from lightning.pytorch.trainer import Trainer
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.markers import warn_of_markers
 from amazon_desc.data.encoding.prompts import PromptSettings
+from amazon_desc.data.loading.order import Share
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.adapter_folder import refuse_more_than_lora
@@ -165,6 +166,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         self.datamodule.batch_size, self.model.plan = rows.num_rows, rows.plan
         if rows.reason:
             say(rows.reason)
+        self.datamodule.share = Share(self.place.rank, self.processes.world_size)
         at_a_time = rows.num_rows * self.processes.world_size
         accumulated = num_accumulated(self.datamodule.rows_per_step, at_a_time)
         kwargs["accumulate_grad_batches"] = accumulated

@@ -12,7 +12,11 @@ costs the difference. Peers that are not installed, or fail, are listed with the
 Tokens are counted without padding, in the second half of a line's steps. The limit is what the card
 makes of a large matrix product; a token takes 4 flop a weight of the linear layers and the head.
 `ready` counts from the start of the process to the first window of steps at full speed; for a peer
-to the end of its first step. `we are`: by our line of as many tokens a step.
+to the end of its first step. `we are`: by our line of as many tokens a step and as many cards.
+
+With `--devices 2` ours, TRL and TRL with Liger run on two cards of this machine, too, each with as
+many tokens a card as on one (peers by torchrun, as their manuals say). `of one card`: how many
+times as fast as on one; the share of the limit is that of all cards.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -62,6 +66,7 @@ LINES = (
     Line("unsloth-8-rows", "unsloth", 30, rows=8),
     Line("unsloth-64-rows", "unsloth", 16, rows=64),
 )
+ON_SEVERAL = ("ours", "trl", "liger")
 SIDES = tuple(dict.fromkeys(line.side for line in LINES))
 
 
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return work(*sys.argv[2:])
     parser = build_parser()
     options = parser.parse_args(arguments)
-    lines = chosen(options.only)
+    lines = list(on_several(chosen(options.only), options.devices))
     if not lines:
         names = ", ".join((*SIDES, *(line.name for line in LINES)))
         parser.error(f"--only {options.only}: wanted some of {names}")
@@ -85,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--shape", choices=SHAPES, default=SHAPES[0], help="of the random base")
     parser.add_argument("--base", type=Path, help="folder of a base, instead of a random one")
     parser.add_argument("--only", help=f"lines to run, by name, or by side: {', '.join(SIDES)}")
+    parser.add_argument("--devices", type=int, default=1, help="cards to run lines on, beside one")
     parser.add_argument("--steps", type=int, help="at most so many optimizer steps a line")
     parser.add_argument("--products", type=int, default=8_000, help="products to train on")
     parser.add_argument("--timeout", type=float, default=150, help="seconds a line may take")
@@ -100,6 +106,14 @@ def chosen(only: str | None) -> list[Line]:
     if not asked <= {*SIDES, *(line.name for line in LINES)}:
         return []
     return [line for line in LINES if {line.name, line.side} & asked]
+
+
+def on_several(lines: Sequence[Line], devices: int) -> Iterator[Line]:
+    """Yields each line, and those that can be on several cards once more."""
+    for line in lines:
+        yield line
+        if devices > 1 and line.side in ON_SEVERAL and line.kernels == "auto":
+            yield line.on(devices)
 
 
 def run(options: argparse.Namespace, lines: Sequence[Line], folder: Path) -> int:
@@ -175,9 +189,10 @@ def fit_options(task: Mapping[str, Any], line: Line, steps: int) -> list[str]:
         "--data.prepare_workers": 0,
         "--data.validation_fraction": 0.02,  # of a few hundred products there have to be some
         "--data.test_fraction": 0.02,
-        "--data.rows_per_step": line.rows,
+        "--data.rows_per_step": line.rows * line.devices,
         "--data.batch_size": line.rows,
         "--trainer.default_root_dir": folder / "runs" / line.name,
+        "--trainer.devices": line.devices,
         "--trainer.max_steps": steps,
         "--trainer.max_epochs": 1000,
         "--trainer.log_every_n_steps": max(1, min(log_every, steps // NUM_WINDOWS)),
@@ -205,7 +220,8 @@ def through_fit(
     curves = read_scalars(run_folder / "tensorboard")
     windows = [(point.wall_time, point.value) for point in curves["train/tokens_per_second"]]
     found = outcome(windows, started)
-    found["ms_per_step"] = line.rows * task["row_tokens"] / found["tokens_per_second"] * 1e3
+    tokens = line.rows * line.devices * task["row_tokens"]
+    found["ms_per_step"] = tokens / found["tokens_per_second"] * 1e3
     peaks = [point.value for point in curves.get("train/peak_memory_gib", [])]
     return {**found, "peak_gib": max(peaks, default=None), "note": kernels and kernels[0]}
 
@@ -238,7 +254,10 @@ def in_process(
     given, result = folder / f"{what}.task.json", folder / f"{what}.result.json"
     result.unlink(missing_ok=True)
     given.write_text(json.dumps({**task, "started": time.time()}), encoding="utf-8")
-    command = [sys.executable, __file__, "--work", what, str(given), str(result)]
+    several = ["-m", "torch.distributed.run", "--standalone"]
+    several.append(f"--nproc-per-node={task.get('devices', 1)}")
+    together = several if task.get("devices", 1) > 1 else []
+    command = [sys.executable, *together, __file__, "--work", what, str(given), str(result)]
     failure, output = call(command, folder, timeout, site)
     if failure:
         return {"error": failure, "output": output}
@@ -251,7 +270,8 @@ def work(what: str, given: str, result: str) -> int:
     does = {"begin": bench_train_work.begin, "bare": bench_train_work.bare}
     does["peer"] = bench_train_work.peer
     found = does[what](json.loads(Path(given).read_text(encoding="utf-8")))
-    Path(result).write_text(json.dumps(found), encoding="utf-8")
+    if os.environ.get("RANK", "0") == "0":
+        Path(result).write_text(json.dumps(found), encoding="utf-8")
     return 0
 
 

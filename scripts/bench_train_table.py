@@ -28,6 +28,7 @@ COLUMNS = {
     "peak_gib": ("peak GiB", "{:.2f}"),
     "ready_seconds": ("ready s", "{:.1f}"),
     "we_are": ("we are", "{:.1f}x"),
+    "of_one": ("of one card", "{:.3f}x"),
 }
 
 
@@ -44,6 +45,8 @@ class Line(NamedTuple):
     dropout: float = 0.0
     kernels: str = "auto"
     checkpointing: bool = False
+    devices: int = 1
+    """cards, each with so many rows"""
 
     @property
     def is_ours(self) -> bool:
@@ -53,7 +56,11 @@ class Line(NamedTuple):
     def tokens_per_step(self) -> int:
         """Tokens of an optimizer step, padding counted."""
         row_tokens = OUR_ROW_TOKENS if self.is_ours else THEIR_ROW_TOKENS
-        return self.rows * self.accumulate * row_tokens
+        return self.rows * self.accumulate * row_tokens * self.devices
+
+    def on(self, devices: int) -> Line:
+        """Returns the same line on several cards: as many tokens on each (weak scaling)."""
+        return self._replace(name=f"{self.name}-x{devices}", devices=devices)
 
 
 def completed(
@@ -65,22 +72,28 @@ def completed(
 ) -> dict[str, Any]:
     """Returns a line's numbers with its share of the limit, and how many times as fast we are.
 
-    That is by our line of as many tokens an optimizer step, without dropout, if it was run.
+    That is by our line of as many tokens an optimizer step and as many cards, without dropout, if
+    it was run. One of several cards is compared with that of one, too.
     """
     row = {**line._asdict(), "steps": steps, "tokens_per_step": line.tokens_per_step, **found}
     speed = found.get("tokens_per_second")
     if speed and task["limit"]:
-        row["share_of_limit"] = speed * task["flops_per_token"] / task["limit"]
-    ours = [other for other in before if is_measure(other, line.tokens_per_step)]
+        limit = task["limit"] * line.devices
+        row["share_of_limit"] = speed * task["flops_per_token"] / limit
+    ours = [other for other in before if is_measure(other, line)]
+    one = [other for other in before if other["name"] == line.name.partition("-x")[0]]
+    if speed and line.devices > 1 and one and "tokens_per_second" in one[0]:
+        row["of_one"] = speed / one[0]["tokens_per_second"]
     if speed and ours and not line.is_ours:
         row["we_are"] = ours[0]["tokens_per_second"] / speed
     return row
 
 
-def is_measure(row: Mapping[str, Any], tokens_per_step: int) -> bool:
-    """Says whether a row is what peers of so many tokens a step are compared with."""
-    is_same = row["tokens_per_step"] == tokens_per_step and "tokens_per_second" in row
-    return is_same and row["side"] == "ours" and not row["dropout"] and row["kernels"] == "auto"
+def is_measure(row: Mapping[str, Any], line: Line) -> bool:
+    """Says whether a row is what a peer's line is compared with."""
+    is_same = row["tokens_per_step"] == line.tokens_per_step and row["devices"] == line.devices
+    is_ours = row["side"] == "ours" and not row["dropout"] and row["kernels"] == "auto"
+    return is_same and is_ours and speed_of(row) is not None
 
 
 def overheads(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -89,10 +102,14 @@ def overheads(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for bare in rows:
         if bare["side"] == "bare" and "tokens_per_second" in bare:
             for ours in rows:
-                if is_measure(ours, bare["tokens_per_step"]):
+                if ours["name"] == bare["name"].replace("bare", "ours") and speed_of(ours):
                     name = f"{bare['tokens_per_step']:,} tokens"
                     shares[name] = bare["tokens_per_second"] / ours["tokens_per_second"] - 1
     return shares
+
+
+def speed_of(row: Mapping[str, Any]) -> float | None:
+    return row.get("tokens_per_second")
 
 
 def row_of(row: Mapping[str, Any]) -> str:

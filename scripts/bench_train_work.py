@@ -8,6 +8,7 @@ What is trained through the real program, `python -m amazon_desc fit`, needs not
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
@@ -176,6 +177,7 @@ def peer(task: Mapping[str, Any]) -> dict[str, Any]:
             torch.cuda.synchronize()
             times.append(time.time())
 
+    torch.cuda.set_device(local_rank())
     times: list[float] = []
     model, tokenizer, lora = unsloth_model(task) if task["side"] == "unsloth" else trl_model(task)
     config: dict[str, Any] = {
@@ -204,7 +206,8 @@ def peer(task: Mapping[str, Any]) -> dict[str, Any]:
         callbacks=[StepTimes()],
     )
     lengths = [len(row) for row in trainer.train_dataset["input_ids"]]
-    num_tokens = sum(lengths) / len(lengths) * task["rows"] * task["accumulate"]
+    num_rows = task["rows"] * task["accumulate"] * task["devices"]
+    num_tokens = sum(lengths) / len(lengths) * num_rows
     trainer.train()
     half = len(times) // 2
     seconds = (times[-1] - times[half]) / (len(times) - 1 - half)
@@ -214,6 +217,11 @@ def peer(task: Mapping[str, Any]) -> dict[str, Any]:
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
         "ready_seconds": times[0] - task["started"],
     }
+
+
+def local_rank() -> int:
+    """Returns the number of this process's card, as torchrun says it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def trl_model(task: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -231,7 +239,7 @@ def trl_model(task: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         task["base"],
         quantization_config=quantization,
         dtype=torch.bfloat16,
-        device_map={"": 0},
+        device_map={"": local_rank()},
         attn_implementation="sdpa",
     )
     lora = LoraConfig(

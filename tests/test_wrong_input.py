@@ -314,13 +314,23 @@ NOTHING = [
 
 ONE_DEVICE = ("wanted one device of one node", "Set both to 1.")
 DEVICES = [
-    Case("two", "--trainer.devices 2", 2, ("--trainer.devices 2 ", *ONE_DEVICE)),
-    Case("two by index", "--trainer.devices 0,1", 2, ("--trainer.devices 0,1 ", *ONE_DEVICE)),
-    Case("two in a list", "--trainer.devices [0,1]", 2, ("--trainer.devices [0, 1] ", *ONE_DEVICE)),
-    Case("all", "--trainer.devices=-1", 2, ("--trainer.devices -1 ", *ONE_DEVICE)),
-    Case("none", "--trainer.devices 0", 2, ("--trainer.devices 0 ", *ONE_DEVICE)),
-    Case("two nodes", "--trainer.num_nodes 2", 2, ("--trainer.num_nodes 2:", *ONE_DEVICE)),
-    Case("ddp", "--trainer.strategy ddp", 2, ("strategy ddp: wanted one of auto", "Leave it away")),
+    Case("none", "--trainer.devices 0", 2, ("devices 0: wanted at least one", "Give a number")),
+    Case(
+        "a step that three do not divide",
+        "--trainer.devices 3 --data.rows_per_step 4 --data.batch_size 1",
+        2,
+        (
+            "--data.rows_per_step 4: wanted a multiple of the processes, which are 3",
+            "Set --data.rows_per_step to 3 or 6;",
+            "or train on 2",
+        ),
+    ),
+    Case(
+        "two nodes without a meeting place",
+        "--trainer.num_nodes 2",
+        2,
+        ("--trainer.num_nodes 2: wanted MASTER_ADDR, MASTER_PORT, NODE_RANK", "found no MASTER_A"),
+    ),
     Case("spawned", "--trainer.strategy ddp_spawn", 2, ("strategy ddp_spawn: wanted", "Leave it")),
     Case(
         "fsdp", "--trainer.strategy fsdp", 2, ("strategy fsdp: wanted one of auto", "Leave it aw")
@@ -631,7 +641,7 @@ def test_a_command_that_would_do_nothing_is_refused(case: Case, refused: Refused
 
 @table(DEVICES)
 @pytest.mark.usefixtures("place")
-def test_more_than_one_device_is_refused_in_one_sentence(case: Case, refused: Refused):
+def test_devices_that_cannot_be_used_are_refused_in_one_sentence(case: Case, refused: Refused):
     err = refused(case, ["--trainer.accelerator", "cpu", *case.options.split()])
     assert len([line for line in err.splitlines() if "amazon_desc: " in line]) == 1
 

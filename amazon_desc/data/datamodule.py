@@ -27,7 +27,7 @@ from amazon_desc.data.encoding.prompts import Frame, PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading import loaders
 from amazon_desc.data.loading.batches import LossOn, RowBatch, collate_rows
-from amazon_desc.data.loading.order import RowOrder
+from amazon_desc.data.loading.order import WHOLE, RowOrder
 from amazon_desc.data.loading.position import TrainedRows
 from amazon_desc.data.loading.prompts import Pairs, Prompt, prompts_of, prompts_of_rows
 from amazon_desc.data.loading.titles import TitleTable
@@ -165,6 +165,7 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
             row_tokens=row_tokens,
             prompt=prompt,
         )
+        self.share = WHOLE  # of rows and titles, where several processes are dealt them
         self.corpus: Corpus | None = None
         self.frame: Frame | None = None  # of weights that are there, set before `encoder` is asked
         self.table: TitleTable | None = None  # what is predicted for, set before prompts are
@@ -224,21 +225,9 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
         order = self.order(len(rows), self.num_trained_rows)
         return loaders.ordered_loader(rows, order, self.collate_rows, self.num_workers, self.seed)
 
-    @property
-    def rank(self) -> int:
-        return self.trainer.global_rank if self.trainer else 0
-
-    @property
-    def world_size(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
-
-    @property
-    def share(self) -> loaders.Share:
-        return loaders.Share(self.rank, self.world_size)
-
     def order(self, num_rows: int, first_row: int) -> RowOrder:
         settings = (self.num_epochs, self.seed, first_row, self.max_rows)
-        return RowOrder(num_rows, self.batch_size, *settings, *self.share)
+        return RowOrder(num_rows, self.batch_size, *settings, self.share)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Returns the loader of packed rows, and one for the texts of each side that is scored."""

@@ -172,7 +172,7 @@ class DescriptionModule(ValidatingModule):
         data, trainer = self.data, self.trainer
         if stage == "fit" and (num_rows := min(gathered(data.batch_size))) != data.batch_size:
             before = trainer.accumulate_grad_batches
-            accumulated = data.rows_per_step // (num_rows * data.world_size)
+            accumulated = data.rows_per_step // (num_rows * data.share.world_size)
             trainer.accumulate_grad_batches = accumulated
             if isinstance(trainer.val_check_interval, int):
                 trainer.val_check_interval = trainer.val_check_interval // before * accumulated

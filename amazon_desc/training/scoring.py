@@ -93,11 +93,12 @@ class Scoring(nn.Module):
             self.written[weights] = []
 
     def count_texts(self, find_copied: FindCopied | None = None) -> None:
-        """Counts what was written, of all sides together, when all of it is there.
+        """Counts what was written, of all sides and processes together, when all of it is there.
 
         Args:
             find_copied: None: copies are not looked for, which takes a pass over what was learnt
         """
+        self.join()
         texts = {weights: texts_of(self.predictions[weights]) for weights in BOTH}
         references = [prediction.reference for prediction in self.predictions["tuned"]]
         is_copied: dict[Weights, Sequence[bool]] = {}

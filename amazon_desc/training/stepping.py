@@ -152,5 +152,5 @@ class SteppingModule(L.LightningModule):
         self.restored = checkpoint["random_states"]
         # Lightning calls this before the data module reads its own part.
         num_rows = checkpoint[type(self.data).__qualname__]["num_trained_rows"]
-        at_a_time = self.data.batch_size * self.data.world_size
+        at_a_time = self.data.batch_size * self.data.share.world_size
         count_micro_batches_anew(checkpoint, num_rows, at_a_time)

@@ -56,6 +56,8 @@ class ValidatingModule(WritingModule):
         self, batch: RowBatch | list[int], batch_idx: int, dataloader_idx: int = ROWS
     ) -> None:
         if isinstance(batch, RowBatch):
+            if not len(batch.input_ids):
+                return
             # the fused step knows nothing of weights without LoRA, and of single targets
             if self.fused is not None and self.trainer.state.fn == "fit":
                 self.scoring.add_loss("tuned", *self.fused.score(batch))
@@ -79,7 +81,6 @@ class ValidatingModule(WritingModule):
     def end_scoring(self) -> None:
         """Counts what was written; copies are looked for where it is all that is to be scored."""
         self.end_writing()
-        self.scoring.join()
         is_reported = self.trainer.state.fn != "fit" and self.trainer.is_global_zero
         self.scoring.count_texts(self.find_copied if is_reported else None)
 

@@ -3,7 +3,7 @@
 import pytest
 from torch.utils.data import DataLoader
 
-from amazon_desc.data.loading.order import RowOrder
+from amazon_desc.data.loading.order import RowOrder, Share, sizes_of_round
 
 
 def rows_of(order: RowOrder) -> list[int]:
@@ -121,3 +121,47 @@ def test_a_limit_does_not_depend_on_the_size_of_the_micro_batches():
         assert rows_of(RowOrder(9, batch_size, 2, seed=1, max_rows=12)) == whole
         resumed = RowOrder(9, batch_size, 2, seed=1, first_row=8, max_rows=12)
         assert rows_of(resumed) == whole[8:]
+
+
+def test_the_worked_example_is_dealt_to_two_processes(monkeypatch: pytest.MonkeyPatch):
+    permutations = [[2, 0, 1], [0, 2, 1]]
+    monkeypatch.setattr(RowOrder, "permutation", lambda self, epoch: permutations[epoch])
+    assert list(RowOrder(3, 2, 2, seed=0, share=Share(0, 2))) == [[2, 0], [2, 1]]
+    assert list(RowOrder(3, 2, 2, seed=0, share=Share(1, 2))) == [[1, 0], []]
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize(("batch_size", "first_row"), [(1, 0), (2, 0), (2, 12), (3, 12)])
+def test_processes_have_the_micro_batches_of_one_in_turn(
+    world_size: int, batch_size: int, first_row: int
+):
+    settings = {"seed": 4, "first_row": first_row}
+    whole = list(RowOrder(11, batch_size, 3, **settings))
+    parts = [
+        list(RowOrder(11, batch_size, 3, **settings, share=Share(rank, world_size)))
+        for rank in range(world_size)
+    ]
+    assert len({len(part) for part in parts}) == 1  # or some would wait for the others for ever
+    dealt = [batch for of in zip(*parts, strict=True) for batch in of]
+    assert dealt[: len(whole)] == whole
+    assert dealt[len(whole) :] == [[]] * (len(dealt) - len(whole))
+
+
+@pytest.mark.parametrize("first_row", [0, 4])
+def test_a_process_has_as_many_micro_batches_as_its_loader_says(first_row: int):
+    for rank in range(2):
+        order = RowOrder(5, 2, 1, seed=0, first_row=first_row, share=Share(rank, 2))
+        assert len(order) == 2  # of the whole run, whatever the first row
+        assert len(list(order)) == (2, 1)[first_row // 4]
+
+
+def test_the_rows_of_a_round_are_known_without_asking_the_others():
+    assert sizes_of_round(0, 5, 2, 2) == [2, 2]
+    assert sizes_of_round(4, 5, 2, 2) == [1, 0]
+    assert sizes_of_round(0, 5, 4, 1) == [4]
+    parts = [list(RowOrder(11, 2, 1, seed=0, share=Share(rank, 3))) for rank in range(3)]
+    first = 0
+    for of in zip(*parts, strict=True):
+        assert sizes_of_round(first, 11, 2, 3) == [len(batch) for batch in of]
+        first += sum(map(len, of))
+    assert first == 11

@@ -9,12 +9,12 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from amazon_desc.data.loading.order import RowOrder
+from amazon_desc.data.loading.order import WHOLE, RowOrder, Share
 from amazon_desc.support.signals import stopping_signals
 
 # How long a loader process may take for a batch, which takes it milliseconds, before it counts as
@@ -22,16 +22,6 @@ from amazon_desc.support.signals import stopping_signals
 HUNG_SECONDS = 8
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-
-
-class Share(NamedTuple):
-    """What of the batches a process is dealt: every `world_size`th, from the `rank`th on."""
-
-    rank: int
-    world_size: int
-
-
-WHOLE = Share(0, 1)
 
 
 def ordered_loader(
@@ -56,11 +46,16 @@ def fixed_loader(
     seed: int,
     share: Share = WHOLE,
 ) -> DataLoader[Any]:
-    """Returns a loader of what is scored, in its order: of several processes, every so manyth."""
+    """Returns a loader of what is scored, in its order.
+
+    A process for which there is none has an empty batch: Lightning would pass over its validation,
+    and the others would wait for it.
+    """
     starts = range(0, len(items), batch_size)[share.rank :: share.world_size]
+    batches = [range(start, min(start + batch_size, len(items))) for start in starts]
     return DataLoader(
         items,  # pyright: ignore[reportArgumentType] (has all that a map-style Dataset needs)
-        batch_sampler=[range(start, min(start + batch_size, len(items))) for start in starts],  # pyright: ignore
+        batch_sampler=batches or [range(0)],  # pyright: ignore[reportArgumentType]
         collate_fn=collate,
         generator=torch.Generator().manual_seed(seed),
     )

@@ -8,12 +8,22 @@ micro-batches of this one order in turn, so that they train on what one alone wo
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch.utils.data import Sampler
 
 T = TypeVar("T")
+
+
+class Share(NamedTuple):
+    """What of the batches a process is dealt: every `world_size`th, from the `rank`th on."""
+
+    rank: int
+    world_size: int
+
+
+WHOLE = Share(0, 1)
 
 
 class RowOrder(Sampler[list[int]]):
@@ -27,8 +37,8 @@ class RowOrder(Sampler[list[int]]):
 
     Of 2 processes, which have as many micro-batches each, if need be an empty one:
 
-        rank = 0:   [2, 0], [2, 1]
-        rank = 1:   [1, 0], []
+        Share(0, 2):   [2, 0], [2, 1]
+        Share(1, 2):   [1, 0], []
 
     Its length is that of the whole run, whatever `first_row`: Lightning counts a resumed run's
     batches from the beginning.
@@ -42,24 +52,24 @@ class RowOrder(Sampler[list[int]]):
         seed: int,
         first_row: int = 0,
         max_rows: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        share: Share = WHOLE,
     ) -> None:
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.seed = seed
         self.first_row = first_row
-        self.rank, self.world_size = rank, world_size
+        self.share = share
         self.total_rows = num_rows * num_epochs
         if max_rows is not None:
             self.total_rows = min(self.total_rows, max_rows)
 
     def __len__(self) -> int:
-        return -(-self.total_rows // (self.batch_size * self.world_size))
+        return -(-self.total_rows // (self.batch_size * self.share.world_size))
 
     def __iter__(self) -> Iterator[list[int]]:
-        for in_turn in batched(batched(self.rows(), self.batch_size), self.world_size):
-            yield in_turn[self.rank] if self.rank < len(in_turn) else []
+        rank, world_size = self.share
+        for in_turn in batched(batched(self.rows(), self.batch_size), world_size):
+            yield in_turn[rank] if rank < len(in_turn) else []
 
     def rows(self) -> Iterator[int]:
         """Yields row numbers from `first_row` of the run to its end."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from amazon_desc.data.corpus.corpus import Corpus
-from amazon_desc.data.loading.order import RowOrder, sizes_of_round
+from amazon_desc.data.loading.order import RowOrder, Share, sizes_of_round
 from amazon_desc.support.errors import UserError
 
 
@@ -19,6 +19,7 @@ class TrainedRows:
     corpus: Corpus | None
     seed: int
     batch_size: int
+    share: Share
     num_trained_rows = 0
 
     @property
@@ -30,16 +31,6 @@ class TrainedRows:
     def opened(self) -> Corpus:
         assert self.corpus is not None, "setup() opens the corpus"
         return self.corpus
-
-    @property
-    def rank(self) -> int:
-        """The number of this process among those that are dealt rows and titles in turn."""
-        raise NotImplementedError
-
-    @property
-    def world_size(self) -> int:
-        """How many these processes are."""
-        raise NotImplementedError
 
     def order(self, num_rows: int, first_row: int) -> RowOrder:
         """Returns the micro-batches of this process from a row on."""
@@ -54,14 +45,14 @@ class TrainedRows:
     def dropout_seed(self) -> int:
         """A number of this micro-batch: the rows before it decide it, not how often it was met,
         and not which process has it."""
-        num_before = self.num_trained_rows + self.rank * self.batch_size
+        num_before = self.num_trained_rows + self.share.rank * self.batch_size
         return (self.seed * 1_000_003 + num_before) % 2**31
 
     def count_round(self) -> list[int]:
         """Counts the micro-batch that each process has been dealt, and returns their rows."""
         num_rows = self.opened.manifest["counts"]["num_rows"]
         total, first = self.order(num_rows, 0).total_rows, self.num_trained_rows
-        sizes = sizes_of_round(first, total, self.batch_size, self.world_size)
+        sizes = sizes_of_round(first, total, self.batch_size, self.share.world_size)
         self.num_trained_rows += sum(sizes)
         return sizes
 

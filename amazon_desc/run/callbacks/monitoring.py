@@ -23,7 +23,7 @@ from amazon_desc.evaluation.summary import Sample
 from amazon_desc.model.cost.mfu import flops_per_token, matmul_limit
 from amazon_desc.run.logger import LENGTHS_OF_TEXTS
 from amazon_desc.support.printing import say
-from amazon_desc.training.exchange import gathered_numbers
+from amazon_desc.training.exchange import gathered_numbers, num_processes
 from amazon_desc.training.lightning_internals import is_step_logged
 from amazon_desc.training.module import DescriptionModule
 
@@ -112,7 +112,7 @@ class Throughput(Callback):
 
     def log_use_of_card(self, pl_module: L.LightningModule, rate: float) -> None:
         if self.limit is not None:
-            limit = self.limit * pl_module.trainer.world_size
+            limit = self.limit * num_processes()
             pl_module.log("train/mfu", rate * self.flops_per_token / limit, prog_bar=True)
         peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
         pl_module.log("train/peak_memory_gib", peak, prog_bar=True)

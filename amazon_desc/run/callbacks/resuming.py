@@ -95,7 +95,8 @@ class ResumeCheckpoint(ModelCheckpoint):
         if not is_step_done(trainer):
             return
         is_due = trainer.global_step % self.every_n_steps == 0
-        is_late = isinstance(pl_module, SteppingModule) and pl_module.votes.agreed("late")
+        is_voted = isinstance(pl_module, SteppingModule)
+        is_late = pl_module.votes.agreed("late") if is_voted else self.is_late()
         if is_due or is_late or is_last_step(trainer) or is_validated(trainer):
             self.save(trainer)
 

@@ -60,10 +60,10 @@ def joining(trainer: Any, place: Place, processes: Processes) -> dict[str, Any]:
     environment = environment_of(place)
     if processes.world_size == 1:
         return {} if environment is None else {"plugins": [environment]}
-    devices = trainer.devices if isinstance(trainer.devices, list) else processes.num_local
+    named = cards_named(trainer.devices)
     return {
         "strategy": Joined(cluster_environment=environment),
-        "devices": devices,
+        "devices": named or processes.num_local,
         "num_nodes": processes.num_nodes,
         "use_distributed_sampler": False,  # rows and titles are dealt where they are ordered
     }
@@ -77,13 +77,9 @@ def num_devices(trainer: Any) -> int:
     """
     devices, on_cards = trainer.devices, trainer.accelerator not in ("cpu", "mps")
     num_cards = torch.cuda.device_count() if on_cards else 0
-    if isinstance(devices, str) and devices.lstrip("-").isdigit():
-        devices = int(devices)
-    if devices in ("auto", -1):
+    if devices in ("auto", "-1", -1):
         return max(1, num_cards)
-    if isinstance(devices, str):
-        devices = [name for name in devices.split(",") if name.strip()]
-    num = len(devices) if isinstance(devices, list) else devices
+    num = len(cards_named(devices)) or int(devices)
     if num < 1:
         raise UserError(
             f"--trainer.devices {trainer.devices}: wanted at least one device. Give a number, or "
@@ -95,6 +91,16 @@ def num_devices(trainer: Any) -> int:
             f"which are {num_cards}. Set it to {num_cards}, or to -1 for all."
         )
     return num
+
+
+def cards_named(devices: Any) -> list[int]:
+    """Returns the cards that an option names by their numbers; none: it says how many.
+
+    "2,3" and [2, 3] -> [2, 3]    "2" and 2 -> []
+    """
+    if isinstance(devices, str) and "," in devices:
+        return [int(name) for name in devices.split(",") if name.strip()]
+    return list(devices) if isinstance(devices, list) else []
 
 
 def refuse_engines(accelerator: Any, strategy: Any) -> None:

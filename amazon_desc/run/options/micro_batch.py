@@ -20,6 +20,7 @@ from amazon_desc.model.probe import attention_for
 from amazon_desc.model.skeleton import skeleton
 from amazon_desc.model.suitability import read_config
 from amazon_desc.model.writing_plan import Engine, WritingPlan, plan_writing
+from amazon_desc.run.options.devices import cards_named
 from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.ranks import here
 from amazon_desc.training.module import DescriptionModule
@@ -111,7 +112,5 @@ def device_of(trainer: Any) -> torch.device:
     """Returns the device that the options of a trainer name."""
     if trainer.accelerator in ("cpu", "mps") or not torch.cuda.is_available():
         return torch.device("cpu")
-    number = here().local_rank
-    return torch.device(
-        "cuda", trainer.devices[number] if isinstance(trainer.devices, list) else number
-    )
+    number, named = here().local_rank, cards_named(trainer.devices)
+    return torch.device("cuda", named[number] if named else number)
