@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from amazon_desc.support.ranks import Place
 from amazon_desc.training import exchange
+from amazon_desc.training.lightning_internals import tell_no_signals
 
 
 class Joined(DDPStrategy):
@@ -29,6 +30,7 @@ class Joined(DDPStrategy):
     def setup(self, trainer: Any) -> None:
         """Does not send the frozen base to all, which have read it from the same bytes."""
         super(DDPStrategy, self).setup(trainer)
+        tell_no_signals(trainer)
 
 
 def environment_of(place: Place) -> ClusterEnvironment | None:

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoop
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -26,6 +27,7 @@ from amazon_desc.training.lightning_internals import (
     is_validated,
     leaves_unscaling_to,
     numbers_to_log,
+    tell_no_signals,
     validate,
 )
 
@@ -348,3 +350,21 @@ def test_a_bar_is_drawn_only_where_it_is_due(tmp_path: Path):
     fit = trainer(tmp_path, bar, Look(), enable_progress_bar=True)
     fit.fit(Line(), rows(7))
     assert shown == [0, 0, 3, 3, 3, 6, 6]
+
+
+@pytest.mark.parametrize(("is_told", "num_asked"), [(False, 3), (True, 0)])
+def test_processes_do_not_ask_each_other_for_a_signal_at_each_micro_batch(
+    is_told: bool, num_asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Lightning's own asks through the card, and the host waits for the answer."""
+    asked: list[int] = []
+    monkeypatch.setattr(
+        TrainingEpochLoop, "_broadcast_sigterm_tensor", lambda loop: asked.append(1)
+    )
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(L.Trainer, "world_size", 2)
+    fit = trainer(tmp_path, accumulate_grad_batches=1)
+    if is_told:
+        tell_no_signals(fit)
+    fit.fit(Line(), rows(3, 1))
+    assert len(asked) == num_asked
