@@ -40,7 +40,7 @@ GIGA, MICRO = 1e9, 1e-6
 # What NCCL reaches in a ring of 8 H100 (NVIDIA/nccl-tests, issue 212), and what it reckons a
 # message over NVLink with (src/graph/tuning.cc).
 NVLINK_GB, NVLINK_US = 370.0, 3.4
-# 419 unexpected interruptions in 54 days of 16,384 H100 (Llama 3, arXiv 2407.21783, section 3.3.4).
+# 419 unexpected interruptions in 54 days of 16,384 H100 (Llama 3, arXiv 2407.21783, table 5).
 FAILURE_HOURS = 50_700.0
 # Measured, see README.md: 11 to 28 s of a fit on one card, 21 to 24 s of predict, 0.16 s on two
 # cores for a checkpoint, and pairs a second on two cores.
