@@ -361,10 +361,15 @@ def test_processes_do_not_ask_each_other_for_a_signal_at_each_micro_batch(
     monkeypatch.setattr(
         TrainingEpochLoop, "_broadcast_sigterm_tensor", lambda loop: asked.append(1)
     )
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1
+    )
     monkeypatch.setattr(L.Trainer, "world_size", 2)
     fit = trainer(tmp_path, accumulate_grad_batches=1)
     if is_told:
         tell_no_signals(fit)
-    fit.fit(Line(), rows(3, 1))
+    try:
+        fit.fit(Line(), rows(3, 1))
+    finally:
+        torch.distributed.destroy_process_group()
     assert len(asked) == num_asked
