@@ -33,7 +33,7 @@ def test_our_options_come_by_subject_and_lightnings_are_those_of_the_table():
     cells = "".join(line.split("|")[1] for line in table.splitlines() if "`--trainer." in line)
     told = {f"trainer.{name}" for name in re.findall(r"`(?:--trainer)?\.(\w+)`", cells)}
     assert set(of_trainer) == told
-    assert len(told) == 9
+    assert len(told) == 11
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -26,6 +26,8 @@ OF_RUNS = {
     "trainer.default_root_dir": "the run folder",
     "trainer.max_epochs": "passes over the data",
     "trainer.max_steps": "stop after so many optimizer steps; -1: no limit",
+    "trainer.devices": "GPUs of a machine, or processes; -1: all it has",
+    "trainer.num_nodes": "machines, each with as many",
     "trainer.max_time": "how long a fit trains before it saves and leaves",
     "trainer.fast_dev_run": "a number of batches to try a command with; nothing is kept",
     "trainer.val_check_interval": "optimizer steps between two validations",

@@ -29,6 +29,8 @@ OF_OPTIONS = {
     "trainer.default_root_dir": "a folder",
     "trainer.max_epochs": "a whole number of at least 1",
     "trainer.max_steps": "a whole number of at least 1, or -1",
+    "trainer.devices": "a whole number of at least 1, -1, or numbers of GPUs as 0,1",
+    "trainer.num_nodes": "a whole number of at least 1",
     "trainer.max_time": "a time as DD:HH:MM:SS, or null",
     "trainer.fast_dev_run": "a whole number, true or false",
     "trainer.val_check_interval": "a whole number of at least 1, or a time as DD:HH:MM:SS",

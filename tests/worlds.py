@@ -1,0 +1,72 @@
+"""Commands of several processes, started as torchrun would, but out of one that has imported all.
+
+In come arguments and a number of processes, out go their exit codes. Importing what a command needs
+takes longer than a small fit; a server that is forked has done it once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import closing
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+SECONDS = 300
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def environment_of(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Returns what torchrun tells a process of one machine."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size}
+    ranks |= {"LOCAL_WORLD_SIZE": world_size, "GROUP_RANK": 0, "MASTER_PORT": port}
+    told = {name: str(value) for name, value in ranks.items()}
+    told |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "a-test"}
+    return told | {"GLOO_SOCKET_IFNAME": "lo"}
+
+
+def work(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    """What each process does."""
+    with open(log, "w", encoding="utf-8") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    os.environ.update(environment)
+    import torch
+
+    torch.set_num_threads(1)
+    from amazon_desc.cli import main
+
+    main(arguments)
+
+
+def started(arguments: Sequence[str], world_size: int, logs: Path) -> list[BaseProcess]:
+    """Starts a command in several processes; what each prints goes to `logs`/<rank>.log."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["amazon_desc.cli"])
+    logs.mkdir(parents=True, exist_ok=True)
+    port, processes = free_port(), []
+    for rank in range(world_size):
+        environment = environment_of(rank, world_size, port) if world_size > 1 else {}
+        given = (list(arguments), environment, str(logs / f"{rank}.log"))
+        processes.append(context.Process(target=work, args=given))
+        processes[-1].start()
+    return processes
+
+
+def run(arguments: Sequence[str], world_size: int, logs: Path) -> list[int | None]:
+    """Runs a command in several processes; returns their exit codes, None where one hangs."""
+    processes = started(arguments, world_size, logs)
+    for process in processes:
+        process.join(SECONDS)
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [None if process.exitcode == -9 else process.exitcode for process in processes]
