@@ -119,3 +119,19 @@ def test_the_first_process_alone_speaks(size: int, finished: dict[int, World]):
     assert "Everything is in" in (logs / "0.log").read_text()
     for rank in range(1, size):
         assert (logs / f"{rank}.log").read_text() == ""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_cards_train_on_the_fused_path_as_one(tmp_path: Path):
+    adapters = []
+    for size in (1, 2):
+        run, logs = tmp_path / str(size), tmp_path / f"{size}-logs"
+        own = [f"--trainer.default_root_dir={run}", "--trainer.accelerator=gpu"]
+        own += [f"--trainer.devices={size}", f"--data.corpora={tmp_path / 'corpora'}"]
+        codes = worlds.run(["fit", *OPTIONS, *own], size, logs)
+        assert codes == [0] * size, (logs / "0.log").read_text()[-2000:]
+        assert "Kernels: fused" in (logs / "0.log").read_text()
+        adapters.append(load_file(run / "adapter" / "adapter_model.safetensors"))
+    for name, weight in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=1e-5)
