@@ -162,6 +162,7 @@ def opened(
     engine: EngineOption = "auto",
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     precision: str | None = None,
+    typed: Sequence[str] = (),
 ) -> tuple[DescriptionModule, DescriptionData]:
     """Returns what a run folder's configuration says, checked; `configure_model` loads the weights.
 
@@ -169,6 +170,7 @@ def opened(
 
     Args:
         precision: of computing, as --trainer.precision; None: as the run has it
+        typed: further options, as on the command line: ["--model.decoding.seed", "3"]
 
     Raises:
         UserError: it is no run with trained weights, or its base is another one now.
@@ -183,8 +185,8 @@ def opened(
         "--model.engine": engine,
         **({} if precision is None else {"--trainer.precision": precision}),
     }
-    typed = [str(part) for pair in options.items() for part in pair]
-    cli: Any = build(["--config", str(folder.config), *typed], run=False)
+    given = [str(part) for pair in options.items() for part in pair]
+    cli: Any = build(["--config", str(folder.config), *given, *typed], run=False)
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
     model.trainer = data.trainer = trainer
     trainer.datamodule = data

@@ -64,27 +64,7 @@ def write(
     Args:
         has_lora: False: the base alone writes
     """
-    waiting: deque[Prompt] = deque()
-
-    def reading() -> Iterator[Prompt]:
-        for prompt in prompts:
-            waiting.append(prompt)
-            yield prompt
-
-    engine = fused if plan.engine == "fused" else plain
-    for texts in engine(model, reading(), writing, plan, has_lora):
-        first, *others = (read(text, writing.tokenizer, writing.settings.trim) for text in texts)
-        prompt = waiting.popleft()
-        yield Prediction(prompt.title, first, others, prompt.reference, prompt.is_shortened)
-
-
-def fused(
-    model: PeftModel, prompts: Iterable[Prompt], writing: Writing, plan: WritingPlan, has_lora: bool
-) -> Iterator[list[Text]]:
-    from amazon_desc.generation.engine.queue import write as write_in_slots
-
-    slots = slots_of(model, writing, plan, has_lora)
-    return write_in_slots(slots, prompts, writing.settings.num_candidates)
+    yield from Streaming(model, writing, plan, has_lora=has_lora).write(prompts)
 
 
 def slots_of(model: PeftModel, writing: Writing, plan: WritingPlan, has_lora: bool) -> Slots:
@@ -98,18 +78,6 @@ def slots_of(model: PeftModel, writing: Writing, plan: WritingPlan, has_lora: bo
     return Slots(decoder, settings, plan.at_a_time, longest, writing.end_ids, PREFILLED)
 
 
-def plain(
-    model: PeftModel, prompts: Iterable[Prompt], writing: Writing, plan: WritingPlan, has_lora: bool
-) -> Iterator[list[Text]]:
-    from amazon_desc.generation.plain.writer import write as write_in_batches
-
-    network = network_of(model, plan, has_lora)
-    with side_of(model, plan, has_lora):
-        yield from write_in_batches(
-            network, prompts, writing.settings, writing.end_ids, plan.at_a_time
-        )
-
-
 def network_of(model: PeftModel, plan: WritingPlan, has_lora: bool) -> PreTrainedModel | PeftModel:
     from amazon_desc.generation.plain.merged import merged
 
@@ -121,10 +89,10 @@ def side_of(model: PeftModel, plan: WritingPlan, has_lora: bool) -> AbstractCont
 
 
 class Streaming:
-    """Writes a text at a time, to be read while it grows, and keeps what it writes with.
+    """Writes many texts, or one to be read while it grows, and keeps what it writes with.
 
     Merging weights and capturing graphs take seconds. What `write` has for a prompt alone, with the
-    same plan, is what a text ends as.
+    same plan, is what a text that grows ends as.
 
     Attributes:
         plan: how it writes; of several candidates the first alone
@@ -144,6 +112,35 @@ class Streaming:
         if self.plan.engine == "fused":  # its graphs hold them
             return settings == mine
         return (settings.num_beams > 1) == (mine.num_beams > 1)
+
+    def write(self, prompts: Iterable[Prompt]) -> Iterator[Prediction]:
+        """Yields a prediction for each prompt; those of one call are written side by side."""
+        waiting: deque[Prompt] = deque()
+
+        def reading() -> Iterator[Prompt]:
+            for prompt in prompts:
+                waiting.append(prompt)
+                yield prompt
+
+        settings, tokenizer = self.writing.settings, self.writing.tokenizer
+        for texts in self.written(reading()):
+            first, *others = (read(text, tokenizer, settings.trim) for text in texts)
+            prompt = waiting.popleft()
+            yield Prediction(prompt.title, first, others, prompt.reference, prompt.is_shortened)
+
+    def written(self, prompts: Iterable[Prompt]) -> Iterator[list[Text]]:
+        settings, ends = self.writing.settings, self.writing.end_ids
+        if self.slots is not None:
+            from amazon_desc.generation.engine.queue import write as write_in_slots
+
+            yield from write_in_slots(self.slots, prompts, settings.num_candidates)
+            return
+        from amazon_desc.generation.plain.writer import write as write_in_batches
+
+        assert self.network is not None
+        with side_of(self.model, self.plan, self.has_lora):
+            at_a_time = self.plan.at_a_time
+            yield from write_in_batches(self.network, prompts, settings, ends, at_a_time)
 
     def __call__(self, prompt: Prompt, settings: DecodingSettings) -> Iterator[Prediction]:
         """Yields what is written for a prompt as it grows; the last one is whole."""

@@ -77,6 +77,15 @@ def test_several_candidates_come_with_their_title(model, tokenizer, writing):
     assert [len(p.others) for p in found] == [2] * len(TITLES)
 
 
+@pytest.mark.parametrize("is_merged", [True, False])
+def test_what_is_kept_writes_again_what_it_wrote(model, tokenizer, writing, is_merged):
+    plan = PLAIN._replace(is_merged=is_merged)
+    expected = predictions(model, tokenizer, writing, plan)
+    kept = Streaming(model, writing, plan)
+    for some in (slice(None), slice(1, 2), slice(0, 0), slice(2, 4), slice(None)):
+        assert list(kept.write(list(prompts(tokenizer))[some])) == expected[some]
+
+
 def test_a_stream_that_is_closed_reads_no_further(model, tokenizer, writing):
     read = []
 

@@ -74,3 +74,17 @@ def test_a_text_grows_to_the_same(monkeypatch: pytest.MonkeyPatch):
         assert {part.description.finish_reason for part in parts} == {None}
     assert streaming.writes(settings)
     assert not streaming.writes(DecodingSettings(8, frequency_penalty=2.0))
+
+
+@FLOAT32_ONLY
+def test_what_is_kept_writes_again_what_it_wrote(monkeypatch: pytest.MonkeyPatch):
+    """Other prompts in other numbers of slots, and then the first ones once more."""
+    monkeypatch.setattr("amazon_desc.generation.writing.PREFILLED", 64)
+    torch.manual_seed(0)
+    model = with_lora(in_4_bits(base("llama", torch.float32)), 0.0).eval()
+    prompts = [Prompt(row, ids, str(row)) for row, ids in enumerate([[5, 6, 7, 8], [9, 10], [11]])]
+    writing = Writing(GREEDY, load_tokenizer(TINY_BASE), [2], 12, torch.float32)
+    fused, plain = (WritingPlan(name, "", 2, True, is_exact=True) for name in ("fused", "plain"))
+    kept = Streaming(model, writing, fused)
+    for some in (prompts, prompts[:1], [], prompts[1:], prompts):
+        assert list(kept.write(some)) == list(write(model, some, writing, plain))
