@@ -46,7 +46,7 @@ from amazon_desc.run.options.checks import (
 )
 from amazon_desc.run.options.configs import ConfigParser, with_configs_found
 from amazon_desc.run.options.described import HelpOfTrainer
-from amazon_desc.run.options.devices import joining, processes_of
+from amazon_desc.run.options.devices import joining, processes_of, working_apart
 from amazon_desc.run.options.explained import explained_refusals
 from amazon_desc.run.options.former_names import take_former_names
 from amazon_desc.run.options.help import COMMANDS, HELP_OF_TRAINER, answer_help
@@ -147,7 +147,8 @@ class DescriptionCLI(OptionsOnlyCLI):
         self.place, self.processes = here(), processes_of(trainer, here())
         refuse_options(self.subcommand, options, self.processes.world_size)
         self.run = run_folder_of(options)
-        if self.processes.world_size > 1 and not self.place.started_by and self.subcommand:
+        is_alone = self.place.started_by or (self.subcommand == "predict" and options.data.title)
+        if self.processes.world_size > 1 and not is_alone and self.subcommand:
             launch(self.arguments, *self.processes)
             sys.exit(0)
         if self.subcommand == "fit" and self.place.is_first:
@@ -175,13 +176,16 @@ class DescriptionCLI(OptionsOnlyCLI):
             logger = RunLogger(self.run, step_of(self.checkpoint) or 0)
             logs = self.subcommand == "fit" and self.place.is_first
             kwargs.setdefault("logger", logger if logs else False)
-        kwargs |= joining(config, self.place, self.processes)
+        if self.subcommand == "predict":
+            kwargs |= working_apart(config, self.place)
+        else:
+            kwargs |= joining(config, self.place, self.processes)
         kwargs["plugins"] = [
             *kwargs.get("plugins", []),
             *listed(config.plugins),
             SealedCheckpointIO(),
         ]
-        has_bar = config.enable_progress_bar is not False
+        has_bar = kwargs.get("enable_progress_bar", config.enable_progress_bar) is not False
         monitor = self.options(self.config_init).checkpoint.monitor
         try:
             given = listed(config.callbacks)

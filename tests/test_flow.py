@@ -38,7 +38,8 @@ ORDER = """
     data.corpus.packing
     data.corpus.selection data.corpus.product_files data.corpus.tables data.corpus.report
     data.corpus.preparing data.corpus.corpus
-    data.loading.batches data.loading.order data.loading.loaders data.loading.prompts
+    data.loading.batches data.loading.order data.loading.blocks data.loading.loaders
+    data.loading.prompts
     data.loading.repeats data.loading.building data.loading.titles data.loading.position
     data.datamodule
     model.attention model.families model.overflow model.published model.adapter_folder
@@ -88,8 +89,8 @@ ORDER = """
     run.callbacks.monitoring run.callbacks.progress
     run.callbacks.score_report run.callbacks.signals run.callbacks.reporting
     run.predicting.records run.predicting.forms run.predicting.lines run.predicting.summary
-    run.predicting.source run.predicting.provenance run.predicting.output run.predicting.callback
-    run.predicting.command
+    run.predicting.source run.predicting.provenance run.predicting.output run.predicting.parts
+    run.predicting.callback run.predicting.command
     run.failures run.terminal
     cli
     describer

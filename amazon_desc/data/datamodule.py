@@ -8,8 +8,7 @@ their prompts come as a stream. The only file of the data stage that knows Light
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,9 +26,10 @@ from amazon_desc.data.encoding.prompts import Frame, PromptSettings
 from amazon_desc.data.encoding.tokenizer import load_tokenizer
 from amazon_desc.data.loading import loaders
 from amazon_desc.data.loading.batches import LossOn, RowBatch, collate_rows
+from amazon_desc.data.loading.blocks import Blocks, Run, picked
 from amazon_desc.data.loading.order import WHOLE, RowOrder
 from amazon_desc.data.loading.position import TrainedRows
-from amazon_desc.data.loading.prompts import Pairs, Prompt, prompts_of, prompts_of_rows
+from amazon_desc.data.loading.prompts import Pairs, Prompt, prompts_of_rows
 from amazon_desc.data.loading.titles import TitleTable
 from amazon_desc.data.reading.formats import Form
 from amazon_desc.support.digests import Verify
@@ -169,7 +169,7 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
         self.corpus: Corpus | None = None
         self.frame: Frame | None = None  # of weights that are there, set before `encoder` is asked
         self.table: TitleTable | None = None  # what is predicted for, set before prompts are
-        self.num_predicted = 0  # of its titles, those that have their description already
+        self.left: list[Run] | None = None  # of its titles, those that still have no description
         self.titles_at_a_time = 32 if generation_batch_size == "auto" else generation_batch_size
 
     # What is read
@@ -238,13 +238,17 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
 
     test_dataloader = val_dataloader
 
-    def predict_dataloader(self) -> DataLoader[list[int]]:
-        return self.title_loader(self.num_predicted)
-
-    def title_loader(self, first: int = 0) -> DataLoader[list[int]]:
+    def title_loader(self) -> DataLoader[list[int]]:
         """Returns the loader of titles' numbers: whoever writes reads their prompts ahead."""
-        settings = (self.titles_at_a_time, self.seed, self.share)
-        return loaders.number_loader(first, self.num_titles, *settings)
+        return loaders.block_loader(self.blocks, self.seed)
+
+    predict_dataloader = title_loader
+
+    @property
+    def blocks(self) -> Blocks:
+        """The titles that this process writes for, in blocks that are handed out together."""
+        runs = [(0, self.num_titles)] if self.left is None else self.left
+        return Blocks(runs, self.titles_at_a_time, self.share)
 
     @property
     def longest_prompt(self) -> int:
@@ -265,22 +269,17 @@ class DescriptionData(TrainedRows, L.LightningDataModule):
         """How many titles texts are written for in this stage."""
         return len(self.pairs()) if self.table is None else self.table.num_written
 
-    def prompts(self, first: int = 0, most: int | None = None) -> Iterator[Prompt]:
-        """Yields the prompts of this stage's titles, from the `first` on."""
+    def prompts(self, blocks: Iterable[range] | None = None) -> Iterator[Prompt]:
+        """Yields the prompts of blocks of this stage's titles; of all that this process has."""
+        blocks = self.blocks if blocks is None else blocks
         if self.table is None:
+            pairs = self.pairs()
+            rows = ((row, *pairs[row]) for block in blocks for row in block)
             # those of a corpus are not cleaned again: `<b>` in one may be text
-            return prompts_of(self.pairs()[first:][:most], self.encoder, str, first)
-        rows = ((row, title, "") for row, title in islice(self.table.written(first), most))
+            return prompts_of_rows(rows, self.encoder, str)
+        titles = picked(self.table.written, blocks)
+        rows = ((row, title, "") for row, title in titles)
         return prompts_of_rows(rows, self.encoder, self.clean_title)
-
-    def prompts_of_share(self, first: int, num_batches: int) -> Iterator[Prompt]:
-        """Yields the prompts of so many batches of this process's share of the titles."""
-        size, (rank, world_size) = self.titles_at_a_time, self.share
-        if world_size == 1:
-            yield from self.prompts(first, num_batches * size)
-            return
-        for number in range(rank, num_batches * world_size, world_size):
-            yield from self.prompts(first + number * size, size)
 
     @functools.cached_property
     def clean_title(self) -> Callable[[str], str]:

@@ -60,6 +60,15 @@ def alone(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether another process holds the lock for `path`, as far as the file system tells."""
+    try:
+        with alone(path, ""):
+            return False
+    except InUseError:
+        return True
+
+
 @contextmanager
 def locked(path: Path, when_held: Callable[[], None]) -> Iterator[None]:
     """Holds the lock for `path`; calls `when_held` before it would wait for another's end."""

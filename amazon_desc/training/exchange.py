@@ -40,6 +40,13 @@ def host_group() -> Any:
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
+def leave() -> None:
+    """Has this process tell the others nothing more; they may go on without it."""
+    host_group.cache_clear()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def gathered(value: T) -> list[T]:
     """Returns the value of each process: numbers, texts and arrays, and what is made of them."""
     if num_processes() == 1:
@@ -47,6 +54,11 @@ def gathered(value: T) -> list[T]:
     found: list[Any] = [None] * num_processes()
     dist.all_gather_object(found, value, group=host_group())
     return found
+
+
+def told(value: T) -> T:
+    """Returns the value of the first process; what the others give is not looked at."""
+    return gathered(value)[0]
 
 
 def gathered_numbers(numbers: Sequence[int]) -> list[list[int]]:

@@ -8,8 +8,10 @@ weigh targets unequally.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import torch.distributed as dist
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -31,6 +33,22 @@ class Joined(DDPStrategy):
         """Does not send the frozen base to all, which have read it from the same bytes."""
         super(DDPStrategy, self).setup(trainer)
         tell_no_signals(trainer)
+
+
+def meet(place: Place) -> None:
+    """Has the processes of a command tell each other something without a trainer.
+
+    exchange.leave() ends it; each may then work for itself.
+    """
+    if place.world_size == 1:
+        return
+    environment = environment_of(place)
+    assert environment is not None, "who starts several processes says where they meet"
+    os.environ["MASTER_ADDR"] = environment.main_address
+    os.environ["MASTER_PORT"] = str(environment.main_port)
+    dist.init_process_group(
+        "gloo", timeout=exchange.PATIENCE, rank=place.rank, world_size=place.world_size
+    )
 
 
 def environment_of(place: Place) -> ClusterEnvironment | None:

@@ -49,8 +49,8 @@ class WritingModule(SteppingModule):
         encoder = self.data.encoder
         return list(dict.fromkeys([encoder.end_id, encoder.eos_id]))
 
-    def begin_writing(self, num_batches: int, first: int = 0, *, has_lora: bool = True) -> None:
-        """Begins with the titles of so many batches, from the `first` on."""
+    def begin_writing(self, num_batches: int, *, has_lora: bool = True) -> None:
+        """Begins with the titles of so many blocks."""
         self.end_writing()
         data = self.data
         if self.writing_plan is None:
@@ -58,7 +58,7 @@ class WritingModule(SteppingModule):
             asked = texts_of(self.decoding, self.engine, data, data.num_titles)
             self.writing_plan = plan_writing(self.task, machine, asked)
         writing = self.writing_with(self.decoding)
-        prompts = data.prompts_of_share(first, num_batches)
+        prompts = data.prompts(islice(data.blocks, num_batches))
         self.written = write(self.network, prompts, writing, self.writing_plan, has_lora=has_lora)
 
     def writing_with(self, settings: DecodingSettings) -> Writing:
@@ -79,7 +79,7 @@ class WritingModule(SteppingModule):
 
     def on_predict_start(self) -> None:
         (num_batches,) = self.trainer.num_predict_batches
-        self.begin_writing(int(num_batches), self.data.num_predicted)
+        self.begin_writing(int(num_batches))
 
     def predict_step(self, batch: list[int], batch_idx: int) -> list[Prediction]:
         return self.take_written(len(batch))

@@ -13,6 +13,7 @@ from amazon_desc.data.cleaning.cleaner import CleaningSettings
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.loading.batches import RowBatch
+from amazon_desc.data.loading.order import Share
 from amazon_desc.data.loading.titles import TitleTable
 from amazon_desc.support.errors import UserError
 
@@ -214,12 +215,26 @@ def test_a_title_keeps_its_row_where_prediction_is_resumed(options: dict[str, An
     data.titles_at_a_time = 2
     assert data.num_titles == 5
     assert list(data.predict_dataloader()) == [[0, 1], [2, 3], [4]]
-    data.num_predicted = 3
+    data.left = [(3, 5)]
     assert list(data.predict_dataloader()) == [[3, 4]]
-    assert [(p.row, p.title) for p in data.prompts(3)] == [(5, "d"), (7, "e")]
-    assert [(p.row, p.title) for p in data.prompts(1, 2)] == [(2, "b"), (4, "c")]
-    data.num_predicted = 5
-    assert list(data.predict_dataloader()) == list(data.prompts(5)) == []
+    assert [(p.row, p.title) for p in data.prompts()] == [(5, "d"), (7, "e")]
+    assert [(p.row, p.title) for p in data.prompts([range(1, 3)])] == [(2, "b"), (4, "c")]
+    data.left = []
+    assert list(data.predict_dataloader()) == list(data.prompts()) == []
+
+
+def test_several_processes_write_for_blocks_of_what_is_left_in_turn(options: dict[str, Any]):
+    data = predicting(options, b"a\n\nb\na\nc\nd\n\xff\ne\nf\n")
+    data.titles_at_a_time, data.left = 2, [(0, 3), (4, 6)]
+    found = []
+    for rank in range(2):
+        data.share = Share(rank, 2)
+        prompts = [(prompt.row, prompt.title) for prompt in data.prompts()]
+        found.append((list(data.predict_dataloader()), prompts))
+    assert found == [
+        ([[0, 1], [4, 5]], [(0, "a"), (2, "b"), (7, "e"), (8, "f")]),
+        ([[2]], [(4, "c")]),
+    ]
 
 
 def test_a_file_without_a_title_to_write_for_gives_no_prompts(options: dict[str, Any]):

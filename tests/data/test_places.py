@@ -289,3 +289,9 @@ def test_a_file_among_several_that_lacks_the_column_is_named(tmp_path: Path):
     (tmp_path / "shop" / "b.csv").write_text("label\nmug\n")
     with pytest.raises(DataError, match=r"b\.csv: wanted a column 'title'"):
         table_of(tmp_path / "shop", tmp_path)
+
+
+def test_a_pipe_of_the_shell_that_another_process_has_is_said_how_to_give():
+    with pytest.raises(DataError, match="/dev/fd/987 is not open here") as refused:
+        TitleSource("/dev/fd/987").readable(Path())
+    assert "`COMMAND | python -m amazon_desc predict --data.titles -`" in str(refused.value)

@@ -12,6 +12,7 @@ from amazon_desc.run.options.devices import (
     num_devices,
     processes_of,
     refuse_uneven_rows,
+    working_apart,
 )
 from amazon_desc.support.errors import UserError
 from amazon_desc.support.ranks import Place
@@ -127,3 +128,22 @@ def test_cards_are_named_by_their_numbers():
         [],
         [],
     )
+
+
+# Each for itself
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "wanted"),
+    [("auto", 4, [1]), ("gpu", [6, 7], [7]), ("cuda", "4,5", [5]), ("cpu", 4, 1)],
+)
+def test_a_process_that_works_apart_has_its_own_card(
+    accelerator: str, devices: Any, wanted: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("amazon_desc.run.options.devices.here", lambda: SECOND_OF_FOUR)
+    options = SimpleNamespace(accelerator=accelerator, devices=devices, enable_progress_bar=None)
+    given = working_apart(options, SECOND_OF_FOUR)
+    assert (given["devices"], given["num_nodes"], given["strategy"]) == (wanted, 1, "auto")
+    assert not given["enable_progress_bar"], "the first one shows how far all are"
+    assert working_apart(options, ALONE)["enable_progress_bar"]

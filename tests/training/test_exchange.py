@@ -45,6 +45,7 @@ def all_that_is_told(rank: int) -> dict[str, Any]:
         "num_processes": exchange.num_processes(),
         "rank": exchange.rank(),
         "values": exchange.gathered(["a", "b"][: rank + 1]),
+        "told": exchange.told(f"by {rank}"),
         "numbers": exchange.gathered_numbers([rank, 7]),
         "tensors": exchange.gathered_tensors(torch.tensor([float(rank)])),
         "gradients": gradients,
@@ -60,6 +61,7 @@ def test_three_processes_know_the_same_of_all(tmp_path: Path):
     for rank, of in enumerate(found):
         assert (of["num_processes"], of["rank"]) == (3, rank)
         assert of["values"] == [["a"], ["a", "b"], ["a", "b"]]
+        assert of["told"] == "by 0"
         assert of["numbers"] == [[0, 7], [1, 7], [2, 7]]
         assert [tensor.tolist() for tensor in of["tensors"]] == [[0], [1], [2]]
         assert of["gradients"][0].tolist() == [[6, 6, 6], [6, 6, 6]]

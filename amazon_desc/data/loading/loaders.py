@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from amazon_desc.data.loading.blocks import Blocks
 from amazon_desc.data.loading.order import WHOLE, RowOrder, Share
 from amazon_desc.support.signals import stopping_signals
 
@@ -61,22 +62,15 @@ def fixed_loader(
     )
 
 
-def number_loader(
-    first: int, end: int, batch_size: int, seed: int, share: Share = WHOLE
-) -> DataLoader[list[int]]:
-    """Returns a loader of the numbers from `first` to before `end`, which keeps none of them.
+def block_loader(blocks: Blocks, seed: int) -> DataLoader[list[int]]:
+    """Returns a loader of the numbers of blocks, which keeps none of them.
 
-    number_loader(3, 8, 2, seed)               -> [3, 4], [5, 6], [7]
-    number_loader(3, 8, 2, seed, Share(0, 2))  -> [3, 4], [7]
+    Blocks([(3, 8)], 2) -> [3, 4], [5, 6], [7]
     """
-
-    def numbers(start: Any) -> list[int]:
-        return list(range(start, min(start + batch_size, end)))
-
     return DataLoader(
-        range(first, end, batch_size)[share.rank :: share.world_size],  # pyright: ignore
+        blocks,  # pyright: ignore[reportArgumentType] (has all that a map-style Dataset needs)
         batch_size=None,  # Lightning notes what else a batch is made of, as long as it predicts
-        collate_fn=numbers,
+        collate_fn=list,
         generator=torch.Generator().manual_seed(seed),
     )
 

@@ -60,12 +60,15 @@ class ProgressLine(SparingBar):
         return bar
 
     def init_predict_tqdm(self) -> Any:
-        """Counts titles, so it shows how many a second are written for, and how long all take."""
+        """Counts titles, so it shows how many a second are written for, and how long all take.
+
+        Of several processes, each of which has as many, the first one counts for all.
+        """
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         return tqdm(
             desc="Writing",
             total=data.num_titles,
-            initial=data.num_predicted,
+            initial=data.num_titles - data.blocks.num_dealt,
             unit=" titles",
             smoothing=0,
             mininterval=seconds_between_drawings(),
@@ -86,7 +89,8 @@ class ProgressLine(SparingBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.predict_progress_bar.update(len(batch))
+        bar, data = self.predict_progress_bar, trainer.datamodule  # pyright: ignore
+        bar.update(min(len(batch) * data.share.world_size, bar.total - bar.n))
 
     def get_metrics(
         self, trainer: L.Trainer, pl_module: L.LightningModule

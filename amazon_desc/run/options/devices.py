@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from amazon_desc.support.errors import UserError
-from amazon_desc.support.ranks import Place
+from amazon_desc.support.ranks import Place, here
 from amazon_desc.training.strategy import Joined, environment_of
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -67,6 +68,26 @@ def joining(trainer: Any, place: Place, processes: Processes) -> dict[str, Any]:
         "num_nodes": processes.num_nodes,
         "use_distributed_sampler": False,  # rows and titles are dealt where they are ordered
     }
+
+
+def working_apart(trainer: Any, place: Place) -> dict[str, Any]:
+    """Returns what has Lightning work on this process's device alone, whatever others do."""
+    device = device_of(trainer)
+    return {
+        "strategy": "auto",
+        "devices": 1 if device.index is None else [device.index],
+        "num_nodes": 1,
+        "plugins": [LightningEnvironment()],  # or it would look for those who started this one
+        "enable_progress_bar": place.is_first and trainer.enable_progress_bar is not False,
+    }
+
+
+def device_of(trainer: Any) -> torch.device:
+    """Returns the device that the options of a trainer give this process."""
+    if trainer.accelerator in ("cpu", "mps") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, named = here().local_rank, cards_named(trainer.devices)
+    return torch.device("cuda", named[number] if named else number)
 
 
 def num_devices(trainer: Any) -> int:

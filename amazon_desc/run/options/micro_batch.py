@@ -20,9 +20,8 @@ from amazon_desc.model.probe import attention_for
 from amazon_desc.model.skeleton import skeleton
 from amazon_desc.model.suitability import read_config
 from amazon_desc.model.writing_plan import Engine, WritingPlan, plan_writing
-from amazon_desc.run.options.devices import cards_named
+from amazon_desc.run.options.devices import device_of
 from amazon_desc.support.hub import find_backbone
-from amazon_desc.support.ranks import here
 from amazon_desc.training.module import DescriptionModule
 from amazon_desc.training.writing import texts_of
 
@@ -106,11 +105,3 @@ def task_of_options(
     unpacked_tokens = 0 if attention_for(base) == attention.NAME else data.max_seq_length
     options = (model.quantization, model.kernels, model.recompute, unpacked_tokens)
     return task_of(built, dtype, data.row_tokens, *options)
-
-
-def device_of(trainer: Any) -> torch.device:
-    """Returns the device that the options of a trainer name."""
-    if trainer.accelerator in ("cpu", "mps") or not torch.cuda.is_available():
-        return torch.device("cpu")
-    number, named = here().local_rank, cards_named(trainer.devices)
-    return torch.device("cuda", named[number] if named else number)

@@ -5,6 +5,7 @@ by, after those that are there already. It grows as JSON Lines beside its name:
 
     NAME                 the whole file, in its form
     NAME.partial         its lines, while it grows
+    NAME.parts           what several processes write, until it is joined
     NAME.settings.json   what it is made with: the same command goes on, another one is refused
 
 A whole file is replaced only by a longer one, when titles were appended to its source.
@@ -13,6 +14,7 @@ A whole file is replaced only by a longer one, when titles were appended to its 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -82,6 +84,11 @@ class Output:
         """A folder for what is needed while it is written."""
         return self.path.with_name(self.path.name + ".scratch")
 
+    @property
+    def parts(self) -> Path:
+        """A folder for what several processes write, until it is joined."""
+        return self.path.with_name(self.path.name + ".parts")
+
     @contextmanager
     def alone(self) -> Iterator[Path]:
         """Has the output to itself, in a folder that goes again if it stays empty, or refuses.
@@ -94,6 +101,8 @@ class Output:
             held.enter_context(alone(self.path, "written"))
             for path in (self.path, self.partial, self.settings, self.scratch):
                 remove_leftovers(path)
+            if not self.partial.exists():  # parts go on after it
+                shutil.rmtree(self.parts, ignore_errors=True)
             with storage(self.path.parent):
                 folder = held.enter_context(temporary_folder(self.scratch))
             yield folder

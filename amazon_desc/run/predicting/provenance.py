@@ -18,6 +18,7 @@ from amazon_desc.run.options.micro_batch import choose_engine
 from amazon_desc.run.options.settings import content
 from amazon_desc.run.predicting.source import TitleSource
 from amazon_desc.support.digests import sha256_of
+from amazon_desc.training.exchange import gathered, refuse_differences
 from amazon_desc.training.module import DescriptionModule
 
 WEIGHTS = "--model.adapter"
@@ -48,11 +49,19 @@ def choose_way(
 ) -> Way:
     """Has model and data write as the options say, and as before where they leave that open.
 
+    Several processes write alike, by what fits on all of their devices.
+
     Args:
         trainer: its options
+
+    Raises:
+        UserError: they cannot write by the same engine.
     """
     same = None if before is None else (before.engine, before.size)
-    plan = model.writing_plan = choose_engine(model, data, trainer, precision, same)
+    plan = choose_engine(model, data, trainer, precision, same)
+    refuse_differences({"--model.engine": plan.engine})
+    plan = min(gathered(plan), key=lambda of: (of.is_merged, of.at_a_time))
+    model.writing_plan = plan
     data.titles_at_a_time = plan.titles_at_a_time
     return Way(plan.engine, plan.at_a_time, plan.titles_together)
 

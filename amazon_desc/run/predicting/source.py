@@ -29,6 +29,8 @@ from amazon_desc.support.resources import SAMPLE_PRODUCTS
 STANDARD_INPUT = "-"
 FORMS = ".txt with one title a line, .csv, .tsv, .jsonl, .json, .json.gz or .parquet"
 OPTION = "--data.titles"
+PIPES = "/dev/fd/"
+"""where a shell has what `<(COMMAND)` writes"""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class TitleSource:
         """
         if self.named is None or is_pipe(Path(self.named).expanduser()):
             return None
+        if self.named.startswith(PIPES) and not Path(self.named).exists():
+            raise DataError(
+                f"{OPTION} {self.named} is not open here: a pipe of the shell is there for the "
+                f"process that it starts, and not for those that --trainer.devices starts. Write "
+                f"`COMMAND | python -m amazon_desc predict {OPTION} -`."
+            )
         if self.named == "sample":
             return Place(SAMPLE_PRODUCTS.name, (SAMPLE_PRODUCTS,))
         return place_of(self.named, OPTION, (".txt", *SUPPORTED))

@@ -27,13 +27,18 @@ class Summary:
         self.num_records = self.num_texts = self.num_ended = self.num_loops = self.num_tokens = 0
         self.num_repeated = self.num_shortened = 0
 
-    def add(self, record: Mapping[str, Any], is_repeated: bool = False) -> None:
+    def add(
+        self, record: Mapping[str, Any], is_repeated: bool = False, is_old: bool = False
+    ) -> None:
+        """Counts a record whose line was added; of an old one, the text was written before."""
         self.num_records += 1
         if record["finish_reason"] == SKIPPED:
             self.reasons[record["reason"]] += 1
             return
         if is_repeated:
             self.num_repeated += 1
+            return
+        if is_old:
             return
         self.num_texts += 1
         self.num_ended += record["finish_reason"] == "stop"
