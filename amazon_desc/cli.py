@@ -19,9 +19,7 @@ from lightning.pytorch.trainer import Trainer
 
 from amazon_desc.data.datamodule import DescriptionData
 from amazon_desc.data.encoding.markers import warn_of_markers
-from amazon_desc.data.encoding.prompts import PromptSettings
 from amazon_desc.data.loading.order import Share
-from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.model import adapter as adapters
 from amazon_desc.model.adapter_folder import refuse_more_than_lora
 from amazon_desc.run import terminal
@@ -46,20 +44,19 @@ from amazon_desc.run.options.checks import (
 )
 from amazon_desc.run.options.configs import ConfigParser, with_configs_found
 from amazon_desc.run.options.described import HelpOfTrainer
-from amazon_desc.run.options.devices import joining, processes_of, working_apart
+from amazon_desc.run.options.devices import joining, processes_of
 from amazon_desc.run.options.explained import explained_refusals
 from amazon_desc.run.options.former_names import take_former_names
 from amazon_desc.run.options.help import COMMANDS, HELP_OF_TRAINER, answer_help
+from amazon_desc.run.options.linked import link_options, take_as_recorded
 from amazon_desc.run.options.micro_batch import ChosenRows, choose_micro_batch
 from amazon_desc.run.options.paths import expand_home
-from amazon_desc.run.options.refusals import refuse_options, seed
+from amazon_desc.run.options.refusals import refuse_options
 from amazon_desc.run.options.settings import refuse_other_settings, settings_record
 from amazon_desc.run.options.trainer_options import (
     best_precision,
     listed,
-    max_rows,
     num_accumulated,
-    num_epochs,
     val_check_interval,
 )
 from amazon_desc.run.predicting.command import Predicting, prints_texts
@@ -94,27 +91,7 @@ class DescriptionCLI(OptionsOnlyCLI):
         parser.add_lightning_class_args(ResumeCheckpoint, "checkpoint")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help=CKPT_PATH_HELP)
         parser.add_argument(HELP_OF_TRAINER, action=HelpOfTrainer)
-        # One base rules both sides: another base's tokenizer would train without an error.
-        parser.link_arguments("model.backbone", "data.backbone")
-        parser.link_arguments("model.revision", "data.revision")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=seed)
-        parser.link_arguments("trainer.max_epochs", "data.num_epochs", compute_fn=num_epochs)
-        parser.link_arguments(
-            ("trainer.max_steps", "data.rows_per_step"), "data.max_rows", compute_fn=max_rows
-        )
-        parser.set_defaults(
-            {
-                "trainer.default_root_dir": "runs/default",
-                "trainer.devices": 1,
-                "trainer.max_epochs": 1,
-                "trainer.check_val_every_n_epoch": None,
-                "trainer.val_check_interval": 500,
-                "trainer.log_every_n_steps": 10,
-                "trainer.num_sanity_val_steps": 0,
-                "trainer.gradient_clip_val": 1.0,
-                "trainer.enable_model_summary": False,
-            }
-        )
+        link_options(parser)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -139,11 +116,9 @@ class DescriptionCLI(OptionsOnlyCLI):
         if self.subcommand == "predict" and prints_texts(options.data):
             self.held.enter_context(redirect_stdout(sys.stderr))
         expand_home(options)
-        prompt, decoding, trainer = options.data.prompt, options.model.decoding, options.trainer
+        trainer = options.trainer
         take_former_names(options, self.arguments, self.subcommand == "fit")
-        for group, made in ((prompt, PromptSettings), (decoding, DecodingSettings)):
-            for name, value in vars(made(**vars(group))).items():
-                group[name] = value  # as it is recorded, however it was typed
+        take_as_recorded(options)
         self.place, self.processes = here(), processes_of(trainer, here())
         refuse_options(self.subcommand, options, self.processes.world_size)
         self.run = run_folder_of(options)
@@ -176,10 +151,8 @@ class DescriptionCLI(OptionsOnlyCLI):
             logger = RunLogger(self.run, step_of(self.checkpoint) or 0)
             logs = self.subcommand == "fit" and self.place.is_first
             kwargs.setdefault("logger", logger if logs else False)
-        if self.subcommand == "predict":
-            kwargs |= working_apart(config, self.place)
-        else:
-            kwargs |= joining(config, self.place, self.processes)
+        is_apart = self.subcommand == "predict"
+        kwargs |= joining(config, self.place, self.processes, is_apart=is_apart)
         kwargs["plugins"] = [
             *kwargs.get("plugins", []),
             *listed(config.plugins),

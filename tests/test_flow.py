@@ -79,7 +79,7 @@ ORDER = """
     run.report.facts run.report.verdict run.report.drawing run.report.figures run.report.tables
     run.report.cards run.report.commands run.report.page
     run.options.arguments run.options.help run.options.trainer_options run.options.devices
-    run.options.refusals
+    run.options.refusals run.options.linked
     run.options.former_names run.options.settings run.options.paths run.options.configs
     run.options.checks run.options.micro_batch
     run.options.given run.options.nearest run.options.wanted run.options.described

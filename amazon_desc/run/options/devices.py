@@ -56,8 +56,16 @@ def processes_of(trainer: Any, place: Place) -> Processes:
     return started
 
 
-def joining(trainer: Any, place: Place, processes: Processes) -> dict[str, Any]:
-    """Returns what has Lightning work on the devices of a command, as arguments of its trainer."""
+def joining(
+    trainer: Any, place: Place, processes: Processes, *, is_apart: bool = False
+) -> dict[str, Any]:
+    """Returns what has Lightning work on the devices of a command, as arguments of its trainer.
+
+    Args:
+        is_apart: each process works for itself, whatever becomes of the others
+    """
+    if is_apart:
+        return working_apart(trainer, place)
     environment = environment_of(place)
     if processes.world_size == 1:
         return {} if environment is None else {"plugins": [environment]}
