@@ -66,6 +66,16 @@ def validate(trainer: L.Trainer) -> None:
     trainer.training = True
 
 
+def leave_signals_alone(trainer: L.Trainer) -> None:
+    """Has Lightning not take SIGTERM over, nor ask all processes about it before each micro-batch.
+
+    Its handler would talk to the other processes in the middle of whatever they do, and wait for
+    ever where they were not asked to leave; and a card would be waited for each time.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
 def count_micro_batches_anew(checkpoint: dict[str, Any], num_rows: int, batch_size: int) -> None:
     """Changes how many micro-batches a checkpoint has Lightning count, to those of this run's size.
 
