@@ -71,7 +71,8 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
     except Interrupted as interrupted:
         leave(interrupted)
     except BaseException as error:
-        is_lost = isinstance(error, StorageError)  # what was to be saved before it leaves
+        # what was to be saved before it leaves
+        is_lost = isinstance(error, StorageError) or is_from_lost_peer(error)
         if signals.received is not None and not is_lost:
             leave(signals.received)
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
