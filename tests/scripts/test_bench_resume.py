@@ -49,7 +49,7 @@ FORGETFUL = """
 import signal
 from amazon_desc.training import stepping
 stepping.restore_random_states = lambda states, device: None
-def hit(run, fault, folder, chance, seconds):
+def hit(run, fault, folder, chance, seconds, is_several):
     while not bench.checkpoints(folder) and run.wait(0.01) is None:
         pass
     run.send(signal.SIGKILL)
