@@ -12,7 +12,9 @@ import sys
 
 from amazon_desc import __version__
 from amazon_desc.run.options.help import COMMANDS, answer_help
+from amazon_desc.support.parents import end_with
 from amazon_desc.support.printing import show_traceback, spell_out_what_is_not_encoded
+from amazon_desc.support.ranks import LAUNCHED, here
 from amazon_desc.support.signals import leaving_on_the_spot
 
 OF_COMMANDS = "\n".join(f"  {command:11}{does}" for command, does in COMMANDS.items())
@@ -52,6 +54,8 @@ def main() -> None:
         spell_out_what_is_not_encoded()
         answer_help(arguments)
         sys.excepthook = show_traceback
+        if here().started_by == "torchrun":  # srun ends its processes itself
+            end_with(int(os.environ.get(LAUNCHED) or os.getppid()))
         with leaving_on_the_spot():  # until the CLI is imported, and knows how to leave
             from amazon_desc.cli import main as run_cli
 

@@ -9,6 +9,10 @@ the losses in TensorBoard, and the file of descriptions. The runs: LoRA dropout,
 epochs, validations in between, none or two loader processes as chance has it at every start.
 
     python scripts/bench_resume.py --fault kill --trials 300
+    python scripts/bench_resume.py --fault kill --trials 50 --devices 2
+
+With --devices 2 a fit is two processes on the CPU and the one that starts them, and what is hit is
+all of them or one, as chance has it; then all have to end by themselves.
 
 kill      SIGKILL of all its processes at any moment
 writing   SIGKILL in the middle of writing a checkpoint
@@ -35,7 +39,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+from forked_commands import Run, fork_several, have_ended, import_once
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = ("kill", "writing", "signal", "damage")
@@ -48,102 +52,21 @@ OPTIONS = [
     *("--model.lora.dropout=0.1", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"),
     *("--checkpoint.every_n_steps=2",),
 ]
+OF_SEVERAL = ("--trainer.accelerator=cpu", "--data.batch_size=1", "--data.num_products=80")
 TITLES = [f"{colour} {item}" for item in ("Mug", "Lamp", "Desk") for colour in ("Red", "Teal")]
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: 137}
+LEAVING_SECONDS = 60
 
 
-def import_once() -> None:
-    """Imports all that a run needs: without a card every run is a fork of this process."""
-    import bitsandbytes  # noqa: F401
-    import datasets  # noqa: F401
-    import peft  # noqa: F401
-    import torch
-    from transformers import AutoModelForCausalLM  # noqa: F401
-
-    import amazon_desc.cli  # noqa: F401
-
-    torch.set_num_threads(1)
-
-
-class Run:
-    """A command, started as a process group of its own; what it says goes to a file."""
-
-    def __init__(self, arguments: list[str], log: Path) -> None:
-        import torch
-
-        self.log = log
-        sys.stdout.flush()
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        start = spawned if torch.cuda.is_available() else forked
-        self.pid = start(arguments, file)
-        os.close(file)
-
-    def send(self, number: int) -> None:
-        try:
-            os.killpg(self.pid, number)
-        except ProcessLookupError:  # it has no group yet, or is gone
-            os.kill(self.pid, number)
-
-    def wait(self, seconds: float | None = None) -> int | None:
-        """Returns the exit code (minus a signal's number), or None if it still runs after that."""
-        end = None if seconds is None else time.monotonic() + seconds
-        while end is None or time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.002)
-        return None
-
-
-def forked(arguments: list[str], file: int) -> int:
-    """Returns the id of a process that calls the command, with all that is imported here."""
-    if (pid := os.fork()) == 0:
-        code = 1
-        try:
-            os.setsid()
-            os.dup2(file, 1)
-            os.dup2(file, 2)
-            code = called(arguments)
-        finally:
-            os._exit(code)
-    return pid
-
-
-def spawned(arguments: list[str], file: int) -> int:
-    """Returns the same of a process that imports all: no fork can use a card."""
-    command = [sys.executable, "-m", "amazon_desc", *arguments]
-    outputs = [(os.POSIX_SPAWN_DUP2, file, number) for number in (1, 2)]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    there = {**os.environ, "PYTHONPATH": path}
-    return os.posix_spawn(sys.executable, command, there, file_actions=outputs, setsid=True)
-
-
-def called(arguments: list[str]) -> int:
-    """Calls the command in this process; returns its exit code."""
-    import traceback
-
-    from amazon_desc.cli import main
-
-    try:
-        main(arguments)
-    except SystemExit as exit_:
-        sys.stdout.flush()
-        return exit_.code if isinstance(exit_.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-        return 1
-    sys.stdout.flush()
-    return 0
-
-
-def run_in(folder: Path, command: str, num_workers: int) -> Run:
+def run_in(folder: Path, command: str, num_workers: int, devices: int = 1) -> Run:
     titles = [f"--data.titles={folder.parent / 'titles.txt'}"] * (command == "predict")
+    several = [*OF_SEVERAL, f"--trainer.devices={devices}"] * (command == "fit" and devices > 1)
     where = [
         f"--trainer.default_root_dir={folder}",
         f"--data.corpora={folder.parent / 'corpora'}",
         f"--data.num_workers={num_workers}",
     ]
-    return Run([command, *OPTIONS, *where, *titles], folder.with_suffix(".log"))
+    return Run([command, *OPTIONS, *several, *where, *titles], folder.with_suffix(".log"))
 
 
 class Trial(NamedTuple):
@@ -245,7 +168,14 @@ def damage(file: Path, chance: random.Random) -> str:
     return kind
 
 
-def hit(run: Run, fault: str, folder: Path, chance: random.Random, seconds: float) -> Trial:
+def hit(
+    run: Run,
+    fault: str,
+    folder: Path,
+    chance: random.Random,
+    seconds: float,
+    is_several: bool = False,
+) -> Trial:
     """Lets a run go on for a while, and then the fault happens, unless it has finished."""
     failures, met = [], Counter[str]()
     if fault == "writing":
@@ -265,17 +195,25 @@ def hit(run: Run, fault: str, folder: Path, chance: random.Random, seconds: floa
         if code is not None:
             return ended_by_itself(code)
     number = chance.choice([signal.SIGTERM, signal.SIGINT]) if fault == "signal" else signal.SIGKILL
+    processes = run.processes()
+    alone = chance.choice([None, *processes]) if is_several else None
     try:
         met["in a write"] += is_written(folder)
-        run.send(number)
+        if alone is None:
+            run.send(number)
+        else:
+            os.kill(alone, number)
+            met["one of several"] += 1
     except ProcessLookupError:
         return Trial([], Counter(finished=1))
-    code = run.wait(30)
+    code = run.wait(LEAVING_SECONDS)
     if code is None:
         run.send(signal.SIGKILL)
-        failures.append(f"still running 30 s after {number!r}")
-    elif fault == "signal" and code not in (CODES[number], 0, -number):
+        failures.append(f"still running {LEAVING_SECONDS} s after {number!r}")
+    elif code not in (CODES[number], 0, -number):
         failures.append(f"exit code {code} after {number!r}")
+    if not have_ended(processes, LEAVING_SECONDS):
+        failures.append(f"a process is left after {number!r}")
     met["signals" if fault == "signal" else "kills"] += 1
     if fault == "damage" and not is_finished(folder) and len(files := checkpoints(folder)) > 1:
         met[damage(files[-1], chance)] += 1
@@ -287,19 +225,25 @@ def ended_by_itself(code: int) -> Trial:
 
 
 def trial(
-    number: int, fault: str, kills: int, place: Path, expected: dict[str, str], seconds: float
+    number: int,
+    fault: str,
+    options: argparse.Namespace,
+    place: Path,
+    expected: dict[str, str],
+    seconds: float,
 ) -> Trial:
     chance = random.Random(f"{fault} {number}")
     folder = place / f"{fault}{number}"
     failures, met = [], Counter[str]()
-    for command, times, length in (("fit", kills, seconds), ("predict", 2, seconds / 3)):
+    for command, times, length in (("fit", options.kills, seconds), ("predict", 2, seconds / 3)):
         for _ in range(times):
-            run = run_in(folder, command, chance.choice([0, 2]))
+            run = run_in(folder, command, chance.choice([0, 2]), options.devices)
             how = fault if command == "fit" or fault == "signal" else "kill"
-            happened = hit(run, how, folder, chance, length)
+            is_several = command == "fit" and options.devices > 1
+            happened = hit(run, how, folder, chance, length, is_several)
             failures += happened.failures
             met += happened.met
-        code = run_in(folder, command, chance.choice([0, 2])).wait(120)
+        code = run_in(folder, command, chance.choice([0, 2]), options.devices).wait(120)
         if code != 0:
             failures.append(f"{command} at last: exit code {code}, see {folder}.log")
             return Trial(failures, met)
@@ -316,17 +260,18 @@ def trials(options: argparse.Namespace, place: Path) -> Iterator[tuple[str, Tria
     (place / "titles.txt").write_text("\n".join(TITLES) + "\n")
     untouched = place / "untouched"
     started = time.monotonic()
-    assert run_in(untouched, "fit", 0).wait() == 0, untouched.with_suffix(".log")
+    fit = (untouched, "fit", 0, options.devices)
+    assert run_in(*fit).wait() == 0, untouched.with_suffix(".log")
     shutil.rmtree(untouched)  # it has prepared the data, which takes a while
     started = time.monotonic()
-    assert run_in(untouched, "fit", 0).wait() == 0
+    assert run_in(*fit).wait() == 0
     seconds = time.monotonic() - started
     assert run_in(untouched, "predict", 0).wait() == 0
     expected = outcome(untouched)
     print(f"untouched: {seconds:.1f} s, {expected['step']}", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [
-            (fault, pool.submit(trial, n, fault, options.kills, place, expected, seconds))
+            (fault, pool.submit(trial, n, fault, options, place, expected, seconds))
             for fault in options.fault
             for n in range(options.trials)
         ]
@@ -341,12 +286,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--fault", action="append", choices=FAULTS, help="default: all")
     parser.add_argument("--trials", type=int, default=20, help="run folders a fault")
     parser.add_argument("--kills", type=int, default=4, help="times that each is hit")
+    parser.add_argument("--devices", type=int, default=1, help="processes of a fit, on the CPU")
     parser.add_argument("--jobs", type=int, default=2, help="run folders at a time")
     parser.add_argument("--place", type=Path, help="where the run folders are; default: temporary")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     options = parser.parse_args(arguments)
     options.fault = options.fault or list(FAULTS)
     import_once()
+    if options.devices > 1:
+        fork_several()
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         place = options.place or Path(temporary)

@@ -14,7 +14,8 @@ PACKAGE = Path(amazon_desc.__file__).parent
 
 # A file may import only from files that stand before it.
 ORDER = """
-    support.errors support.ranks support.signals support.secrets support.printing support.files
+    support.errors support.ranks support.signals support.parents support.secrets
+    support.printing support.files
     support.locks
     support.mounts
     support.resources support.options support.allocator
@@ -182,7 +183,8 @@ def test_the_stages_are_joined():
     assert "generation.writing" in imports["training.writing"]
     assert {"training.module", "data.datamodule", "run.folder"} <= imports["cli"]
     assert imports["__main__"] == {
-        *("cli", "run.options.help", "support.printing", "support.signals")
+        *("cli", "run.options.help", "support.parents", "support.printing", "support.ranks"),
+        "support.signals",
     }
 
 

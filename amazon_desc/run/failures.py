@@ -18,7 +18,7 @@ from traceback import walk_tb
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from amazon_desc.run.launching import is_answered_for, leave_word
+from amazon_desc.run.launching import leave_word
 from amazon_desc.support.errors import (
     Interrupted,
     OutOfMemoryError,
@@ -28,7 +28,7 @@ from amazon_desc.support.errors import (
 )
 from amazon_desc.support.files import free_space
 from amazon_desc.support.printing import say
-from amazon_desc.support.ranks import here
+from amazon_desc.support.ranks import here, is_answered_for
 from amazon_desc.support.signals import Signals
 
 # What a disk that is full, read-only, broken or forbidden answers.
@@ -71,7 +71,8 @@ def errors_in_a_sentence(arguments: list[str], program: str) -> Iterator[Signals
     except Interrupted as interrupted:
         leave(interrupted)
     except BaseException as error:
-        is_lost = isinstance(error, StorageError)  # what was to be saved before it leaves
+        # what was to be saved before it leaves
+        is_lost = isinstance(error, StorageError) or is_from_lost_peer(error)
         if signals.received is not None and not is_lost:
             leave(signals.received)
         if isinstance(error, (SystemExit, KeyboardInterrupt)):

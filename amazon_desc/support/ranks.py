@@ -14,6 +14,7 @@ from typing import Literal
 
 # What run/launching.py adds: it says itself what went wrong in one of its processes.
 LAUNCHED = "AMAZON_DESC_LAUNCHED"
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 SRUN = "SLURM_STEP_NUM_TASKS"  # the shell of a batch script has the job's, but not this one
@@ -74,3 +75,8 @@ def place_of(environment: Mapping[str, str]) -> Place:
 def here() -> Place:
     """Returns the place of this process."""
     return place_of(os.environ)
+
+
+def is_answered_for() -> bool:
+    """Whether the process that started this one says what becomes of it."""
+    return LAUNCHED in os.environ and bool(os.environ.get(ERROR_FILE))

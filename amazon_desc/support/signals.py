@@ -1,9 +1,11 @@
 """Ctrl-C, SIGTERM and a closed terminal: leave at once, or tell whoever saves first.
 
 In come signals, out goes Interrupted, whose exit code is 128 and the signal's number. A second
-signal ends the process on the spot. Whatever is running can be killed at any moment and loses
-nothing that was saved; being asked only saves the last steps too. Imports nothing that takes time:
-the program can be interrupted before all else is imported.
+signal ends the process on the spot, unless it is one of several: these are asked by whoever asks
+all, and again by the one that has started them, which ends those that do not leave. Whatever is
+running can be killed at any moment and loses nothing that was saved; being asked only saves the
+last steps too. Imports nothing that takes time: the program can be interrupted before all else is
+imported.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from amazon_desc.support.errors import Interrupted
+from amazon_desc.support.ranks import here, is_answered_for
 
-STOPPING = (
-    "\namazon_desc: {why}: finishing this optimizer step and saving. Once more, and it leaves "
-    "at once.\n"
-)
+STOPPING = "\namazon_desc: {why}: finishing this optimizer step and saving.{again}\n"
+ONCE_MORE = " Once more, and it leaves at once."
 STOPPED_EARLY = "\namazon_desc: stopped by {why}. The same command starts again.\n"
 
 # An exception can be lost where it is raised: in an import at once, elsewhere that shows later.
 AGAIN_SECONDS, LOST_SECONDS = 0.05, 5.0
+
+# How long a process that waits for others in torch, where no signal is heard, stays after one.
+DEAF_SECONDS = 10.0
 
 
 def stopping_signals() -> list[int]:
@@ -67,8 +71,16 @@ def leaving_on_the_spot() -> Iterator[None]:
 
 
 def leave_on_the_spot(number: int, frame: FrameType | None) -> None:
-    write_error(STOPPED_EARLY.format(why=signal.Signals(number).name))
+    if speaks_of_signals():
+        write_error(STOPPED_EARLY.format(why=signal.Signals(number).name))
     os._exit(128 + number)
+
+
+def leave_later(code: int) -> None:
+    """Has the process end after a while, whatever its main thread waits for."""
+    timer = threading.Timer(DEAF_SECONDS, os._exit, [code])
+    timer.daemon = True
+    timer.start()
 
 
 class Signals:
@@ -107,8 +119,12 @@ class Signals:
             if self.received is not None:  # system and shell both send it
                 return
         if self.received is not None:
+            if here().started_by:
+                return
             os._exit(128 + number)
         self.received = Interrupted(signal.Signals(number).name, 128 + number)
+        if here().started_by and not self.is_training:
+            leave_later(128 + number)
         self.leave_or_say(number, frame)
 
     def leave_or_say(self, number: int, frame: FrameType | None) -> None:
@@ -128,12 +144,19 @@ class Signals:
         self.say_when()
 
     def say_when(self) -> None:
-        if self.received is not None:
-            write_error(STOPPING.format(why=self.received.why))
+        """Says that a fit leaves after its step: of several processes, the first one does."""
+        if self.received is not None and here().is_first:
+            again = ONCE_MORE if is_answered_for() or not here().started_by else ""
+            write_error(STOPPING.format(why=self.received.why, again=again))
 
     def leave_if_asked(self) -> None:
         if self.received is not None:
             raise self.received
+
+
+def speaks_of_signals() -> bool:
+    """Whether nobody else says that this process leaves."""
+    return here().is_first and not is_answered_for()
 
 
 def would_be_lost(frame: FrameType | None) -> bool:

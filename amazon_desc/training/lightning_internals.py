@@ -66,6 +66,16 @@ def validate(trainer: L.Trainer) -> None:
     trainer.training = True
 
 
+def leave_signals_alone(trainer: L.Trainer) -> None:
+    """Has Lightning not take SIGTERM over, nor ask all processes about it before each micro-batch.
+
+    Its handler would talk to the other processes in the middle of whatever they do, and wait for
+    ever where they were not asked to leave; and a card would be waited for each time.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
 def count_micro_batches_anew(checkpoint: dict[str, Any], num_rows: int, batch_size: int) -> None:
     """Changes how many micro-batches a checkpoint has Lightning count, to those of this run's size.
 
@@ -83,17 +93,6 @@ def count_micro_batches_anew(checkpoint: dict[str, Any], num_rows: int, batch_si
 def leaves_unscaling_to(optimizer: Optimizer) -> bool:
     """Says whether Lightning leaves it to an optimizer to divide by the scale of float16."""
     return _optimizer_handles_unscaling(optimizer)
-
-
-def tell_no_signals(trainer: L.Trainer) -> None:
-    """Has processes that train together not ask each other, at each micro-batch, for a SIGTERM.
-
-    The card answers, so the host would wait for it each time. What signals there are goes with the
-    numbers of an optimizer step (exchange.Votes).
-    """
-    loop: Any = trainer.fit_loop.epoch_loop
-    assert callable(loop._broadcast_sigterm_tensor)
-    loop._broadcast_sigterm_tensor = int
 
 
 # Classes of which something is overridden

@@ -19,7 +19,6 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from amazon_desc.support.ranks import Place
 from amazon_desc.training import exchange
-from amazon_desc.training.lightning_internals import tell_no_signals
 
 
 class Joined(DDPStrategy):
@@ -32,7 +31,6 @@ class Joined(DDPStrategy):
     def setup(self, trainer: Any) -> None:
         """Does not send the frozen base to all, which have read it from the same bytes."""
         super(DDPStrategy, self).setup(trainer)
-        tell_no_signals(trainer)
 
 
 def meet(place: Place) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -49,7 +49,7 @@ FORGETFUL = """
 import signal
 from amazon_desc.training import stepping
 stepping.restore_random_states = lambda states, device: None
-def hit(run, fault, folder, chance, seconds):
+def hit(run, fault, folder, chance, seconds, is_several):
     while not bench.checkpoints(folder) and run.wait(0.01) is None:
         pass
     run.send(signal.SIGKILL)
@@ -279,7 +279,7 @@ def test_an_exit_code_is_a_failure_and_names_the_log(
     bench: ModuleType, hand_made: type[HandMade], tmp_path: Path
 ):
     hand_made.codes["predict"] = 1
-    trial = bench.trial(0, "kill", 1, tmp_path, {}, 1.0)
+    trial = bench.trial(0, "kill", SimpleNamespace(kills=1, devices=1), tmp_path, {}, 1.0)
     assert trial.failures == [
         *("exit code 1", "exit code 1"),
         f"predict at last: exit code 1, see {tmp_path / 'kill0'}.log",
@@ -311,6 +311,9 @@ class Hit:
         self.code = code
         self.sent: list[int] = []
 
+    def processes(self) -> list[int]:
+        return []
+
     def send(self, number: int) -> None:
         self.sent.append(number)
 
@@ -341,7 +344,7 @@ def test_a_signal_must_end_a_run_with_its_code(
     assert len(done.failures) == failures
     assert (run.sent[0], done.met["signals"], done.met["kills"]) == (signal.SIGTERM, 1, 0)
     if code is None:
-        assert done.failures[0].startswith("still running 30 s after")
+        assert done.failures[0].startswith("still running 60 s after")
         assert run.sent == [signal.SIGTERM, signal.SIGKILL]
     elif failures:
         assert done.failures[0].startswith(f"exit code {code} after")
@@ -355,7 +358,7 @@ def test_a_run_that_ends_while_a_write_is_waited_for_has_finished(
             return 2
 
     run = object.__new__(bench.Run)
-    run.pid = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
+    run.process = subprocess.Popen([sys.executable, "-c", ""])
     done = bench.hit(run, "writing", tmp_path, Third(), 2.0)
     assert (done.failures, done.met) == ([], Counter(finished=1))
 

@@ -4,6 +4,7 @@ Everything here runs in real fits of the real Lightning: a version that takes a 
 something else by it, fails here.
 """
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from amazon_desc.training.lightning_internals import (
     is_step_logged,
     is_stopping,
     is_validated,
+    leave_signals_alone,
     leaves_unscaling_to,
     numbers_to_log,
-    tell_no_signals,
     validate,
 )
 
@@ -189,6 +190,20 @@ def test_a_validation_in_the_middle_of_a_fit_leaves_the_training_as_it_is(tmp_pa
     assert validated.validated == [0, 0, 3, 3]
     assert validated.sums == plain.sums
     assert torch.equal(validated.weight, plain.weight)
+
+
+@pytest.mark.parametrize("is_left_alone", [True, False])
+def test_sigterm_is_left_to_whoever_had_it(is_left_alone: bool, tmp_path: Path):
+    """Lightning's handler would have all processes talk to each other in the middle of anything."""
+    noting = Noting(lambda _: signal.getsignal(signal.SIGTERM))
+    handler = signal.getsignal(signal.SIGTERM)
+    fit = trainer(tmp_path, noting)
+    assert callable(type(fit.fit_loop.epoch_loop)._broadcast_sigterm_tensor)
+    if is_left_alone:
+        leave_signals_alone(fit)
+    fit.fit(Line(), rows(2), rows(2))
+    assert [found == handler for found in noting.answers] == [is_left_alone] * 2
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def loops(**counts: int) -> dict[str, Any]:
@@ -367,7 +382,7 @@ def test_processes_do_not_ask_each_other_for_a_signal_at_each_micro_batch(
     monkeypatch.setattr(L.Trainer, "world_size", 2)
     fit = trainer(tmp_path, accumulate_grad_batches=1)
     if is_told:
-        tell_no_signals(fit)
+        leave_signals_alone(fit)
     try:
         fit.fit(Line(), rows(3, 1))
     finally:

@@ -4,10 +4,8 @@ In come rows and their order, out goes a loader. Its processes ignore the signal
 the one that trains, end with it, and count as hung after a few seconds.
 """
 
-import ctypes
 import multiprocessing
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,13 +14,12 @@ from torch.utils.data import DataLoader
 
 from amazon_desc.data.loading.blocks import Blocks
 from amazon_desc.data.loading.order import WHOLE, RowOrder, Share
+from amazon_desc.support.parents import end_with
 from amazon_desc.support.signals import stopping_signals
 
 # How long a loader process may take for a batch, which takes it milliseconds, before it counts as
 # hung: on a disk that does not answer, say.
 HUNG_SECONDS = 8
-
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def ordered_loader(
@@ -83,8 +80,10 @@ def outlive_nobody(worker: int) -> None:
     """
     for number in stopping_signals():
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    end_with(parent.pid)
 
 
 def end_loader_processes() -> None:

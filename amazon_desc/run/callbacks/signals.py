@@ -19,7 +19,7 @@ from amazon_desc.run.callbacks.resuming import ResumeCheckpoint, files_of
 from amazon_desc.support.errors import Interrupted
 from amazon_desc.support.signals import Signals
 from amazon_desc.training.exchange import wait_for_all
-from amazon_desc.training.lightning_internals import is_step_done
+from amazon_desc.training.lightning_internals import is_step_done, leave_signals_alone
 from amazon_desc.training.stepping import SteppingModule
 
 TIME_OVER = 124  # as `timeout` of the shell leaves
@@ -42,6 +42,9 @@ class StopOnSignal(Callback):
         self.seconds = float("inf") if seconds is None else seconds
         self.started_at = 0.0
         self.is_leaving = False  # all processes are
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        leave_signals_alone(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.handle()
