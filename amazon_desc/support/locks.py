@@ -48,11 +48,8 @@ def alone(path: Path, what: str) -> Iterator[None]:
     """
 
     def refuse() -> None:
-        holder = ""
-        with suppress(OSError, UnicodeDecodeError):
-            holder = lock_file(path).read_text(encoding="utf-8")
         raise InUseError(
-            f"{path} is in use: {what} by {holder or 'another process'}. Wait until that has "
+            f"{path} is in use: {what} by {holder(path) or 'another process'}. Wait until that has "
             f"ended, or end it; the same command then goes on."
         )
 
@@ -67,6 +64,13 @@ def is_held(path: Path) -> bool:
             return False
     except InUseError:
         return True
+
+
+def holder(path: Path) -> str:
+    """Returns who holds the lock for `path`, in words; empty: nobody, as far as is seen here."""
+    with suppress(OSError, UnicodeDecodeError):
+        return lock_file(path).read_text(encoding="utf-8")
+    return ""
 
 
 @contextmanager

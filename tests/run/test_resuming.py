@@ -1,6 +1,7 @@
 """Checkpoints are saved at the right steps, with what is to be made up for when one is resumed."""
 
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from amazon_desc.run.callbacks import resuming
 from amazon_desc.run.callbacks.resuming import ResumeCheckpoint
 from amazon_desc.run.checkpoints import SealedCheckpointIO
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.locks import alone
 
 
 def as_a_checkpoint_keeps_it(value: Any) -> Any:
@@ -153,3 +155,20 @@ def test_its_state_does_not_hang_on_its_options():
     states[1].load_state_dict(as_a_checkpoint_keeps_it(states[0].state_dict()))
     assert states[1].state_dict() == states[0].state_dict()
     assert (states[1].saved_step, states[1].every_n_steps) == (7, 5)
+
+
+def test_a_fit_whose_processes_see_other_folders_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """On machines that do not share a disk, each would train in a folder of its own."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(resuming, "refuse_differences", told.append)
+    trainer: Any = SimpleNamespace(default_root_dir=str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    with alone(tmp_path / "checkpoints", "trained"):
+        ResumeCheckpoint().setup(trainer, L.LightningModule(), "fit")
+    ResumeCheckpoint().setup(trainer, L.LightningModule(), "fit")  # as another machine would see it
+    ResumeCheckpoint().setup(trainer, L.LightningModule(), "validate")
+    (first,), (second,) = (list(of.values()) for of in told)
+    assert first.startswith(f"process {os.getpid()} on ")
+    assert second == ""

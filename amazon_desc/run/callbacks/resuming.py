@@ -17,7 +17,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from amazon_desc.run.checkpoints import SealedCheckpointIO, remove_oldest
 from amazon_desc.run.folder import RunFolder
+from amazon_desc.support.locks import holder
 from amazon_desc.support.options import AtLeastTwo, PositiveFloat, PositiveInt
+from amazon_desc.training.exchange import refuse_differences
 from amazon_desc.training.lightning_internals import (
     is_step_done,
     is_step_logged,
@@ -70,6 +72,8 @@ class ResumeCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.run = RunFolder(Path(trainer.default_root_dir))
         self.dirpath = str(self.run.checkpoints)
+        if stage == "fit":  # the first process holds it: another machine's may have another folder
+            refuse_differences({f"who trains in {self.run.path}": holder(self.run.checkpoints)})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Makes up for what came after the step of the checkpoint that is resumed."""
