@@ -327,7 +327,7 @@ DEVICES = [
     ),
     Case(
         "two nodes without a meeting place",
-        "--trainer.num_nodes 2",
+        "--trainer.num_nodes 2 --data.batch_size 2",
         2,
         ("--trainer.num_nodes 2: wanted MASTER_ADDR, MASTER_PORT, NODE_RANK", "found no MASTER_A"),
     ),
