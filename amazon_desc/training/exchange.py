@@ -30,10 +30,6 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def rank() -> int:
-    return dist.get_rank() if num_processes() > 1 else 0
-
-
 @cache
 def host_group() -> Any:
     """Returns the group of all processes for what lies on the host; the first call makes it."""

@@ -5,10 +5,10 @@ titles are encoded at a time. Who writes, and how many at a time, is not known h
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 from amazon_desc.data.encoding.encoder import Encoder
+from amazon_desc.data.loading.order import batched
 
 # Titles that are encoded at a time; more of them go no faster.
 ENCODED_AT_A_TIME = 64
@@ -42,8 +42,7 @@ def prompts_of_rows(
     rows: Iterable[tuple[int, str, str]], encoder: Encoder, clean: Callable[[str], str]
 ) -> Iterator[Prompt]:
     """Yields the prompts of rows with their titles and descriptions, which are read as needed."""
-    waiting = iter(rows)
-    while some := list(islice(waiting, ENCODED_AT_A_TIME)):
+    for some in batched(rows, ENCODED_AT_A_TIME):
         prompts = encoder.marked_prompts([clean(title) for _, title, _ in some])
         for (row, title, reference), (ids, is_shortened) in zip(some, prompts, strict=True):
             yield Prompt(row, ids, title, reference, is_shortened)

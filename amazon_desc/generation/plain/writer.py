@@ -9,12 +9,13 @@ are left to transformers' `generate`.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from amazon_desc.data.loading.order import batched
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.plain.attention import NAME, for_writing
@@ -47,8 +48,7 @@ def write(
         model: what `merged` returns; or a PEFT model as it is, which takes several times as long
         batch_size: prompts that are written for at a time
     """
-    waiting = iter(prompts)
-    while window := list(islice(waiting, BATCHES_SORTED * batch_size)):
+    for window in batched(prompts, BATCHES_SORTED * batch_size):
         are_alike = have_to_be_alike(model, window, settings)
         texts: dict[int, list[Text]] = {}
         for numbers in batches([len(prompt.ids) for prompt in window], batch_size, are_alike):
