@@ -211,7 +211,8 @@ def through_fit(
     shutil.rmtree(run_folder, ignore_errors=True)
     started = time.time()
     command = [sys.executable, "-m", "amazon_desc", "fit", *fit_options(task, line, steps)]
-    failure, output = call(command, Path(task["folder"]), timeout)
+    is_alone = line.devices == 1
+    failure, output = call(command, Path(task["folder"]), timeout, is_alone=is_alone)
     if failure:
         return {"error": failure, "output": output}
     from amazon_desc.run.logger import read_scalars
@@ -254,11 +255,11 @@ def in_process(
     given, result = folder / f"{what}.task.json", folder / f"{what}.result.json"
     result.unlink(missing_ok=True)
     given.write_text(json.dumps({**task, "started": time.time()}), encoding="utf-8")
-    several = ["-m", "torch.distributed.run", "--standalone"]
-    several.append(f"--nproc-per-node={task.get('devices', 1)}")
-    together = several if task.get("devices", 1) > 1 else []
+    devices = task.get("devices", 1)
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    together = several if devices > 1 else []
     command = [sys.executable, *together, __file__, "--work", what, str(given), str(result)]
-    failure, output = call(command, folder, timeout, site)
+    failure, output = call(command, folder, timeout, site, is_alone=devices == 1)
     if failure:
         return {"error": failure, "output": output}
     return json.loads(result.read_text(encoding="utf-8"))
@@ -276,11 +277,22 @@ def work(what: str, given: str, result: str) -> int:
 
 
 def call(
-    command: list[str], folder: Path, timeout: float | None, site: Path | None = None
+    command: list[str],
+    folder: Path,
+    timeout: float | None,
+    site: Path | None = None,
+    *,
+    is_alone: bool = True,
 ) -> tuple[str | None, str]:
-    """Runs a command in `folder`; returns what went wrong, or None, and the end of its output."""
+    """Runs a command in `folder`; returns what went wrong, or None, and the end of its output.
+
+    Args:
+        is_alone: it sees one card; TRL refuses to be a single process beside several
+    """
     search_path = [site, Path(__file__).parent, ROOT, *map(os.path.abspath, filter(None, sys.path))]
-    settings = {
+    first_card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    settings = {"CUDA_VISIBLE_DEVICES": first_card} if is_alone else {}
+    settings |= {
         "PYTHONPATH": os.pathsep.join(str(path) for path in search_path if path is not None),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

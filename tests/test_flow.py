@@ -15,7 +15,7 @@ PACKAGE = Path(amazon_desc.__file__).parent
 # A file may import only from files that stand before it.
 ORDER = """
     support.errors support.ranks support.signals support.parents support.secrets
-    support.printing support.files
+    support.printing support.files support.background
     support.locks
     support.mounts
     support.resources support.options support.allocator

@@ -20,6 +20,9 @@ from amazon_desc.generation.texts import Text
 # Texts that are sorted by length together, in numbers of slots. The more, the later the first of
 # them is written, and the more is lost where a command is stopped.
 SLOTS_SORTED = 1
+# Prompts whose texts are begun, or wait to be handed out, in numbers of slots. Texts that end
+# together, or wait for one before them, are handed out beside the rounds that follow.
+SLOTS_KEPT = 4
 
 
 class Waiting:
@@ -77,6 +80,7 @@ def write(slots: Slots, prompts: Iterable[Prompt], num_candidates: int = 1) -> I
     holds: list[Held | None] = [None] * slots.num_slots
     texts: dict[int, list[Text | None]] = {}
     next_out, before = 0, None
+    most_kept = SLOTS_KEPT * slots.num_slots
     for now in count():
         begun = beginning(slots, waiting, holds)
         for number, each in begun:
@@ -91,6 +95,8 @@ def write(slots: Slots, prompts: Iterable[Prompt], num_candidates: int = 1) -> I
             del texts[next_out]
             next_out += 1
             yield found
+            if before is not None and before.is_known() and len(texts) < most_kept:
+                break  # the card is at its last round: it comes first
         if waiting.is_over and not waiting.begun and not texts:
             return
         if before is not None:

@@ -53,7 +53,11 @@ class Look(NamedTuple):
     has_ended: Tensor
     """(S) bool"""
     event: Any
-    """when that is known"""
+    """when that is known; None: at once"""
+
+    def is_known(self) -> bool:
+        """Whether the card has done all that it was asked for before; asks without waiting."""
+        return self.event is not None and self.event.query()
 
 
 class Slots:

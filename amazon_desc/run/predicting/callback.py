@@ -1,14 +1,14 @@
 """Writes predictions as they come: each batch of them is on its way to the disk at once.
 
 In come batches of predictions, out go the lines that follow from them: of several processes each
-writes a part, and the first one joins them. What the files are called, and what is resumed, is
-decided in output.py.
+writes a part, and the first one joins them. That is done in the background, so that no card waits
+for it. What the files are called, and what is resumed, is decided in output.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +22,7 @@ from amazon_desc.generation.writing import Prediction
 from amazon_desc.run.predicting.lines import GrowingLines
 from amazon_desc.run.predicting.parts import Joined, Part
 from amazon_desc.run.predicting.summary import Summary
+from amazon_desc.support.background import Background
 from amazon_desc.support.digests import sha256_of
 from amazon_desc.support.errors import InUseError, PeerLostError
 from amazon_desc.support.locks import is_held
@@ -35,7 +36,7 @@ LOST_AFTER_SECONDS = 300
 
 
 class PredictionFile(Callback):
-    """Adds each batch to an output as it comes.
+    """Adds each batch to an output as it comes, and has added all where `background` ends.
 
     Args:
         lines: those of the output; None: this is a trial, and nothing is kept, or another process
@@ -54,6 +55,7 @@ class PredictionFile(Callback):
     ) -> None:
         self.lines, self.weights = lines, weights
         self.part, self.joined = part, joined
+        self.background = Background()
         self.summary = Summary()
         self.num_new = 0
         self.begun_at = time.perf_counter()
@@ -85,13 +87,18 @@ class PredictionFile(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self.num_new += len(outputs)
+        self.background.do(self.keep, batch, outputs)
+
+    def keep(self, numbers: Sequence[int], predictions: Sequence[Prediction]) -> None:
+        """Adds what was written for the titles of these numbers."""
         if self.part is not None:
-            self.part.add(batch, outputs)
+            self.part.add(numbers, predictions)
             self.join()
         elif self.lines is not None:
-            self.add(outputs)
+            self.add(predictions)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.background.finish()
         self.seconds = time.perf_counter() - self.begun_at
         if self.lines is None and self.part is None:
             num_titles = trainer.datamodule.num_titles  # pyright: ignore
@@ -113,6 +120,7 @@ class PredictionFile(Callback):
         Raises:
             PeerLostError: one of them has ended before it was through.
         """
+        self.background.finish()
         if self.part is not None:
             self.part.close()
         if self.joined is None:

@@ -127,7 +127,7 @@ class Predicting:
         if self.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             self.choose(None)
             self.deal(Left([(0, table.num_written)], None))
-            self.predict(PredictionFile())
+            self.write_share(PredictionFile())
             return
         lines = output.begin(record, settings, table, self.choose, folder / "offsets")
         if lines is None:
@@ -223,10 +223,11 @@ class Predicting:
         return max(1, min(plan.titles_at_a_time, -(-num_titles // num_processes)))
 
     def write_share(self, file: PredictionFile) -> None:
-        file.join()
-        if len(self.data.blocks):
-            self.predict(file)
-        file.finish()
+        with file.background:
+            file.join()
+            if len(self.data.blocks):
+                self.predict(file)
+            file.finish()
 
     def predict(self, file: PredictionFile) -> None:
         warn_of_markers(self.data.encoder)

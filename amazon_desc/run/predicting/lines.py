@@ -72,9 +72,12 @@ class Offsets:
         with storage(self.folder):
             self.file = file.open("w+b", buffering=0)
 
-    def __setitem__(self, row: int, offset: int) -> None:
+    def note(self, offsets: Iterable[tuple[int, int]]) -> None:
+        """Notes where the lines of rows begin."""
+        file = self.file.fileno()
         with storage(self.folder):
-            os.pwrite(self.file.fileno(), offset.to_bytes(8, "little"), 8 * row)
+            for row, offset in offsets:
+                os.pwrite(file, offset.to_bytes(8, "little"), 8 * row)
 
     def __getitem__(self, row: int) -> int:
         return int.from_bytes(os.pread(self.file.fileno(), 8, 8 * row), "little")
@@ -104,7 +107,7 @@ def kept_of(partial: Path, table: Input, offsets: Offsets, first: int = 0, size:
                     f"their order, found another"
                 )
             if of_input.is_written:
-                offsets[of_input.row] = position
+                offsets.note([(of_input.row, position)])
                 num_written += 1
             position += len(line)
             is_last = of_input.row + 1 == len(table)
@@ -135,6 +138,7 @@ class GrowingLines:
         self.waiting: deque[Prediction] = deque()
         self.recent: OrderedDict[int, Record] = OrderedDict()
         self.coming: list[bytes] = []
+        self.begun: list[tuple[int, int]] = []  # where the texts among them begin
         with storage(partial.parent):
             self.file = partial.open("ab", buffering=0)
 
@@ -156,7 +160,7 @@ class GrowingLines:
         added = []
         while self.next is not None and (record := self.record_of(self.next)) is not None:
             if self.next.is_written:
-                self.offsets[self.next.row] = self.position
+                self.begun.append((self.next.row, self.position))
                 self.num_written += 1
                 self.remember(self.next.row, record)
             line = line_of(record).encode()
@@ -199,6 +203,8 @@ class GrowingLines:
             self.recent.popitem(last=False)
 
     def flush(self) -> None:
+        self.offsets.note(self.begun)
+        self.begun.clear()
         if self.coming:
             with storage(self.partial.parent):
                 data = memoryview(b"".join(self.coming))

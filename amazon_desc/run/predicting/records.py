@@ -7,6 +7,7 @@ In which form a whole file is, is decided in forms.py.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ OWN = ("row", "title", "description", "finish_reason", "num_tokens", "reason", "
 
 # What a terminal takes for a command, and some readers for the end of a line, though JSON does not
 # have to escape it.
-CONTROLS = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
 
 Record = dict[str, Any]
 """row (from 1), title, description, finish_reason, num_tokens; reason and candidates where there
@@ -83,7 +84,8 @@ def renamed(kept: Mapping[str, Any]) -> Record:
 
 def line_of(record: Mapping[str, Any]) -> str:
     """Returns a record as one line of JSON, with its end."""
-    return json.dumps(record, ensure_ascii=False).translate(CONTROLS) + "\n"
+    plain = json.dumps(record, ensure_ascii=False)
+    return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", plain) + "\n"
 
 
 def record_of(line: bytes | str) -> Record | None:

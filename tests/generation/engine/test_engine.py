@@ -1,6 +1,7 @@
 """Texts out of slots are those of transformers, in every family, whoever is beside them."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,11 @@ import torch
 
 from amazon_desc.data.loading.prompts import Prompt
 from amazon_desc.generation.decoding import GREEDY
+from amazon_desc.generation.engine import queue
 from amazon_desc.generation.engine.cache import Cache, attend, keep
 from amazon_desc.generation.engine.merged import MergedDecoder, merge
 from amazon_desc.generation.engine.queue import in_full_passes, write
-from amazon_desc.generation.engine.slots import Begun, Ended, Slots
+from amazon_desc.generation.engine.slots import Begun, Ended, Look, Slots
 from amazon_desc.generation.texts import Text
 from amazon_desc.model.kernels.rotary import Heads
 from tests.conftest import slow_case
@@ -64,6 +66,40 @@ def test_texts_are_those_of_transformers_in_every_family(kind: str):
     prompts = prompts_of([1, 17, 2, 5, 9], model.get_base_model().config.vocab_size)
     decoder = merge(model, torch.float32, LONGEST + NEW)
     assert texts_of(decoder, prompts, 3) == [reference(model, p.ids) for p in prompts]
+
+
+@pytest.mark.parametrize(("slots_kept", "most_a_round"), [(4, 1), (1, 9)])
+def test_texts_that_end_together_are_handed_out_beside_the_rounds_that_follow(
+    slots_kept: int, most_a_round: int, monkeypatch: pytest.MonkeyPatch
+):
+    """12 texts of one length in 4 slots, on a card that is through whenever it is asked.
+
+    The last prompts begin first, so that all wait for the first one's text. Where more are kept
+    than there may be, they are handed out until fewer are: 9 of 12.
+    """
+    model = base("llama", torch.float32).eval()
+    prompts = prompts_of([6] * 12, model.config.vocab_size)
+    decoder = merge(with_lora(model, 0.0), torch.float32, LONGEST + NEW)
+    slots = Slots(decoder, replace(PLAIN, min_new_tokens=NEW), 4, LONGEST, [END], prefilled=64)
+    wanted = [text for (text,) in write(slots, prompts)]
+    assert all(len(text.ids) == NEW for text in wanted)
+    monkeypatch.setattr(Look, "is_known", lambda look: True)
+    monkeypatch.setattr(queue, "SLOTS_KEPT", slots_kept)
+    run, rounds = slots.run, Counter[int]()
+    num_rounds = 0
+
+    def counted() -> None:
+        nonlocal num_rounds
+        num_rounds += 1
+        run()
+
+    monkeypatch.setattr(slots, "run", counted)
+    found = []
+    for (text,) in write(slots, prompts):
+        found.append(text)
+        rounds[num_rounds] += 1
+    assert found == wanted
+    assert max(rounds.values()) == most_a_round
 
 
 @FLOAT32_ONLY
@@ -207,11 +243,11 @@ class Recorded:
             self.num_busy += max(0, min(self.steps_a_round, self.left[slot]))
             self.left[slot] -= self.steps_a_round
 
-    def look(self) -> set[int]:
-        return {slot for slot, left in self.left.items() if left <= 0}
+    def look(self) -> Any:
+        return Look({slot for slot, left in self.left.items() if left <= 0}, None)  # pyright: ignore
 
-    def take(self, look: set[int], is_open: list[bool]) -> list[Ended]:
-        done = [slot for slot in look if is_open[slot]]
+    def take(self, look: Any, is_open: list[bool]) -> list[Ended]:
+        done = [slot for slot in look.has_ended if is_open[slot]]
         for slot in done:
             del self.left[slot]
         return [Ended(slot, [slot], True) for slot in done]

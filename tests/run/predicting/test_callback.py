@@ -3,8 +3,6 @@
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -40,9 +38,7 @@ def files_of(output: Output, parts: Parts, held: ExitStack, first: int = 0) -> l
 
 
 def write(file: PredictionFile, numbers: list[int]) -> None:
-    some: Any = SimpleNamespace()
-    texts = texts_of([WRITTEN[number] for number in numbers])
-    file.on_predict_batch_end(some, some, texts, numbers, 0)
+    file.keep(numbers, texts_of([WRITTEN[number] for number in numbers]))
 
 
 def test_the_file_grows_in_order_by_what_both_have_and_ends_as_that_of_one(

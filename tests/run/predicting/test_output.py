@@ -95,7 +95,7 @@ def predict(output: Output, size: int = 2, stop: int = 99, table: Table = TITLES
             lines.file.close()
             return
         outputs = texts_of(coming[first : first + size])
-        file.on_predict_batch_end(trainer, module, outputs, None, number)  # pyright: ignore
+        file.keep([], outputs)
     file.on_predict_end(trainer, module)  # pyright: ignore[reportArgumentType]
     lines.close()
     assert lines.is_complete
