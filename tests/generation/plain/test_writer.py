@@ -243,7 +243,7 @@ def test_dropout_is_off_while_writing_and_on_again_afterwards(model, tokenizer) 
 
 # Merged, in any batch: the ids of `generate`
 
-MANY = [f"{title} {number}" for number in range(3) for title in TITLES]
+MANY = [f"{title} {number}" for number in range(2) for title in TITLES]
 ALL_WAYS = {
     **WAYS,
     "greedy": SETTINGS,
@@ -264,7 +264,7 @@ def test_texts_are_those_of_generate_whatever_the_batch(model, tokenizer, settin
     num = settings.num_candidates
     wanted = [flat[first : first + num] for first in range(0, len(flat), num)]
     assert len({len(text.ids) for text in flat}) > 3
-    for size in (2, 4, 99):
+    for size in (3, 99):
         assert written(network, prompts, settings, ends, size) == wanted
     assert written(network, prompts[4:], settings, ends, 4) == wanted[4:], "resumed"
 
