@@ -30,6 +30,8 @@ from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, exit_code, load_script, slow_case
 from tests.shallow_base import shallow_base
 
+pytestmark = pytest.mark.usefixtures("blank_pages")
+
 bench = load_script("bench_resume")
 
 # Optimizer steps of 2 micro-batches of 2 rows; 2 epochs.
@@ -192,15 +194,35 @@ def assert_the_way_out_is_named(said: str, run: RunFolder, options: str = "") ->
     assert (further in said) == (not options.startswith(SHAPES))
 
 
-@pytest.mark.parametrize(("options", "change"), DECIDING, ids=[case[0] for case in DECIDING])
+# Each is given with none that it replaces, or that hides it.
+ALONE = ("--trainer.precision", "--model.optimizer ", "--model.warmup_steps")
+
+
+def apart() -> list[list[tuple[str, str]]]:
+    """Returns what decides in groups, each to be changed at once: with the same way out."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for options, change in DECIDING:
+        group = options.split(".")[0]
+        if options.startswith(SHAPES):
+            group = "shapes"
+        elif options.startswith(ALONE):
+            group = options
+        groups.setdefault(group, []).append((options, change))
+    return list(groups.values())
+
+
+@pytest.mark.parametrize("cases", apart(), ids=lambda cases: cases[0][0])
 def test_what_decides_is_refused_with_both_values_and_the_way_out(
-    options: str, change: str, stopped: RunFolder, refusal: Callable[..., str]
+    cases: list[tuple[str, str]], stopped: RunFolder, refusal: Callable[..., str]
 ):
-    said = refusal("fit", stopped, options)
+    """Each of them is shown, and nothing else."""
+    said = refusal("fit", stopped, " ".join(options for options, _ in cases))
     assert f"the checkpoint {stopped.checkpoint(NUM_STOPPED)} was trained with other" in said
-    (line,) = [line for line in said.splitlines() if ", now " in line]
-    assert change in line
-    assert_the_way_out_is_named(said, stopped, options)
+    lines = [line for line in said.splitlines() if ", now " in line]
+    assert len(lines) == len(cases)
+    for _, change in cases:
+        assert sum(change in line for line in lines) == 1, change
+    assert_the_way_out_is_named(said, stopped, cases[0][0])
 
 
 def test_all_that_has_changed_is_shown_at_once(stopped: RunFolder, refusal: Callable[..., str]):
@@ -226,19 +248,12 @@ def test_a_data_file_of_other_content_is_refused(
 
 
 @pytest.mark.parametrize(("options", "old", "new"), IDENTITY, ids=[case[0] for case in IDENTITY])
-def test_what_the_weights_belong_to_is_refused_with_both_values(
+def test_what_the_weights_belong_to_is_refused_with_both_values_and_the_way_out(
     options: str, old: str, new: str, stopped: RunFolder, refusal: Callable[..., str]
 ):
     said = refusal("fit", stopped, options)
     assert options.split(" ")[0] in said
     assert 0 < said.find(old) < said.find(new)
-
-
-@pytest.mark.parametrize("options", [case[0] for case in IDENTITY])
-def test_a_new_folder_is_named_as_the_way_out_of_other_weights_too(
-    options: str, stopped: RunFolder, refusal: Callable[..., str]
-):
-    said = refusal("fit", stopped, options)
     assert_the_way_out_is_named(said, stopped, options)
 
 

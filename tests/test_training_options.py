@@ -20,14 +20,15 @@ from amazon_desc.support.hub import find_backbone
 from amazon_desc.support.layouts import ADAPTER_WEIGHTS
 from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, load_script
+from tests.shallow_base import shallow_base
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_pages")]
 
 bench = load_script("bench_resume")
 
 SMALL = [
     *("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false"),
-    *("--data.num_products", "200", "--data.row_tokens", "256", "--data.num_scored", "2"),
+    *("--data.num_products", "100", "--data.row_tokens", "256", "--data.num_scored", "2"),
     *("--data.validation_fraction", "0.1", "--data.test_fraction", "0.1"),
     *("--data.rows_per_step", "2", "--data.batch_size", "2"),
     *("--model.decoding.max_new_tokens", "4", "--trainer.max_steps", "6", "--model.lora.r", "4"),
@@ -54,7 +55,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(place: Path) -> Call:
-    return commands_in(place, SMALL)
+    base = shallow_base(place / "base")
+    return commands_in(place, [*SMALL, "--model.backbone", str(base)])
 
 
 @pytest.fixture(scope="module")
@@ -126,22 +128,22 @@ def test_8_bit_adamw_keeps_its_states_in_8_bits(finished: Callable[[str], RunFol
     states = [
         state["__bnb_optimizer_quant_state__"]["state1"] for state in optimizer["state"].values()
     ]
-    assert len(states) == 56
+    assert len(states) == 28
     large = [state for state in states if state.numel() >= 4096]
-    assert len(large) > 40
+    assert len(large) > 20
     assert {state.dtype for state in large} == {torch.uint8}
 
 
-@pytest.mark.parametrize(("kind", "num_matrices"), [("dora", 84), ("rslora", 56)])
+@pytest.mark.parametrize(("kind", "num_matrices"), [("dora", 42), ("rslora", 28)])
 def test_plain_peft_reads_the_adapter_and_gives_our_logits(
-    kind: str, num_matrices: int, finished: Callable[[str], RunFolder]
+    kind: str, num_matrices: int, finished: Callable[[str], RunFolder], place: Path
 ):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     run = finished(kind)
     assert len(load_file(run.adapter / ADAPTER_WEIGHTS)) == num_matrices
-    base = find_backbone("tiny")
+    base = find_backbone(str(place / "base"))
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -33,7 +33,7 @@ NUM_LAYERS = 3 if HAS_CARD else 2
 
 
 def quicken_interpreter() -> None:
-    """Takes out of Triton's interpreter what takes four fifths of its time and decides nothing.
+    """Takes out of Triton's interpreter what takes much of its time and decides nothing.
 
     It puts its own functions in the place of Triton's in every call of a kernel's part, instead of
     once; follows each sum of whole numbers by another one in 64 bits, whose result nothing reads
