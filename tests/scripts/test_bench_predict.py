@@ -265,9 +265,9 @@ def test_the_fused_engine_is_measured_with_its_busy_slots(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """4 texts of 3 tokens in 2 slots, on kernels as Triton interprets them: short prompts do."""
+    """3 texts of 2 tokens in 2 slots, on kernels as Triton interprets them: short prompts do."""
     base = shallow_base(tmp_path / "base")
-    arguments = ["--base", str(base), "--titles", "4", "--new-tokens", "3"]
+    arguments = ["--base", str(base), "--titles", "3", "--new-tokens", "2"]
     options = bench.build_parser().parse_args(arguments)
     options.ends = False
     given = bench.bench_of(options, tmp_path)
@@ -276,9 +276,10 @@ def test_the_fused_engine_is_measured_with_its_busy_slots(
     plan = WritingPlan("fused", "", 2, is_merged=True, is_exact=True)
     monkeypatch.setattr(work, "planned", lambda *_: plan)
     monkeypatch.setattr(work, "PREFILLED", 16)
+    monkeypatch.setattr(work, "WARM_UP_TITLES", 1)
     fused, plain = table.chosen(table.all_lines(True, (4,), (), ()), "fused; plain")
     found, texts = work.measure(given, fused)
-    assert (found["num_tokens"], found["at_a_time"]) == (12, 2)
-    # rounds of 2 steps: two for each text, one more until its end is seen, and one at the end
-    assert found["busy"] == 12 / (2 * 2 * (3 + 3 + 1))
+    assert (found["num_tokens"], found["at_a_time"]) == (6, 2)
+    # rounds of 2 steps: one for each text, one more until its end is seen, and one at the end
+    assert found["busy"] == 6 / (2 * 2 * (2 + 2 + 1))
     assert texts == work.measure(given, plain)[1]

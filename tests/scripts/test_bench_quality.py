@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests import worlds
 from tests.conftest import load_script
 
 
@@ -19,7 +20,7 @@ def bench() -> ModuleType:
 def options_of(base: str, train_file: str) -> list[str]:
     return [
         *("--config", "configs/quickstart.yaml", f"--model.backbone={base}"),
-        *(f"--data.train_file={train_file}", "--data.num_products=400", "--data.num_scored=30"),
+        *(f"--data.train_file={train_file}", "--data.num_products=200", "--data.num_scored=10"),
         *("--data.validation_fraction=0.1", "--data.test_fraction=0", "--data.batch_size=auto"),
         *("--model.decoding.max_new_tokens=8", "--trainer.enable_progress_bar=false"),
     ]
@@ -36,6 +37,7 @@ def test_a_real_model_learns_packed_and_padded_and_both_are_compared(
 ):
     """And so it does with TRL, where that is installed."""
     monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(bench.subprocess, "run", worlds.run_python)
     peers = ["trl"] if importlib.util.find_spec("trl") else []
     given = ["--sides", "ours", "unpacked", *peers, "--seeds", "1"]
     given += ["--folder", str(tmp_path / "runs"), "--json", str(tmp_path / "found.json")]

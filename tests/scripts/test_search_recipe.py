@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from amazon_desc.evaluation.intervals import Comparison, Interval
+from tests import worlds
 from tests.conftest import load_script
 
 
@@ -97,11 +98,12 @@ def test_a_better_rate_is_found_and_proved_on_titles_that_chose_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr("subprocess.run", worlds.run_python)
     monkeypatch.setattr(search, "ROUNDS", ([(("lr", "5.0e-3"),)],))
     options = [
         *("--config", "configs/quickstart.yaml", f"--model.backbone={real_dir / 'stories260k'}"),
-        *(f"--data.train_file={real_dir / 'trn.json.gz'}", "--data.num_products=300"),
-        *("--data.num_scored=30", "--data.validation_fraction=0.1", "--data.test_fraction=0.1"),
+        *(f"--data.train_file={real_dir / 'trn.json.gz'}", "--data.num_products=200"),
+        *("--data.num_scored=10", "--data.validation_fraction=0.1", "--data.test_fraction=0.1"),
         *("--model.decoding.max_new_tokens=8", "--trainer.enable_progress_bar=false"),
         *("--model.optimizer.init_args.lr=1.0e-4", "--trainer.max_epochs=1"),
     ]
