@@ -85,6 +85,22 @@ def slow_case(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def leave_out_drawings(patch: pytest.MonkeyPatch | None = None) -> None:
+    """Has reports of runs hold no drawings, which take a sixth of the time of a small fit."""
+    from amazon_desc.run.report import drawing
+
+    for name in ("chart", "stairs", "whiskers"):
+        (patch or pytest.MonkeyPatch()).setattr(drawing, name, lambda *_, **__: "<svg></svg>")
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """For tests of what is no part of a report."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_drawings(patch)
+        yield
+
+
 class Ended(NamedTuple):
     """How a program ended, named as in subprocess.CompletedProcess."""
 

@@ -1,29 +1,47 @@
 """Several processes write the file that one would have written, in every byte, whoever is killed.
 
-On a base of two layers, on a CPU: real processes, as `--trainer.devices` starts them.
+On a base of two layers, on a CPU: real processes, as `--trainer.devices` starts them. Most are
+forks of one that has imported all.
 """
 
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
+import psutil
 import pytest
 
 from amazon_desc.support.locks import alone
 from tests.conftest import exit_code
+from tests.several import SECONDS, Forking
 from tests.shallow_base import shallow_base
 from tests.test_predict import SMALL
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 ROOT = Path(__file__).resolve().parents[1]
-NUM_TITLES = 120
+NUM_TITLES = 80
+NUMBERS = count()
+
+# Has the titles of a file come from a pipe.
+PIPED = """
+import os, subprocess
+titles = subprocess.Popen(["cat", {!r}], stdout=subprocess.PIPE)
+os.dup2(titles.stdout.fileno(), 0)
+"""
+
+# Has a process that waits for one that has failed killed after a second: torch gives it 30.
+SOON_KILLED = """
+from torch.distributed.elastic.multiprocessing.api import PContext
+assert PContext.close.__defaults__ == (None, 30)
+PContext.close.__defaults__ = (None, 1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +49,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The options of a finished run."""
     folder = tmp_path_factory.mktemp("processes")
     base = shallow_base(folder / "base")
-    options = [*SMALL, "--model.backbone", str(base), "--model.decoding.max_new_tokens", "24"]
+    options = [*SMALL, "--model.backbone", str(base), "--model.decoding.max_new_tokens", "16"]
     options += ["--trainer.default_root_dir", str(folder / "run")]
     assert exit_code(["fit", *options]) == 0
     return options
@@ -63,45 +81,48 @@ def arguments(options: list[str], titles: str | Path, output: Path) -> list[str]
     return ["predict", *options, *asked]
 
 
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Forking]:
+    with Forking() as forking:
+        yield forking
+
+
 class Command:
-    """A command in processes of its own."""
+    """A command in processes of its own, as forks of one that has imported all."""
 
-    def __init__(self, arguments: list[str], num_processes: int, titles: bytes = b"") -> None:
-        self.output = Path(arguments[-1])
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "amazon_desc", *arguments),
-                *("--trainer.devices", str(num_processes)),
-            ],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert self.process.stdin is not None
-        self.process.stdin.write(titles)
-        self.process.stdin.close()
-        self.process.stdin = None
+    def __init__(
+        self, forking: Forking, arguments: list[str], num_processes: int, patch: str = ""
+    ) -> None:
+        self.output, self.forking = Path(arguments[-1]), forking
+        several = ["--trainer.devices", str(num_processes)]
+        self.run = {
+            "name": arguments[arguments.index("--trainer.default_root_dir") + 1],
+            "log": f"said-{next(NUMBERS)}",
+            "patch": patch,
+            "commands": [{"arguments": [*arguments, *several]}],
+        }
+        forking.start(self.run)
 
-    def wait(self, code: int = 0) -> tuple[str, str]:
+    def wait(self, code: int = 0) -> str:
         """Returns what it has said, once it has left with a code."""
-        out, err = (said.decode() for said in self.process.communicate(timeout=300))
-        assert self.process.returncode == code, err
-        assert "Traceback" not in err
-        return out, err
+        result = self.forking.result()
+        (said,) = result["said"]
+        assert result["codes"] == [code], said
+        assert result["has_ended"]
+        assert "Traceback" not in said
+        return said
 
-    def wait_for_lines(self, rank: int, num: int) -> int:
-        """Waits until a process has written so many lines; returns its id."""
+    def wait_for_lines(self, rank: int, num: int) -> psutil.Process:
+        """Waits until a process has written so many lines; returns it."""
         parts = self.output.with_name(f"{self.output.name}.parts")
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + SECONDS
         while (
             not (part := parts / f"{rank}.jsonl").exists() or part.read_bytes().count(b"\n") < num
         ):
             assert time.monotonic() < deadline
-            assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.005)
         (found,) = re.findall(r"process (\d+) on", (parts / f".lock-{rank}.jsonl").read_text())
-        return int(found)
+        return psutil.Process(int(found))
 
 
 def is_like(output: Path, whole: Path) -> bool:
@@ -114,29 +135,35 @@ def is_like(output: Path, whole: Path) -> bool:
 
 
 def test_processes_write_what_one_writes(options: list[str], titles: Path, whole: dict[str, Path]):
+    """Here each imports all itself, as where a user starts them."""
     output = titles.with_name("of_two.jsonl")
-    out, _ = Command(arguments(options, titles, output), 2).wait()
+    command = [sys.executable, "-m", "amazon_desc", *arguments(options, titles, output)]
+    done = subprocess.run(
+        [*command, "--trainer.devices", "2"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
     assert is_like(output, whole["jsonl"])
-    assert out.count(f"Texts written: {NUM_TITLES} in ") == 1
-    assert out.count("All records (") == 1
+    assert done.stdout.count(f"Texts written: {NUM_TITLES} in ") == 1
+    assert done.stdout.count("All records (") == 1
 
 
 def test_processes_of_which_one_is_killed_go_on_with_any_number_of_them(
-    options: list[str], titles: Path, whole: dict[str, Path]
+    options: list[str], titles: Path, whole: dict[str, Path], forking: Forking
 ):
     output = titles.with_name("killed.csv")
-    command = Command(arguments(options, titles, output), 2)
-    os.kill(command.wait_for_lines(1, 8), signal.SIGKILL)
-    _, err = command.wait(128 + signal.SIGKILL)
-    assert "process 1 of 2 was ended by SIGKILL" in err
+    command = Command(forking, arguments(options, titles, output), 2)
+    command.wait_for_lines(1, 8).kill()
+    said = command.wait(128 + signal.SIGKILL)
+    assert "process 1 of 2 was ended by SIGKILL" in said
     assert not output.exists()
     there = sorted(titles.parent.glob("killed.csv*"))
     assert [path.suffix for path in there] == [".partial", ".parts", ".json"]
     (one := titles.parent / "one").mkdir()
     for path in there:
         (shutil.copytree if path.is_dir() else shutil.copy)(path, one / path.name)
-    out, _ = Command(arguments(options, titles, output), 3).wait()
-    num_new = int(re.findall(r"Texts written: (\d+) in ", out)[0])
+    said = Command(forking, arguments(options, titles, output), 3).wait()
+    num_new = int(re.findall(r"Texts written: (\d+) in ", said)[0])
     assert 0 < num_new <= NUM_TITLES - 8, "what was done is not done again"
     assert is_like(output, whole["csv"])
     assert exit_code(arguments(options, titles, one / "killed.csv")) == 0
@@ -144,7 +171,7 @@ def test_processes_of_which_one_is_killed_go_on_with_any_number_of_them(
 
 
 def test_a_file_that_one_process_began_and_titles_that_are_added_are_gone_on_with(
-    options: list[str], titles: Path, whole: dict[str, Path]
+    options: list[str], titles: Path, whole: dict[str, Path], forking: Forking
 ):
     """Also from standard input, which one process alone can read."""
     lines = titles.read_bytes().splitlines(keepends=True)
@@ -154,25 +181,26 @@ def test_a_file_that_one_process_began_and_titles_that_are_added_are_gone_on_wit
     assert exit_code([*arguments(options, shorter, output), *limit]) == 0
     assert exit_code(arguments(options, shorter, output)) == 0
     shorter.write_bytes(titles.read_bytes())
-    Command(arguments(options, shorter, output), 2).wait()
+    Command(forking, arguments(options, shorter, output), 2).wait()
     assert output.read_bytes() == whole["jsonl"].read_bytes()
     piped = titles.with_name("piped.jsonl")
-    Command(arguments(options, "-", piped), 2, titles.read_bytes()).wait()
+    Command(forking, arguments(options, "-", piped), 2, PIPED.format(str(titles))).wait()
     assert piped.read_bytes() == whole["jsonl"].read_bytes()
 
 
 def test_processes_that_are_asked_to_leave_leave_what_is_written(
-    options: list[str], titles: Path, whole: dict[str, Path]
+    options: list[str], titles: Path, whole: dict[str, Path], forking: Forking
 ):
     output = titles.with_name("left.csv")
     with alone(output, "written"):
-        _, err = Command(arguments(options, titles, output), 2).wait(75)
-    assert "left.csv is in use: written by process" in err
-    command = Command(arguments(options, titles, output), 2)
-    command.wait_for_lines(0, 4)
-    command.process.send_signal(signal.SIGINT)
-    _, err = command.wait(130)
-    assert "stopped by SIGINT. The same command resumes from here." in err
+        said = Command(forking, arguments(options, titles, output), 2, SOON_KILLED).wait(75)
+    assert "left.csv is in use: written by process" in said
+    command = Command(forking, arguments(options, titles, output), 2)
+    launcher = command.wait_for_lines(0, 4).parent()
+    assert launcher is not None
+    launcher.send_signal(signal.SIGINT)
+    said = command.wait(130)
+    assert "stopped by SIGINT. The same command resumes from here." in said
     assert exit_code(arguments(options, titles, output)) == 0
     assert is_like(output, whole["csv"])
 

@@ -15,7 +15,7 @@ import torch
 from amazon_desc.cli import main
 from amazon_desc.run.folder import RunFolder
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -49,7 +49,7 @@ def options(real_dir: Path, random_llama: Path, tmp_path_factory) -> Callable[..
     def options(name: str) -> list[str]:
         return [
             *("--config", "configs/qlora.yaml", "--model.backbone", str(random_llama)),
-            *("--data.train_file", str(real_dir / "trn.json.gz"), "--data.num_products", "900"),
+            *("--data.train_file", str(real_dir / "trn.json.gz"), "--data.num_products", "300"),
             *("--data.prompt.chat", "false", "--trainer.default_root_dir", str(folder / name)),
             *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2"),
             *("--data.validation_fraction", "0.05", "--data.test_fraction", "0.05"),

@@ -30,7 +30,8 @@ SMALLER = """
 import sys
 import rouge_score.rouge_scorer, sacrebleu, torch.utils.tensorboard
 import transformers.models.llama.modeling_llama
-from tests.conftest import load_script
+from tests.conftest import leave_out_drawings, load_script
+leave_out_drawings()
 bench = load_script("bench_resume")
 bench.OPTIONS += ["--data.num_products=20", "--data.num_scored=2"]
 bench.OPTIONS += ["--model.decoding.max_new_tokens=2", "--model.backbone={base}"]
@@ -79,7 +80,7 @@ class Runs(NamedTuple):
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("bench_resume")
     report, forgetful = folder / "report.json", folder / "forgetful"
-    first = ["--trials", "1", "--kills", "2", "--json", str(report)]
+    first = ["--trials", "1", "--kills", "1", "--json", str(report)]
     second = [*FORGOTTEN, "--place", str(forgetful)]
     smaller = SMALLER.format(base=shallow_base(folder / "base"))
     calls = [CALL.format(arguments=arguments) for arguments in (first, second)]
@@ -112,7 +113,7 @@ def test_runs_that_are_hit_by_any_fault_end_equal(bench: ModuleType, runs: Runs)
     for result in runs.report.values():
         assert (result["trials"], result["failed"]) == (1, 0)
         met.update(result["met"])
-    assert met["kills"] + met["signals"] + met["finished"] == 4 * (2 + 2)
+    assert met["kills"] + met["signals"] + met["finished"] == 4 * (1 + 2)
     assert met["kills"] > 0
 
 
@@ -388,22 +389,22 @@ def test_the_newest_checkpoint_is_damaged_if_another_is_left(
 
 
 def test_damage_flips_one_bit_or_cuts_the_end(bench: ModuleType, tmp_path: Path):
-    whole = bytes(range(40))
+    whole = bytes(range(10))
     file, chance = tmp_path / "file", random.Random(5)
     flipped, lengths = Counter[int](), Counter[int]()
-    for _ in range(1000):
+    for _ in range(250):
         file.write_bytes(whole)
         kind = bench.damage(file, chance)
         data = file.read_bytes()
         if kind == "bit flips":
-            (place,) = [place for place in range(40) if data[place] != whole[place]]
+            (place,) = [place for place in range(10) if data[place] != whole[place]]
             assert (data[place] ^ whole[place]).bit_count() == 1
             flipped[place] += 1
         else:
             assert kind == "cuts"
             assert data == whole[: len(data)] != whole
             lengths[len(data)] += 1
-    assert len(flipped) == len(lengths) == 40, "anywhere in the file"
+    assert len(flipped) == len(lengths) == 10, "anywhere in the file"
 
 
 SAME = [
