@@ -115,17 +115,6 @@ def imported_cli() -> None:
     import amazon_desc.cli  # noqa: F401
 
 
-@pytest.fixture(scope="module")
-def blank_pages(imported_cli: None) -> Iterator[None]:
-    """Runs leave a page with nothing on it: to draw one takes a second, a third of a small fit.
-
-    For tests that look at no page; it is written when a whole one would be.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("amazon_desc.run.terminal.report", lambda run: run.report.write_text(""))
-        yield
-
-
 @pytest.fixture
 def run_program(
     imported_cli: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -30,7 +30,7 @@ from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, exit_code, load_script, slow_case
 from tests.shallow_base import shallow_base
 
-pytestmark = pytest.mark.usefixtures("blank_pages")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 bench = load_script("bench_resume")
 
