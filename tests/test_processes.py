@@ -22,7 +22,7 @@ def shared(*arguments: str, cores: int = 2, has_card: bool = False, **config: An
     return options
 
 
-@pytest.mark.parametrize(("cores", "num_processes"), [(1, 1), (2, 2), (64, 4)])
+@pytest.mark.parametrize(("cores", "num_processes"), [(1, 2), (2, 3), (64, 4)])
 @pytest.mark.parametrize("argument", ["tests", "tests/run"])
 def test_all_tests_or_a_folder_of_them_are_shared_out_file_by_file(
     argument: str, cores: int, num_processes: int
