@@ -36,13 +36,6 @@ titles = subprocess.Popen(["cat", {!r}], stdout=subprocess.PIPE)
 os.dup2(titles.stdout.fileno(), 0)
 """
 
-# Has a process that waits for one that has failed killed after a second: torch gives it 30.
-SOON_KILLED = """
-from torch.distributed.elastic.multiprocessing.api import PContext
-assert PContext.close.__defaults__ == (None, 30)
-PContext.close.__defaults__ = (None, 1)
-"""
-
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
@@ -193,7 +186,7 @@ def test_processes_that_are_asked_to_leave_leave_what_is_written(
 ):
     output = titles.with_name("left.csv")
     with alone(output, "written"):
-        said = Command(forking, arguments(options, titles, output), 2, SOON_KILLED).wait(75)
+        said = Command(forking, arguments(options, titles, output), 2).wait(75)
     assert "left.csv is in use: written by process" in said
     command = Command(forking, arguments(options, titles, output), 2)
     launcher = command.wait_for_lines(0, 4).parent()

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
 from amazon_desc.support.errors import Interrupted
@@ -28,8 +29,8 @@ STOPPED_EARLY = "\namazon_desc: stopped by {why}. The same command starts again.
 # An exception can be lost where it is raised: in an import at once, elsewhere that shows later.
 AGAIN_SECONDS, LOST_SECONDS = 0.05, 5.0
 
-# How long a process that waits for others in torch, where no signal is heard, stays after one.
-DEAF_SECONDS = 10.0
+# How long a process that waits for others in torch, where Python hears no signal, stays after one.
+DEAF_SECONDS = 5.0
 
 
 def stopping_signals() -> list[int]:
@@ -76,11 +77,37 @@ def leave_on_the_spot(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-def leave_later(code: int) -> None:
-    """Has the process end after a while, whatever its main thread waits for."""
-    timer = threading.Timer(DEAF_SECONDS, os._exit, [code])
-    timer.daemon = True
-    timer.start()
+@contextmanager
+def heard(tell: Callable[[int], None]) -> Iterator[None]:
+    """Tells a thread of each signal inside the block, also where the main one hears none."""
+    told, telling = socket.socketpair()
+    telling.setblocking(False)
+
+    def listen() -> None:
+        while number := told.recv(1):
+            tell(number[0])
+        told.close()
+
+    threading.Thread(target=listen, daemon=True).start()
+    before = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
+    telling_others.add(telling)
+    try:
+        yield
+    finally:
+        telling_others.clear()
+        signal.set_wakeup_fd(before)
+        telling.close()
+
+
+def tell_nobody() -> None:
+    """Has a loader process, which is forked, not tell its parent of the signals that it gets."""
+    if telling_others:
+        signal.set_wakeup_fd(-1)
+
+
+telling_others: set[socket.socket] = set()
+"""what tells the thread of this process of signals"""
+os.register_at_fork(after_in_child=tell_nobody)
 
 
 class Signals:
@@ -99,8 +126,10 @@ class Signals:
         with handlers_restored([*numbers, signal.SIGALRM]) as may_set:
             self.numbers = numbers if may_set else []
             self.handle()
+            is_one_of_several = may_set and bool(here().started_by)
             try:
-                yield
+                with heard(self.leave_if_deaf) if is_one_of_several else nullcontext():
+                    yield
             finally:
                 if may_set:
                     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -123,9 +152,17 @@ class Signals:
                 return
             os._exit(128 + number)
         self.received = Interrupted(signal.Signals(number).name, 128 + number)
-        if here().started_by and not self.is_training:
-            leave_later(128 + number)
         self.leave_or_say(number, frame)
+
+    def leave_if_deaf(self, number: int) -> None:
+        """Has the process end after a while, whatever its main thread waits for, unless it trains.
+
+        Called in another thread.
+        """
+        if number in self.numbers and not self.is_training:
+            timer = threading.Timer(DEAF_SECONDS, os._exit, [128 + number])
+            timer.daemon = True
+            timer.start()
 
     def leave_or_say(self, number: int, frame: FrameType | None) -> None:
         """Raises, again if need be, until the command has left; a fit that trains leaves later."""

@@ -47,6 +47,7 @@ def meet(place: Place) -> None:
     dist.init_process_group(
         "gloo", timeout=exchange.PATIENCE, rank=place.rank, world_size=place.world_size
     )
+    exchange.host_group()  # from here on each sees at once that another has ended
 
 
 def environment_of(place: Place) -> ClusterEnvironment | None:

@@ -80,7 +80,7 @@ class Runs(NamedTuple):
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("bench_resume")
     report, forgetful = folder / "report.json", folder / "forgetful"
-    first = ["--trials", "1", "--kills", "1", "--json", str(report)]
+    first = ["--trials", "1", "--kills", "2", "--json", str(report)]
     second = [*FORGOTTEN, "--place", str(forgetful)]
     smaller = SMALLER.format(base=shallow_base(folder / "base"))
     calls = [CALL.format(arguments=arguments) for arguments in (first, second)]
@@ -113,7 +113,7 @@ def test_runs_that_are_hit_by_any_fault_end_equal(bench: ModuleType, runs: Runs)
     for result in runs.report.values():
         assert (result["trials"], result["failed"]) == (1, 0)
         met.update(result["met"])
-    assert met["kills"] + met["signals"] + met["finished"] == 4 * (1 + 2)
+    assert met["kills"] + met["signals"] + met["finished"] == 4 * (2 + 2)
     assert met["kills"] > 0
 
 

@@ -109,11 +109,48 @@ with signals.Signals().handled():
 """
 
 
-def test_one_of_several_that_hears_nothing_leaves_all_the_same():
+# A main thread in foreign code, where Python runs no handler: it locks what is locked.
+DEAF_IN_C = """
+import ctypes, os, signal, threading
+from amazon_desc.support import signals
+signals.DEAF_SECONDS = 0.3
+with signals.Signals().handled():
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+    for _ in range(2):
+        libc.pthread_mutex_lock(mutex)
+print("still there", flush=True)
+"""
+
+# What a loader process is asked, its parent is not.
+FORKED = """
+import os, signal, time
+from amazon_desc.support import signals
+signals.DEAF_SECONDS = 0.1
+with signals.Signals().handled():
+    if not (child := os.fork()):
+        time.sleep(20)
+        os._exit(0)
+    time.sleep(0.2)
+    os.kill(child, signal.SIGTERM)
+    time.sleep(1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print("goes on", flush=True)
+"""
+
+
+@pytest.mark.parametrize("program", [DEAF, DEAF_IN_C])
+def test_one_of_several_that_hears_nothing_leaves_all_the_same(program: str):
     started = time.monotonic()
-    done = run(DEAF, **OF_TORCHRUN)
+    done = run(program, **OF_TORCHRUN)
     assert (done.returncode, done.stdout) == (143, "")
     assert time.monotonic() - started < 15
+
+
+def test_what_a_loader_process_is_asked_its_parent_is_not():
+    done = run(FORKED, **OF_TORCHRUN)
+    assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr
 
 
 CHILD = """
