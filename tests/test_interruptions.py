@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -497,7 +498,7 @@ def test_a_loader_process_that_dies_or_hangs_ends_the_run_within_seconds(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ):
-    at = place / f"{name}.time"
+    at, before = place / f"{name}.time", children()  # others of this session may have some
 
     def happens() -> None:
         at.write_text(str(time.time()))
@@ -509,11 +510,13 @@ def test_a_loader_process_that_dies_or_hangs_ends_the_run_within_seconds(
         assert call("fit", name, "--data.num_workers", "1") == code
     assert time.time() - float(at.read_text()) < 10
     assert words in capfd.readouterr().err
-    children = subprocess.run(
-        ["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True
-    ).stdout.splitlines()
-    assert [child for child in children if "ps --ppid" not in child] == []
+    assert children() <= before
     finish_and_compare(call, place, name, untouched)
+
+
+def children() -> set[int]:
+    """Returns the processes that this one has started, and that have not ended."""
+    return {process.pid for process in psutil.Process().children()}
 
 
 @pytest.mark.parametrize(
