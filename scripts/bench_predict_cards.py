@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from filecmp import cmp
@@ -22,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from bench_train import call
 from random_base import SHAPES, make_base, write_products
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,7 +104,7 @@ def begin(options: argparse.Namespace, folder: Path) -> list[str]:
     }
     shared = [*as_options(settings), *options.options]
     if not (folder / "run" / "adapter").is_dir():
-        called(["fit", *shared, *as_options(trained)])
+        called(["fit", *shared, *as_options(trained)], folder)
     return shared
 
 
@@ -114,7 +113,7 @@ def predict(given: list[str], folder: Path, devices: int, num_titles: int) -> Ru
     titles.write_text("\n".join(titles_of(folder / "products.jsonl", num_titles)), "utf-8")
     output.unlink(missing_ok=True)
     own = {"--data.titles": titles, "--data.output": output, "--trainer.devices": devices}
-    printed = called(["predict", *given, *as_options(own)])
+    printed = called(["predict", *given, *as_options(own)], folder)
     return Run(devices, num_titles, seconds_in(printed, num_titles), output)
 
 
@@ -155,15 +154,13 @@ def as_options(settings: dict[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-def called(arguments: list[str]) -> str:
-    """Runs a command of the program; returns what it printed, or ends with it."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+def called(arguments: list[str], folder: Path) -> str:
+    """Runs a command of the program in a folder; returns what it printed, or ends with it."""
     command = [sys.executable, "-m", "amazon_desc", *arguments]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(command)}: {ended.returncode}\n{ended.stderr[-3000:]}")
-    return ended.stdout + ended.stderr
+    failure, output = call(command, folder, None, is_alone=False)
+    if failure:
+        raise SystemExit(f"{' '.join(command)}: {failure}\n{output[-3000:]}")
+    return output
 
 
 if __name__ == "__main__":

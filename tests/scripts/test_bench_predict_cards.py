@@ -57,7 +57,7 @@ def test_one_and_two_processes_write_the_same(
 ):
     num_called = 0
 
-    def called(arguments: list[str]) -> str:
+    def called(arguments: list[str], folder: Path) -> str:
         """Runs a command in forks; a text takes so long that speeds are above nothing."""
         nonlocal num_called
         num_called += 1
