@@ -1,11 +1,11 @@
-"""Speed of `amazon_desc predict` on one card and on several, side by side on this machine.
+"""Speed of `amazon_desc predict` on each card of this machine alone, and on all of them together.
 
     python scripts/bench_predict_cards.py --devices 2
 
-Each number of cards writes for twice as many titles as before: 24,000 for a card, then 48,000. What
-the second run takes longer is the speed: imports, loading, merging and capturing are left out. Base
-and LoRA are random, every text has 128 tokens, and nothing is downloaded. Where two runs have the
-same titles, their files are compared byte by byte.
+Each card writes for as many titles as on its own. A process is timed from its first text to its
+last, by how its file grows: imports, loading, merging and capturing are left out. Of several, the
+slowest decides. Base and LoRA are random, every text has 128 tokens, and nothing is downloaded.
+What two runs have written for the same titles is compared byte by byte.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ import argparse
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from filecmp import cmp
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import combinations, islice
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from bench_train import call
@@ -26,15 +31,40 @@ from random_base import SHAPES, make_base, write_products
 ROOT = Path(__file__).resolve().parents[1]
 NUM_PRODUCTS = 400  # to train one step on
 WRITTEN = re.compile(r"Texts written: ([\d,]+) in ([\d,.]+) s: .*?([\d,]+) tokens/s")
+LOOKED_EVERY_SECONDS = 0.01
+
+
+@dataclass
+class Growth:
+    """How a file grew: when it was looked at, by the clock, and the bytes that it had then."""
+
+    seen: list[tuple[float, int]] = field(default_factory=list)
+
+    def add(self, at: float, size: int) -> None:
+        if size > (self.seen[-1][1] if self.seen else 0):
+            self.seen.append((at, size))
+
+    @property
+    def seconds(self) -> float:
+        """From the first that was there to the last."""
+        return self.seen[-1][0] - self.seen[0][0]
+
+    @property
+    def share(self) -> float:
+        """What came in this time, of all."""
+        return 1 - self.seen[0][1] / self.seen[-1][1]
 
 
 class Run(NamedTuple):
     """A finished `predict`."""
 
-    devices: int
+    card: int | None
+    """that wrote alone; None: several did"""
     titles: int
     seconds: float
-    """of writing, as it says itself"""
+    """that it says it wrote for, capturing and differences in starting among them"""
+    titles_per_second: float
+    """from the first text to the last"""
     output: Path
 
 
@@ -49,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base", choices=(*SHAPES, "tiny"), default="tinyllama")
-    parser.add_argument("--devices", type=int, default=2, help="cards to compare with one")
-    parser.add_argument("--titles", type=int, default=24_000, help="titles for each card")
+    parser.add_argument("--devices", type=int, default=2, help="cards to compare with each alone")
+    parser.add_argument("--titles", type=int, default=48_000, help="titles for each card")
     parser.add_argument("--new-tokens", type=int, default=128, help="tokens of each text")
     parser.add_argument("--folder", type=Path, help="keeps base, run and texts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the numbers")
@@ -61,22 +91,28 @@ def build_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, folder: Path) -> int:
     """Prints and writes what is found. 1: the same titles got other texts."""
     given = begin(options, folder)
-    speeds, runs = {}, []
-    for devices in dict.fromkeys((1, options.devices)):
-        both = [
-            predict(given, folder, devices, times * devices * options.titles) for times in (1, 2)
-        ]
-        runs += both
-        speeds[devices] = speed_of(*both) * options.new_tokens
-        times = f", {speeds[devices] / speeds[1]:.3f} times one" if devices > 1 else ""
-        few, many = (f"{of.titles:,} titles in {of.seconds:.1f} s" for of in both)
-        print(f"{devices} cards: {few}, {many}: {speeds[devices]:,.0f} tokens/s{times}", flush=True)
+    alone = []
+    for card in range(options.devices):
+        alone.append(predict(given, folder, [card], options.titles))
+        say(f"card {card} alone", alone[-1], options.new_tokens, "")
+    together = predict(given, folder, range(options.devices), options.devices * options.titles)
+    of_first = together.titles_per_second / alone[0].titles_per_second
+    of_each = together.titles_per_second / mean(each.titles_per_second for each in alone)
+    times = f", {of_first:.3f} times card 0, {of_each:.3f} times the mean of all alone"
+    say(f"{options.devices} cards", together, options.new_tokens, times)
+    runs = [*alone, together]
     different = list(differences(runs))
     print(*different or ["The same titles have the same texts."], sep="\n")
     if options.json:
-        found = {"tokens_per_second": speeds, "runs": [(*of[:3], str(of.output)) for of in runs]}
+        found = [{**of._asdict(), "output": str(of.output)} for of in runs]
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return int(bool(different))
+
+
+def say(name: str, found: Run, new_tokens: int, times: str) -> None:
+    speed = found.titles_per_second * new_tokens
+    took = f"{found.titles:,} titles in {found.seconds:.1f} s"
+    print(f"{name}: {took}, from first to last {speed:,.0f} tokens/s{times}", flush=True)
 
 
 def begin(options: argparse.Namespace, folder: Path) -> list[str]:
@@ -104,17 +140,46 @@ def begin(options: argparse.Namespace, folder: Path) -> list[str]:
     }
     shared = [*as_options(settings), *options.options]
     if not (folder / "run" / "adapter").is_dir():
-        called(["fit", *shared, *as_options(trained)], folder)
+        called(["fit", *shared, *as_options(trained)], folder, 0)
     return shared
 
 
-def predict(given: list[str], folder: Path, devices: int, num_titles: int) -> Run:
-    titles, output = folder / f"{num_titles}.txt", folder / f"{num_titles}-by-{devices}.jsonl"
+def predict(given: list[str], folder: Path, cards: Sequence[int], num_titles: int) -> Run:
+    card = cards[0] if len(cards) == 1 else None
+    name = f"{num_titles}-by-{'-'.join(map(str, cards))}"
+    titles, output = folder / f"{name}.txt", folder / f"{name}.jsonl"
     titles.write_text("\n".join(titles_of(folder / "products.jsonl", num_titles)), "utf-8")
     output.unlink(missing_ok=True)
-    own = {"--data.titles": titles, "--data.output": output, "--trainer.devices": devices}
-    printed = called(["predict", *given, *as_options(own)], folder)
-    return Run(devices, num_titles, seconds_in(printed, num_titles), output)
+    own = {"--data.titles": titles, "--data.output": output, "--trainer.devices": len(cards)}
+    with watched(output, len(cards)) as growing:
+        printed = called(["predict", *given, *as_options(own)], folder, card)
+    return Run(
+        card, num_titles, seconds_in(printed, num_titles), speed_of(growing, num_titles), output
+    )
+
+
+@contextmanager
+def watched(output: Path, num_processes: int) -> Iterator[list[Growth]]:
+    """Yields how the file of each process grows meanwhile."""
+    grows = output.with_name(f"{output.name}.partial")
+    parts = output.with_name(f"{output.name}.parts")
+    several = [parts / f"{rank}.jsonl" for rank in range(num_processes)]
+    paths = [grows] if num_processes == 1 else several
+    growing, is_over = [Growth() for _ in paths], Event()
+
+    def watch() -> None:
+        while not is_over.wait(LOOKED_EVERY_SECONDS):
+            for path, growth in zip(paths, growing, strict=True):
+                with suppress(OSError):  # it is not there yet, or not any more
+                    growth.add(time.perf_counter(), path.stat().st_size)
+
+    thread = Thread(target=watch)
+    thread.start()
+    try:
+        yield growing
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def titles_of(products: Path, num: int) -> Iterator[str]:
@@ -132,32 +197,34 @@ def seconds_in(printed: str, num_titles: int) -> float:
     return float(found[2].replace(",", ""))
 
 
-def speed_of(few: Run, many: Run) -> float:
-    """Returns titles a second, without what a run takes however many titles there are.
+def speed_of(growing: Sequence[Growth], num_titles: int) -> float:
+    """Returns titles a second of all processes, each of which has as many, by the slowest.
 
-    24,000 in 20.0 s, and 48,000 in 40.0 s  ->  1,200
+    24,000 titles, of which 23,000 came in 10 s after the first 1,000  ->  2,300
     """
-    if many.seconds <= few.seconds:
-        raise SystemExit(f"{many.titles:,} titles took no longer than {few.titles:,}: too few")
-    return (many.titles - few.titles) / (many.seconds - few.seconds)
+    if not all(growth.seen and growth.seconds for growth in growing):
+        raise SystemExit(f"all of {num_titles:,} titles came at once: too few")
+    return num_titles * min(growth.share / growth.seconds for growth in growing)
 
 
 def differences(runs: Sequence[Run]) -> Iterator[str]:
-    """Yields a sentence for each two runs of the same titles whose files are not the same."""
-    for number, one in enumerate(runs):
-        for other in runs[:number]:
-            if one.titles == other.titles and not cmp(one.output, other.output, shallow=False):
-                yield f"{one.output} and {other.output} are not the same."
+    """Yields a sentence for each two runs that have other lines for the titles of both."""
+    for one, other in combinations(runs, 2):
+        with one.output.open("rb") as lines, other.output.open("rb") as others:
+            num = min(one.titles, other.titles)
+            both = zip(islice(lines, num), islice(others, num), strict=True)
+            if any(line != wanted for line, wanted in both):
+                yield f"{one.output} and {other.output} have other texts for the same titles."
 
 
 def as_options(settings: dict[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-def called(arguments: list[str], folder: Path) -> str:
-    """Runs a command of the program in a folder; returns what it printed, or ends with it."""
+def called(arguments: list[str], folder: Path, card: int | None) -> str:
+    """Runs a command of the program on a card, or all; returns what it printed, or ends with it."""
     command = [sys.executable, "-m", "amazon_desc", *arguments]
-    failure, output = call(command, folder, None, is_alone=False)
+    failure, output = call(command, folder, None, card=card)
     if failure:
         raise SystemExit(f"{' '.join(command)}: {failure}\n{output[-3000:]}")
     return output

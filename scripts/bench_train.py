@@ -211,8 +211,8 @@ def through_fit(
     shutil.rmtree(run_folder, ignore_errors=True)
     started = time.time()
     command = [sys.executable, "-m", "amazon_desc", "fit", *fit_options(task, line, steps)]
-    is_alone = line.devices == 1
-    failure, output = call(command, Path(task["folder"]), timeout, is_alone=is_alone)
+    card = 0 if line.devices == 1 else None
+    failure, output = call(command, Path(task["folder"]), timeout, card=card)
     if failure:
         return {"error": failure, "output": output}
     from amazon_desc.run.logger import read_scalars
@@ -259,7 +259,7 @@ def in_process(
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     together = several if devices > 1 else []
     command = [sys.executable, *together, __file__, "--work", what, str(given), str(result)]
-    failure, output = call(command, folder, timeout, site, is_alone=devices == 1)
+    failure, output = call(command, folder, timeout, site, card=0 if devices == 1 else None)
     if failure:
         return {"error": failure, "output": output}
     return json.loads(result.read_text(encoding="utf-8"))
@@ -282,21 +282,23 @@ def call(
     timeout: float | None,
     site: Path | None = None,
     *,
-    is_alone: bool = True,
+    card: int | None = 0,
 ) -> tuple[str | None, str]:
     """Runs a command in `folder`; returns what went wrong, or None, and the end of its output.
 
     Args:
-        is_alone: it sees one card; TRL refuses to be a single process beside several
+        card: the one that it sees, of those seen here; None: all. TRL refuses to be a single
+            process that sees several
     """
     search_path = [site, Path(__file__).parent, ROOT, *map(os.path.abspath, filter(None, sys.path))]
-    first_card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    settings = {"CUDA_VISIBLE_DEVICES": first_card} if is_alone else {}
-    settings |= {
+    settings = {
         "PYTHONPATH": os.pathsep.join(str(path) for path in search_path if path is not None),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if card is not None:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        settings["CUDA_VISIBLE_DEVICES"] = seen.split(",")[card] if seen else str(card)
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             command,

@@ -1,6 +1,7 @@
 """What bench_predict_cards.py says of cards is what predict took, and wrote, on them."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,16 @@ bench = load_script("bench_predict_cards")
 SAID = "Texts written: 1,200 in 1,020.5 s: 1.2 titles/s, 150.0 tokens/s. 0.0 % ended\n"
 
 
-def finished(devices: int, titles: int, seconds: float, output: Path, text: str) -> Any:
+def finished(titles: int, output: Path, text: str) -> Any:
     output.write_text(text)
-    return bench.Run(devices, titles, seconds, output)
+    return bench.Run(0, titles, 1.0, 1.0, output)
+
+
+def growth(*seen: tuple[float, int]) -> Any:
+    found = bench.Growth()
+    for at, size in seen:
+        found.add(at, size)
+    return found
 
 
 def test_seconds_are_those_that_predict_says_for_all_titles():
@@ -25,22 +33,52 @@ def test_seconds_are_those_that_predict_says_for_all_titles():
         bench.seconds_in(SAID, 1_300)
 
 
-def test_what_each_run_takes_whatever_its_titles_does_not_count(tmp_path: Path):
-    few = finished(1, 24_000, 20.0, tmp_path / "few", "")
-    many = finished(1, 48_000, 40.0, tmp_path / "many", "")
-    assert bench.speed_of(few, many) == 1_200
-    with pytest.raises(SystemExit, match="too few"):
-        bench.speed_of(few, many._replace(seconds=20.0))
+def test_what_comes_before_the_first_text_and_after_the_last_does_not_count():
+    of_one = growth((8.0, 0), (9.0, 100), (12.0, 1_100), (14.0, 2_500), (90.0, 2_500))
+    assert of_one.seconds == 5.0
+    assert of_one.share == 0.96
+    assert bench.speed_of([of_one], 1_000) == 192.0
 
 
-def test_files_of_the_same_titles_are_compared_byte_by_byte(tmp_path: Path):
+def test_the_slowest_of_several_decides():
+    quick, slow = growth((0.0, 100), (5.0, 2_500)), growth((1.0, 100), (9.0, 2_500))
+    assert bench.speed_of([quick, slow], 2_000) == 240.0
+
+
+@pytest.mark.parametrize("seen", [[], [(1.0, 100)]])
+def test_texts_that_come_at_once_are_too_few(seen: list[tuple[float, int]]):
+    with pytest.raises(SystemExit, match="1,000 titles came at once: too few"):
+        bench.speed_of([growth((0.0, 1), (1.0, 2)), growth(*seen)], 1_000)
+
+
+@pytest.mark.parametrize(
+    "names", [["o.jsonl.partial"], ["o.jsonl.parts/0.jsonl", "o.jsonl.parts/1.jsonl"]]
+)
+def test_the_file_of_each_process_is_watched(names: list[str], tmp_path: Path):
+    paths = [tmp_path / name for name in names]
+    with bench.watched(tmp_path / "o.jsonl", len(names)) as growing:
+        for size in (10, 30):
+            for path in paths:
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(b"x" * size)
+            until = time.monotonic() + 30
+            while not all(of.seen and of.seen[-1][1] == size for of in growing):
+                assert time.monotonic() < until
+                time.sleep(0.001)
+        for path in paths:
+            path.unlink()
+    assert [of.seen[-1][1] for of in growing] == [30] * len(names)
+    assert all(of.seconds > 0 for of in growing)
+
+
+def test_lines_of_titles_that_two_runs_have_are_compared(tmp_path: Path):
     runs = [
-        finished(1, 10, 1, tmp_path / "a", "x"),
-        finished(1, 20, 2, tmp_path / "b", "xy"),
-        finished(2, 20, 1, tmp_path / "c", "xz"),
+        finished(1, tmp_path / "a", "x\n"),
+        finished(2, tmp_path / "b", "x\ny\n"),
+        finished(2, tmp_path / "c", "x\nz\n"),
     ]
     assert list(bench.differences(runs)) == [
-        f"{tmp_path / 'c'} and {tmp_path / 'b'} are not the same."
+        f"{tmp_path / 'b'} and {tmp_path / 'c'} have other texts for the same titles."
     ]
     assert not list(bench.differences(runs[:2]))
 
@@ -57,11 +95,12 @@ def test_one_and_two_processes_write_the_same(
 ):
     num_called = 0
 
-    def called(arguments: list[str], folder: Path) -> str:
-        """Runs a command in forks; a text takes so long that speeds are above nothing."""
+    def called(arguments: list[str], folder: Path, card: int | None) -> str:
+        """Runs a command in forks."""
         nonlocal num_called
         num_called += 1
         size = 2 if "--trainer.devices=2" in arguments else 1
+        assert (card is None) == (size == 2)
         logs = tmp_path / f"logs-{num_called}"
         codes = worlds.run(arguments, size, logs)
         printed = (logs / "0.log").read_text()
@@ -69,16 +108,17 @@ def test_one_and_two_processes_write_the_same(
         return printed
 
     monkeypatch.setattr(bench, "called", called)
-    monkeypatch.setattr(bench, "speed_of", lambda few, many: 10.0 * many.devices)
+    monkeypatch.setattr(bench, "speed_of", lambda growing, num_titles: 10.0 * len(growing))
     options = ["--base", "tiny", "--titles", "12", "--new-tokens", "4", "--json"]
     small = ["--data.row_tokens=256", "--data.max_seq_length=256", "--data.rows_per_step=2"]
     found = tmp_path / "found.json"
     assert bench.main([*options, str(found), "--folder", str(tmp_path), "--", *small]) == 0
     printed = capsys.readouterr().out
+    assert "card 1 alone: 12 titles" in printed
     assert "2 cards: 24 titles" in printed
-    assert "2.000 times one" in printed
+    assert "80 tokens/s, 2.000 times card 0, 2.000 times the mean of all alone" in printed
     assert "The same titles have the same texts." in printed
-    runs = json.loads(found.read_text())["runs"]
-    assert [of[:2] for of in runs] == [[1, 12], [1, 24], [2, 24], [2, 48]]
-    lines = Path(runs[-1][3]).read_text().splitlines()
-    assert [json.loads(line)["num_tokens"] for line in lines] == [4] * 48
+    runs = json.loads(found.read_text())
+    assert [(of["card"], of["titles"]) for of in runs] == [(0, 12), (1, 12), (None, 24)]
+    lines = Path(runs[-1]["output"]).read_text().splitlines()
+    assert [json.loads(line)["num_tokens"] for line in lines] == [4] * 24

@@ -152,14 +152,14 @@ def options(**given: Any) -> Any:
     return bench.build_parser().parse_args([f"--{name}={value}" for name, value in given.items()])
 
 
-@pytest.mark.parametrize(("is_alone", "seen"), [(True, "3"), (False, "3,5")])
-def test_who_is_alone_sees_the_first_card_alone(
-    is_alone: bool, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("card", "seen"), [(0, "3"), (1, "5"), (None, "3,5")])
+def test_a_command_sees_the_card_that_it_is_given(
+    card: int | None, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     program = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
     command = [sys.executable, "-c", program]
-    assert bench.call(command, tmp_path, 60, is_alone=is_alone) == (None, f"{seen}\n")
+    assert bench.call(command, tmp_path, 60, card=card) == (None, f"{seen}\n")
 
 
 def test_a_peers_numbers_come_back_from_its_process(
@@ -168,8 +168,8 @@ def test_a_peers_numbers_come_back_from_its_process(
     numbers = {"tokens_per_second": 740.0, "ms_per_step": 2767.6, "peak_gib": 3.2}
     given: dict[str, Any] = {}
 
-    def call(command: list[str], *_: Any, is_alone: bool) -> tuple[None, str]:
-        given.update(json.loads(Path(command[-2]).read_text()), is_alone=is_alone)
+    def call(command: list[str], *_: Any, card: int | None) -> tuple[None, str]:
+        given.update(json.loads(Path(command[-2]).read_text()), card=card)
         Path(command[-1]).write_text(json.dumps(numbers))
         return None, "noise"
 
@@ -177,9 +177,9 @@ def test_a_peers_numbers_come_back_from_its_process(
     monkeypatch.setattr(bench, "is_installed", lambda name, site: True)
     task = {**TASK, "folder": str(tmp_path)}
     assert bench.measure(line("trl-reference").on(2), 8, task, options()) == numbers
-    assert not given["is_alone"]
+    assert given["card"] is None
     assert bench.measure(line("trl-reference"), 8, task, options()) == numbers
-    assert given["is_alone"]
+    assert given["card"] == 0
     wanted = {"side": "trl", "rows": 1, "accumulate": 8, "checkpointing": True, "liger": False}
     assert {name: given[name] for name in wanted} == wanted
     bench.measure(line("liger-64-rows"), 8, task, options())

@@ -1,7 +1,9 @@
 """What is done in the background is done in order, without holes, and its failures are heard."""
 
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -87,3 +89,38 @@ def test_threads_take_short_turns_in_the_block_alone():
     with Background():
         assert sys.getswitchinterval() == pytest.approx(background.TURN_SECONDS)
     assert sys.getswitchinterval() == pytest.approx(before)
+
+
+class Ring:
+    """Garbage that is found by looking through all objects alone."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_garbage_is_looked_for_among_what_is_new_alone():
+    before = gc.get_freeze_count()
+    old = Ring()
+    with Background():
+        assert gc.get_freeze_count() > before
+        of_old = weakref.ref(old)
+        del old
+        of_new = weakref.ref(Ring())
+        gc.collect()
+        assert of_old() is not None
+        assert of_new() is None
+    gc.collect()
+    assert of_old() is None
+    assert gc.get_freeze_count() == before
+
+
+def test_garbage_is_looked_for_again_after_a_failure():
+    before = gc.get_freeze_count()
+
+    def write() -> None:
+        with Background() as of:
+            of.do(failing)
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert gc.get_freeze_count() == before
