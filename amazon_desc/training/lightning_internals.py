@@ -99,7 +99,7 @@ def leaves_unscaling_to(optimizer: Optimizer) -> bool:
 
 
 class OptionsOnlyCLI(LightningCLI):
-    """Takes options as they were given.
+    """Takes options as they were given, and writes them out only where they are kept.
 
     None from a checkpoint: they would silently beat YAML and command line. And `1` is the whole
     number where an option takes shares as well: with 1.0 in its place --trainer.limit_val_batches 1
@@ -108,6 +108,10 @@ class OptionsOnlyCLI(LightningCLI):
     """
 
     def _parse_ckpt_path(self) -> None: ...
+
+    def _dump_config(self) -> None:
+        """Lightning would keep all options as hyperparameters of model and data."""
+        self.config_dump = {}
 
     def parser_of(self, arguments: list[str]) -> LightningArgumentParser | None:
         """Returns the parser of the command that arguments begin with; None: there is no such one.
