@@ -85,19 +85,32 @@ def slow_case(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-def leave_out_drawings(patch: pytest.MonkeyPatch | None = None) -> None:
-    """Has reports of runs hold no drawings, which take a sixth of the time of a small fit."""
+def leave_out_drawings() -> dict[str, Any]:
+    """Has reports of runs hold no drawings, which take a sixth of the time of a small fit.
+
+    Returns what draws, by name.
+    """
     from amazon_desc.run.report import drawing
 
-    for name in ("chart", "stairs", "whiskers"):
-        (patch or pytest.MonkeyPatch()).setattr(drawing, name, lambda *_, **__: "<svg></svg>")
+    drawn = {name: getattr(drawing, name) for name in ("chart", "stairs", "whiskers")}
+    for name in drawn:
+        setattr(drawing, name, lambda *_, **__: "<svg></svg>")
+    return drawn
+
+
+@pytest.fixture(scope="session", autouse=True)
+def left_out() -> dict[str, Any]:
+    return leave_out_drawings()
 
 
 @pytest.fixture(scope="module")
-def undrawn() -> Iterator[None]:
-    """For tests of what is no part of a report."""
+def drawn(left_out: dict[str, Any]) -> Iterator[None]:
+    """For tests that look at what is drawn."""
+    from amazon_desc.run.report import drawing
+
     with pytest.MonkeyPatch.context() as patch:
-        leave_out_drawings(patch)
+        for name, draws in left_out.items():
+            patch.setattr(drawing, name, draws)
         yield
 
 

@@ -30,8 +30,6 @@ from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, exit_code, load_script, slow_case
 from tests.shallow_base import shallow_base
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 bench = load_script("bench_resume")
 
 # Optimizer steps of 2 micro-batches of 2 rows; 2 epochs.

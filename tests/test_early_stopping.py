@@ -24,8 +24,6 @@ from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, load_script, slow_case
 from tests.shallow_base import shallow_base
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")
 

@@ -34,7 +34,7 @@ from amazon_desc.training.scoring import Scoring
 from tests.conftest import commands_in, load_script
 from tests.shallow_base import shallow_base
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 bench = load_script("bench_resume")

@@ -23,7 +23,7 @@ from tests.several import SECONDS, Forking
 from tests.shallow_base import shallow_base
 from tests.test_predict import SMALL
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_TITLES = 80

@@ -32,8 +32,6 @@ from amazon_desc.run.folder import RunFolder
 from amazon_desc.run.model_card import model_card
 from amazon_desc.support.resources import TINY_BASE
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SMALL = [
     *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),
     *("--data.num_products", "60", "--data.num_scored", "2", "--trainer.max_steps", "2"),

@@ -15,7 +15,7 @@ import torch
 from amazon_desc.cli import main
 from amazon_desc.run.folder import RunFolder
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -22,7 +22,7 @@ from amazon_desc.training.module import DescriptionModule
 from tests.conftest import commands_in, load_script
 from tests.shallow_base import shallow_base
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = pytest.mark.slow
 
 bench = load_script("bench_resume")
 

@@ -52,7 +52,9 @@ def work(arguments: list[str], environment: dict[str, str], log: str) -> None:
 
     torch.set_num_threads(1)
     from amazon_desc.cli import main
+    from tests.conftest import leave_out_drawings
 
+    leave_out_drawings()
     main(arguments)
 
 
@@ -96,6 +98,9 @@ def work_of_python(arguments: list[str], place: str, log: str) -> None:
     import torch
 
     torch.set_num_threads(1)
+    from tests.conftest import leave_out_drawings
+
+    leave_out_drawings()
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)

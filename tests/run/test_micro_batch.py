@@ -230,7 +230,7 @@ Call = Callable[..., RunFolder]
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory: pytest.TempPathFactory, undrawn: None) -> Call:
+def call(tmp_path_factory: pytest.TempPathFactory) -> Call:
     folder = tmp_path_factory.mktemp("auto")
 
     def call(command: str, name: str, *options: str) -> RunFolder:

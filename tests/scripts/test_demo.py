@@ -19,7 +19,7 @@ from amazon_desc.generation.decoding import DecodingSettings
 from amazon_desc.generation.texts import Description
 from amazon_desc.support.errors import UserError
 from tests.browser import Browser, Tab
-from tests.conftest import SCRIPTS, exit_code, leave_out_drawings, load_script
+from tests.conftest import SCRIPTS, exit_code, load_script
 
 SMALL = [
     *("--config", "quickstart.yaml", "--trainer.enable_progress_bar", "false"),
@@ -131,9 +131,7 @@ def test_without_gradio_it_is_said_how_to_install_it(tmp_path: Path, monkeypatch
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        leave_out_drawings(patch)
-        assert exit_code(["fit", *SMALL, "--trainer.default_root_dir", str(folder)]) == 0
+    assert exit_code(["fit", *SMALL, "--trainer.default_root_dir", str(folder)]) == 0
     return folder
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import SCRIPTS, load_script
 from tests.run.report.made_run import make_run
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,8 @@ import yaml
 from amazon_desc.run.report.page import write_report
 from tests.run.report.made_run import entry, line, make_run
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 ODD: list[Any] = [
     *(None, True, 0, -1, 1e308, -1e308, 5e-324, 10**400, float("nan"), float("inf")),
     *("", "x", "<b>", "\ud800", "2026-13-01T00:00:00", [], {}, [1], [None], [[[]]]),

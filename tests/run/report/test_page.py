@@ -12,6 +12,8 @@ from amazon_desc.run.report.page import harmless, write_report
 from amazon_desc.support.errors import StorageError, UserError
 from tests.run.report.made_run import TUNED, entry, line, make_run
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 HOSTILE = [
     "<script>alert(1)</script>",
     "]]></style></svg><img src=x onerror=alert(1)>",

@@ -9,7 +9,7 @@ from amazon_desc.run.report.page import write_report
 from tests.browser import Browser, Tab
 from tests.run.report.made_run import entry, line, make_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn")]
 
 LONG = "Supercalifragilisticexpialidocious" * 8
 HOSTILE = "<script>document.title = 'ran'</script><img src='http://example.org/x.png'>"
