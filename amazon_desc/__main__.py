@@ -5,10 +5,12 @@ wait for that.
 """
 
 import codecs
+import gc
 import locale
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from amazon_desc import __version__
 from amazon_desc.run.options.help import COMMANDS, answer_help
@@ -57,9 +59,21 @@ def main() -> None:
         if here().started_by == "torchrun":  # srun ends its processes itself
             end_with(int(os.environ.get(LAUNCHED) or os.getppid()))
         with leaving_on_the_spot():  # until the CLI is imported, and knows how to leave
-            from amazon_desc.cli import main as run_cli
+            imported_cli()(arguments)
 
-            run_cli(arguments)
+
+def imported_cli() -> Callable[[list[str]], None]:
+    """Imports what runs a command, and returns that.
+
+    All of it stays: to look for garbage among half a million objects again and again takes a fifth
+    of the time that importing takes, and would stop a command later.
+    """
+    gc.disable()
+    from amazon_desc.cli import main as run_cli
+
+    gc.freeze()
+    gc.enable()
+    return run_cli
 
 
 def read_utf8() -> None:

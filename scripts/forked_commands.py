@@ -7,6 +7,7 @@ them is not known here.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def import_once() -> None:
     """Imports all that a run needs: without a card every run is a fork of this process."""
+    gc.disable()
     import bitsandbytes  # noqa: F401
     import datasets  # noqa: F401
     import peft  # noqa: F401
@@ -33,6 +35,8 @@ def import_once() -> None:
     import amazon_desc.cli  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.freeze()  # a fork that looked for garbage among all that would make it a copy of its own
+    gc.enable()
 
 
 class Forked:

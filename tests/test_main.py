@@ -1,5 +1,7 @@
 """`python -m amazon_desc` answers what it can at once, and leaves with an exit code."""
 
+import gc
+import importlib
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from amazon_desc.cli import main as run_cli
 from amazon_desc.support.printing import show_traceback
 from amazon_desc.support.resources import PACKAGE
 from tests.conftest import Ended
@@ -90,3 +93,14 @@ def test_a_command_that_does_not_exist_leaves_with_2_and_names_those_that_do(
     assert "'frobnicate' (choose from 'fit', 'validate', 'test', 'predict')" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_what_a_command_has_imported_is_kept_and_garbage_is_looked_for_again():
+    program = importlib.import_module("amazon_desc.__main__")
+    del sys.modules[program.__name__]  # other tests run it
+    try:
+        assert program.imported_cli() is run_cli
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()

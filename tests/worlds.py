@@ -7,6 +7,7 @@ takes longer than a small fit; a server that is forked has done it once. What a 
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -55,6 +56,7 @@ def work(arguments: list[str], environment: dict[str, str], log: str) -> None:
     from tests.conftest import leave_out_drawings
 
     leave_out_drawings()
+    gc.freeze()
     main(arguments)
 
 
@@ -101,6 +103,7 @@ def work_of_python(arguments: list[str], place: str, log: str) -> None:
     from tests.conftest import leave_out_drawings
 
     leave_out_drawings()
+    gc.freeze()
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)

@@ -23,8 +23,8 @@ TURN_SECONDS = 2e-4
 class Background:
     """A thread that does what it is asked for, in that order. All is done where its block ends.
 
-    In the block no garbage is looked for among what was there before: half a million objects of
-    imports, which would stop all threads for 0.3 s each time.
+    In the block no garbage is looked for among what was there before: imports and a model are half
+    a million objects, which would stop all threads for 0.3 s each time.
     """
 
     def __init__(self) -> None:
@@ -32,10 +32,12 @@ class Background:
         self.waiting: deque[Future[None]] = deque()
         self.error: BaseException | None = None
         self.turn_seconds = sys.getswitchinterval()
+        self.was_frozen = False
 
     def __enter__(self) -> Background:
         self.turn_seconds = sys.getswitchinterval()
         sys.setswitchinterval(TURN_SECONDS)
+        self.was_frozen = bool(gc.get_freeze_count())
         gc.freeze()
         return self
 
@@ -51,7 +53,8 @@ class Background:
             Exception: what a call has raised, if nothing else has ended the block.
         """
         self.pool.shutdown()
-        gc.unfreeze()
+        if not self.was_frozen:  # by a process that keeps what it has imported
+            gc.unfreeze()
         sys.setswitchinterval(self.turn_seconds)
         if error is None:
             self.raise_error()

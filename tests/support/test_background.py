@@ -114,6 +114,17 @@ def test_garbage_is_looked_for_among_what_is_new_alone():
     assert gc.get_freeze_count() == before
 
 
+def test_what_a_process_keeps_stays_kept():
+    gc.freeze()
+    kept = gc.get_freeze_count()
+    try:
+        with Background():
+            pass
+        assert gc.get_freeze_count() >= kept
+    finally:
+        gc.unfreeze()
+
+
 def test_garbage_is_looked_for_again_after_a_failure():
     before = gc.get_freeze_count()
 
