@@ -357,7 +357,8 @@ def test_what_a_killed_run_left_half_written_goes(
         patch.setattr(DescriptionModule, "training_step", stopping)
         assert call("fit", name) == 143
     run = RunFolder(place / name)
-    for path in (run.config, run.record, run.metrics, run.checkpoint(4)):
+    files = (run.config, run.record, run.data_report, run.report, run.metrics, run.checkpoint(4))
+    for path in files:
         path.with_name(f".tmp-4711-{path.name}").write_text("half")
     (run.path / ".tmp-4711-adapter").mkdir()
     run.predictions.mkdir()

@@ -77,7 +77,7 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Removes what a killed fit left half written; only a fit that is alone here may."""
-        files = (self.config, self.record, self.report)
+        files = (self.config, self.record, self.data_report, self.report)
         for path in (*files, self.adapter, *self.checkpoint_leftovers()):
             remove_leftovers(path)
 
