@@ -7,7 +7,6 @@ them is not known here.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
@@ -25,18 +24,16 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def import_once() -> None:
     """Imports all that a run needs: without a card every run is a fork of this process."""
-    gc.disable()
     import bitsandbytes  # noqa: F401
     import datasets  # noqa: F401
     import peft  # noqa: F401
     import torch
     from transformers import AutoModelForCausalLM  # noqa: F401
 
-    import amazon_desc.cli  # noqa: F401
+    from amazon_desc.__main__ import imported_cli
 
+    imported_cli()  # a fork that looked for garbage among all this would make it a copy of its own
     torch.set_num_threads(1)
-    gc.freeze()  # a fork that looked for garbage among all that would make it a copy of its own
-    gc.enable()
 
 
 class Forked:

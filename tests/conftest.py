@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from tests.hub_stand_in import StandInHub
 
 torch.set_num_threads(1)
-gc.set_threshold(
-    20_000, 50, 20
-)  # looking for garbage among all that is imported took 8 % of the time
+# To look for garbage among all that is imported took 8 % of the time.
+gc.set_threshold(20_000, 50, 20)
 if not torch.cuda.is_available():  # kernels run all the same; to be known before Triton is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

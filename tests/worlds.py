@@ -45,19 +45,25 @@ def environment_of(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 def work(arguments: list[str], environment: dict[str, str], log: str) -> None:
     """What each process does."""
-    with open(log, "w", encoding="utf-8") as file:
+    os.environ.update(environment)
+    begin(log, "w")
+    from amazon_desc.cli import main
+
+    main(arguments)
+
+
+def begin(log: str, mode: str) -> None:
+    """Prepares a fork to run a command, all of whose output goes to a file."""
+    with open(log, mode, encoding="utf-8") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
-    os.environ.update(environment)
     import torch
 
-    torch.set_num_threads(1)
-    from amazon_desc.cli import main
     from tests.conftest import leave_out_drawings
 
+    torch.set_num_threads(1)
     leave_out_drawings()
     gc.freeze()
-    main(arguments)
 
 
 def forkserver() -> Any:
@@ -93,17 +99,8 @@ def run(arguments: Sequence[str], world_size: int, logs: Path) -> list[int | Non
 
 def work_of_python(arguments: list[str], place: str, log: str) -> None:
     """Does in this process what `python ARGUMENTS` does: a script, or `-m` and a module."""
-    with open(log, "a", encoding="utf-8") as file:
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
+    begin(log, "a")
     os.chdir(place)
-    import torch
-
-    torch.set_num_threads(1)
-    from tests.conftest import leave_out_drawings
-
-    leave_out_drawings()
-    gc.freeze()
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
